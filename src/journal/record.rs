@@ -1,0 +1,222 @@
+//! What one line of a journal says.
+//!
+//! The order of lines is the order of events. A line is *written* (survives a kill of bosfs) when `append` returns and
+//! *synced* (survives power loss) after `sync`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::bos::client::ObjectHeaders;
+use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
+use crate::write::part_plan::PartPlan;
+
+/// Number of a publication within one journal, from 1.
+pub type Publication = u32;
+
+/// One line of a file's journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "snake_case")]
+pub enum Record {
+    /// The first line: which file this is.
+    Opened {
+        /// Version of this format: 1.
+        format: u32,
+        /// Name of this journal: random, 16 hex digits; first half of every mark.
+        journal_id: String,
+        /// Key of the object.
+        key: ObjectKey,
+        /// Where unchanged bytes come from; `None`: a new file.
+        base: Option<BaseObject>,
+        /// What a publication demands of the key.
+        condition: Condition,
+        /// Headers carried over from the base, or made for a new file.
+        headers: ObjectHeaders,
+        /// Mode, owner, time.
+        attrs: FileAttrs,
+        /// `/proc/sys/kernel/random/boot_id` at that time.
+        boot_id: String,
+        /// Seconds since 1970.
+        at: i64,
+    },
+    /// This boot goes on with the journal.
+    Booted {
+        /// Boot ID of the process that goes on.
+        boot_id: String,
+    },
+    /// Initiate is about to be sent. Without a following `Initiated` an unlisted upload may exist.
+    Initiating,
+    /// BOS gave an upload ID; the part plan is fixed for it.
+    Initiated {
+        /// The ID.
+        upload_id: UploadId,
+        /// Which offsets each part has.
+        plan: PartPlan,
+    },
+    /// The body of a part is about to be sent.
+    Sending {
+        /// Part.
+        part: PartNumber,
+        /// What the body is.
+        sum: Checksum,
+    },
+    /// BOS holds this part and its ETag was checked.
+    Sent {
+        /// Part.
+        part: PartNumber,
+        /// What it is.
+        sum: Checksum,
+        /// Its ETag.
+        etag: ETag,
+        /// It was already there: nothing went over the wire now.
+        kept: bool,
+    },
+    /// BOS copied this range of the base into a part.
+    Copied {
+        /// Part.
+        part: PartNumber,
+        /// Range of the base (and of the file).
+        range: ByteRange,
+        /// ETag of the new part.
+        etag: ETag,
+    },
+    /// The bytes of a part that was sealed, sent or frozen are about to change.
+    Dirtied {
+        /// Part.
+        part: PartNumber,
+    },
+    /// Only these bytes of a block over the base were written; the rest still comes from the base. Replaces an earlier
+    /// line for the block; empty: the block is whole.
+    Partial {
+        /// Index of the block.
+        block: u64,
+        /// Written ranges, as offsets in the file, ascending, not touching.
+        ranges: Vec<ByteRange>,
+    },
+    /// The file is about to get this size.
+    Resizing {
+        /// New size in bytes.
+        size: u64,
+    },
+    /// Spool and map have the size of the last `Resizing`.
+    Resized,
+    /// Mode, owner or time changed.
+    Attrs {
+        /// All of them.
+        attrs: FileAttrs,
+    },
+    /// Spool, map and all lines before this one are on stable storage.
+    Synced {
+        /// Size at that time.
+        size: u64,
+    },
+    /// The ranges of this part were punched out of the spool; only BOS holds them.
+    Punched {
+        /// Part.
+        part: PartNumber,
+    },
+    /// A writer closed the file: publish this state.
+    Closed {
+        /// Which publication.
+        publication: Publication,
+        /// Frozen size.
+        size: u64,
+        /// Frozen attributes.
+        attrs: FileAttrs,
+    },
+    /// A truncation took back a publication that was not yet on its way.
+    Superseded {
+        /// Which.
+        publication: Publication,
+    },
+    /// PutObject is about to be sent.
+    Putting {
+        /// Which publication.
+        publication: Publication,
+        /// Value of `x-bce-meta-bosfs-upload`.
+        mark: String,
+        /// Condition it carries.
+        condition: Condition,
+        /// The whole object.
+        sum: Checksum,
+    },
+    /// Complete is about to be sent.
+    Completing {
+        /// Which publication.
+        publication: Publication,
+        /// Value of `x-bce-meta-bosfs-upload`.
+        mark: String,
+        /// Condition it carries.
+        condition: Condition,
+        /// Size of the whole.
+        size: u64,
+        /// Number of listed parts.
+        part_count: u32,
+    },
+    /// The publication is the object now.
+    Completed {
+        /// Which publication.
+        publication: Publication,
+        /// ETag of the object.
+        etag: ETag,
+        /// Its size.
+        size: u64,
+    },
+    /// The object was shown to be what was written.
+    Proved {
+        /// Which publication.
+        publication: Publication,
+        /// `proved` (whole-object checksum) or `composed` (parts, sizes and conditions).
+        proof: Proof,
+    },
+    /// The object differs from what was written; it is published again from the spool.
+    Disproved {
+        /// Which publication.
+        publication: Publication,
+        /// How it differs.
+        message: String,
+    },
+    /// The upload is gone (completed by us, aborted or destroyed from outside); its parts count no more.
+    UploadEnded,
+    /// The writer was killed before it closed the file.
+    Interrupted {
+        /// Command name of the killed process, where known.
+        process: String,
+        /// Its process ID.
+        pid: u32,
+        /// The signal.
+        signal: i32,
+    },
+    /// A writer goes on with the file.
+    Reopened,
+    /// The publication met trouble that does not pass by itself.
+    Failed {
+        /// What happened.
+        message: String,
+        /// errno that programs are shown.
+        errno: i32,
+    },
+    /// The key holds neither the base nor our object.
+    Conflict {
+        /// What is there.
+        message: String,
+    },
+    /// The file was removed: abort the upload, delete the object if it is ours or the base.
+    Unlinked,
+    /// The file has another key from here on.
+    Renamed {
+        /// New key.
+        key: ObjectKey,
+        /// What the next publication demands of it.
+        condition: Condition,
+    },
+}
+
+/// How an object was shown to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// A checksum of the whole, computed by BOS, equals the local one.
+    Proved,
+    /// Size, each sent part, source conditions and the ETag rule hold; BOS gave no checksum of the whole, or copied
+    /// ranges have an unknown one.
+    Composed,
+}

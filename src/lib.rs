@@ -1,0 +1,44 @@
+//! bosfs: a bucket of Baidu Object Storage (BOS) mounted as a folder.
+//!
+//! ```text
+//!     kernel                                above all: cli -> session      leaves: object, posix_meta, config, observe
+//!       v  /dev/fuse
+//!     fuse        requests in, errno out
+//!       v
+//!      fs         who acts?
+//!       |-----------------------+-----------------------+
+//!       v                       v                       v
+//!   namespace                 read                    write ---------> spool (disk)
+//!   key <-> inode             window, cache             v  sealed parts
+//!       |                       |                     upload --------> journal (disk)
+//!       v                       v                       v
+//!      bos        one method per BOS call; sign, retry, explain
+//!       v
+//!     wire        HTTPS to BOS, or loopback to `bosfs serve`
+//! ```
+//!
+//! Calls go down only; news comes back as a return value, or on a channel the caller made.
+
+pub mod cli;
+pub mod session;
+
+pub mod fuse;
+
+pub mod fs;
+
+pub mod namespace;
+pub mod read;
+pub mod write;
+
+pub mod upload;
+
+pub mod journal;
+
+pub mod bos;
+
+pub mod serve;
+
+pub mod config;
+pub mod object;
+pub mod observe;
+pub mod posix_meta;

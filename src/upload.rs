@@ -1,0 +1,286 @@
+//! Drives each written file from its first byte in the spool to the proved object, also after a restart.
+
+pub mod resume;
+pub mod state;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bos::client::ObjectHeaders;
+use crate::object::{BaseObject, ByteRange, Condition, ETag, FileAttrs, ObjectKey};
+
+/// Settings of all uploads of one mount.
+#[derive(Clone, Debug)]
+pub struct UploadOptions {
+    /// Size of the first parts, bytes.
+    pub part_bytes: u64,
+    /// Parts in flight at once, over all files.
+    pub uploads_max: usize,
+    /// Answer `close` before the object is complete.
+    pub write_back: bool,
+    /// `fsync` also waits until every byte is in BOS as a part.
+    pub fsync_bos: bool,
+    /// What becomes of a file whose writer was killed.
+    pub interrupted: InterruptedPolicy,
+    /// Longest wait of one data call; `None`: no limit.
+    pub timeout: Option<Duration>,
+    /// Overwrite what another writer put there meanwhile.
+    pub overwrite_on_conflict: bool,
+    /// Adopt the parts of uploads that no journal knows.
+    pub adopt: bool,
+    /// Punch uploaded parts out of the spool when room runs out.
+    pub punch: bool,
+    /// Spool bytes at most; `None`: free space less a reserve.
+    pub spool_limit_bytes: Option<u64>,
+    /// Upload rate, bytes per second; `None`: no limit.
+    pub rate_bytes_per_s: Option<u64>,
+    /// `x-bce-storage-class` of new objects.
+    pub storage_class: Option<String>,
+}
+
+/// `--interrupted`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptedPolicy {
+    /// Keep it, unpublished.
+    Keep,
+    /// Publish what is there.
+    Complete,
+    /// Throw it away.
+    Discard,
+}
+
+/// Why a write, truncate, fsync or publication failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// Not now: await [`DirtyFile::wait_writable`] and try again (spool full, or the part is frozen and not yet sent).
+    #[error("must wait")]
+    MustWait,
+    /// Final for this call. The message says what happened to which key, what became of the bytes and what to do.
+    #[error("{message}")]
+    Failed {
+        /// errno for the program.
+        errno: i32,
+        /// For people.
+        message: String,
+    },
+}
+
+/// How a dirty file begins.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Key of the object.
+    pub key: ObjectKey,
+    /// The object whose bytes stay unless overwritten; `None` for a new file.
+    pub base: Option<BaseObject>,
+    /// What a publication demands of the key (`Absent` for a name seen as absent, `Matches` for a base).
+    pub condition: Condition,
+    /// Headers carried over from the base (foreign metadata included), or made for a new file.
+    pub headers: ObjectHeaders,
+    /// Mode, owner, time.
+    pub attrs: FileAttrs,
+    /// A new file: publish it even if nothing is ever written.
+    pub created: bool,
+}
+
+/// What a publication left in BOS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// ETag of the object.
+    pub etag: ETag,
+    /// Its size.
+    pub size: u64,
+    /// Attributes it carries.
+    pub attrs: FileAttrs,
+    /// All headers it carries.
+    pub headers: ObjectHeaders,
+}
+
+/// What a read of a dirty file gave.
+#[derive(Debug, Default)]
+pub struct DirtyRead {
+    /// The bytes, gaps filled with zeros; shorter than asked only at the end of the file.
+    pub bytes: Vec<u8>,
+    /// Ranges of the file (within `bytes`) that must be fetched from the base object at the same offsets.
+    pub gaps: Vec<ByteRange>,
+    /// The base that `gaps` refer to.
+    pub base: Option<BaseObject>,
+}
+
+/// How the last writer of a file ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriterEnd {
+    /// Closed it, or ended properly: publish in the background what is new.
+    Closed,
+    /// Was killed before it closed the file.
+    Killed {
+        /// Command name.
+        process: String,
+        /// Process ID.
+        pid: u32,
+        /// Signal.
+        signal: i32,
+    },
+}
+
+/// State of one journaled file, for `status`.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct FileStatus {
+    /// Key of the object.
+    pub key: String,
+    /// Name of the journal.
+    pub journal_id: String,
+    /// `writing`, `uploading`, `completing`, `proving`, `interrupted`, `failed`, `conflict`, `idle`.
+    pub state: String,
+    /// Upload ID, once there is one.
+    pub upload_id: Option<String>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes that BOS holds as parts.
+    pub bytes_in_bos: u64,
+    /// Bytes only in the spool.
+    pub bytes_spooled: u64,
+    /// Parts of the present size.
+    pub parts_total: u32,
+    /// Parts that BOS holds.
+    pub parts_in_bos: u32,
+    /// Parts that were already there when they were needed again (not sent a second time).
+    pub parts_kept: u64,
+    /// Parts sent by this process.
+    pub parts_sent: u64,
+    /// Bytes sent by this process, by speed of the last seconds, bytes per second.
+    pub bytes_per_s: u64,
+    /// Tries of the request that fails at present.
+    pub tries: u32,
+    /// Last error, with what to do.
+    pub last_error: Option<String>,
+    /// How the last publication was proved.
+    pub proof: Option<crate::journal::record::Proof>,
+    /// Parts, by number: `sent`, `sending`, `dirty`, `base`; only in `.bosfs/uploads/`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Vec<(u32, String)>>,
+}
+
+/// All dirty files of one mount.
+pub struct Uploads {}
+
+impl Uploads {
+    /// The dirty file of this key, if there is one.
+    pub fn find(&self, _key: &ObjectKey) -> Option<Arc<DirtyFile>> {
+        todo!()
+    }
+    /// All dirty files (after a mount: those of the journal, to be laid over the namespace).
+    pub fn files(&self) -> Vec<Arc<DirtyFile>> {
+        todo!()
+    }
+    /// Begins a dirty file. If the key already has one (interrupted, pending), that one is returned.
+    /// Nothing touches the disk until the first change, except with `created`.
+    pub fn open(&self, _opening: Opening) -> Result<Arc<DirtyFile>, WriteError> {
+        todo!()
+    }
+    /// Bytes free for `statfs`: what the spool may still take.
+    pub fn spool_free_bytes(&self) -> u64 {
+        todo!()
+    }
+    /// One status entry per journaled file.
+    pub fn status(&self) -> Vec<FileStatus> {
+        todo!()
+    }
+    /// Waits until nothing closed is pending. Returns the files that failed, are in conflict or interrupted.
+    pub async fn drain(&self) -> Vec<FileStatus> {
+        todo!()
+    }
+    /// Stops all tasks at once; the journal keeps everything.
+    pub async fn stop(&self) {
+        todo!()
+    }
+}
+
+/// One file with bytes that BOS does not have (or has not proved) yet. All methods that are not `async` return without
+/// waiting for the network.
+pub struct DirtyFile {}
+
+impl DirtyFile {
+    /// Its key.
+    pub fn key(&self) -> ObjectKey {
+        todo!()
+    }
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        todo!()
+    }
+    /// Mode, owner, time.
+    pub fn attrs(&self) -> FileAttrs {
+        todo!()
+    }
+    /// Changes mode, owner or time; rides on the next publication. Alone it is one: after the last release the object is
+    /// given the attributes in the background.
+    pub fn set_attrs(&self, _attrs: FileAttrs) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// A handle for writing was opened. `truncate`: O_TRUNC.
+    pub fn add_writer(&self) {
+        todo!()
+    }
+    /// The last duplicate of a handle for writing is gone. With the last writer the end is settled: published in the
+    /// background, or kept as interrupted.
+    pub fn remove_writer(&self, _end: WriterEnd) {
+        todo!()
+    }
+    /// Puts bytes into the spool; they survive a kill of bosfs when this returns. Sets mtime.
+    pub fn write(&self, _offset: u64, _bytes: &[u8]) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// Awaited after `MustWait`. Errors end the write (ENOSPC, timeout).
+    pub async fn wait_writable(&self, _offset: u64, _len: u64) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// Cuts or extends. Sets mtime.
+    pub fn truncate(&self, _size: u64) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// Reads what is written, with gaps for the base.
+    pub fn read(&self, _offset: u64, _len: usize) -> Result<DirtyRead, WriteError> {
+        todo!()
+    }
+    /// Spool and journal to stable storage; with `--fsync bos` also every byte into BOS.
+    pub async fn fsync(&self) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// `flush` by the process that opened the file: publishes the state at this moment if something new was written, and
+    /// waits as the mode says (default: object complete and proved; write-back: synced).
+    pub async fn publish(&self) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// Publishes what there is, whatever the mode, and waits for the proof (before a rename; `uploads complete`). Clean: returns at once.
+    pub async fn publish_and_wait(&self) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// The last publication, once there is one and nothing newer is dirty: the file is the object again.
+    pub fn settled(&self) -> Option<Published> {
+        todo!()
+    }
+    /// The last publication, whether or not newer bytes are dirty.
+    pub fn published(&self) -> Option<Published> {
+        todo!()
+    }
+    /// Removes the file: journals it, aborts the upload, deletes the object if it is the base or ours.
+    pub async fn unlink(&self) -> Result<(), WriteError> {
+        todo!()
+    }
+    /// Its entry in `status`, with the list of parts if `parts`.
+    pub fn status(&self, _parts: bool) -> FileStatus {
+        todo!()
+    }
+    /// Where its journal lies.
+    pub fn dir(&self) -> PathBuf {
+        todo!()
+    }
+}
+
+impl From<io::Error> for WriteError {
+    fn from(error: io::Error) -> Self {
+        WriteError::Failed { errno: error.raw_os_error().unwrap_or(libc::EIO), message: error.to_string() }
+    }
+}

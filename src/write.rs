@@ -1,0 +1,6 @@
+//! Puts a handle's bytes in the spool: sparse file, block map, part plan, disk budget.
+
+pub mod block_map;
+pub mod budget;
+pub mod part_plan;
+pub mod spool;
