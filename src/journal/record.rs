@@ -174,6 +174,13 @@ pub enum Record {
         /// How it differs.
         message: String,
     },
+    /// BOS does not hold what an earlier line said of this part (ListParts, InvalidPart).
+    PartLost {
+        /// Part.
+        part: PartNumber,
+    },
+    /// Spool and map were brought over to the object of the last `Proved` as the new base.
+    Rebased,
     /// The upload is gone (completed by us, aborted or destroyed from outside); its parts count no more.
     UploadEnded,
     /// The writer was killed before it closed the file.
