@@ -4,6 +4,9 @@ pub mod log;
 pub mod record;
 pub mod state_dir;
 
-pub use log::{Journal, Replay};
+mod lease;
+mod probe;
+
+pub use log::{Journal, Replay, errno_of};
 pub use record::Record;
-pub use state_dir::{Lease, StateDir};
+pub use state_dir::{Holder, Identity, Lease, StateDir, StateDirError, boot_id};

@@ -1,43 +1,427 @@
-//! The append-only file of [`Record`](super::Record)s.
+//! The append-only file of [`Record`]s.
+//!
+//! # Bytes on disk
+//!
+//! ```text
+//! offset  bytes
+//!      0      8  length of the JSON text, lowercase hex
+//!      8      1  space
+//!      9      8  CRC32C (Castagnoli) of the JSON text, lowercase hex
+//!     17      1  space
+//!     18      n  the record as one JSON object, 2 <= n <= 1 MiB, no raw newline
+//!   18+n      1  newline
+//! ```
+//!
+//! A line is valid when all of that holds; upper-case digits are not accepted, so that every changed bit shows.
+//!
+//! # What a reader finds
+//!
+//! - Valid lines to the end: fine.
+//! - Valid lines, then bytes that hold no valid line any more: a *torn tail*. A kill or power loss met the last
+//!   append(s), none of which had been answered as synced. [`Journal::open`] cuts it off before anything is appended.
+//! - A line that is not valid with a valid one behind it: *damage*. Something else than an append changed the file. It is
+//!   left as it is, and nothing is appended.
+//! - A valid line that this version cannot read: treated like damage; a newer bosfs wrote it.
+//!
+//! # Failing appends
+//!
+//! An append is one `write(2)` on a descriptor with `O_APPEND`. When it fails or falls short, what arrived is cut back and
+//! the journal latches: it refuses every later append, so that the file always holds a prefix of what was appended, even
+//! if a caller overlooks an error. A failed sync latches too, since the kernel reports a lost page only once.
+//! [`Journal::open`] on the same directory begins anew.
 
-use std::io;
-use std::path::Path;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crc_fast::{CrcAlgorithm, checksum};
 
 use super::Record;
+use super::record::FORMAT;
 
-/// An open journal. The first failed write latches: later calls refuse.
-pub struct Journal {}
+/// Name of the file within an upload's directory.
+pub const JOURNAL_NAME: &str = "journal";
+/// Longest JSON text of a line, bytes. The longest real one, `Partial` of a finely scattered block, has about 64 KiB.
+pub const LINE_JSON_BYTES_MAX: usize = 1 << 20;
+/// Longest journal that is read, bytes: about 5 million lines, 250 times what the largest upload needs.
+pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes before the JSON text.
+const HEAD_BYTES: usize = 18;
+/// How many bytes the search for a valid line behind a bad one may checksum, beyond the length of the file itself.
+const SEARCH_BYTES_MAX: usize = 64 << 20;
+
+/// What the journal needs of its file; tests put full disks and failing syncs in its place.
+pub(crate) trait JournalFile: Send + Sync {
+    /// One `write(2)` at the end of the file: the number of bytes that arrived.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize>;
+    /// `fdatasync(2)`.
+    fn sync(&self) -> io::Result<()>;
+    /// Present length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts the file to `len` bytes.
+    fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// Another descriptor of the same file.
+    fn sync_handle(&self) -> io::Result<File>;
+}
+
+impl JournalFile for File {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        loop {
+            match (&*self).write(line) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+    fn sync_handle(&self) -> io::Result<File> {
+        self.try_clone()
+    }
+}
+
+/// A journal that could not be read, written or synced. Travels inside [`io::Error`]; [`errno_of`] finds its errno again.
+#[derive(Debug)]
+struct JournalFailure {
+    path: PathBuf,
+    errno: Option<i32>,
+    message: String,
+}
+
+impl fmt::Display for JournalFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "journal {}: {}", self.path.display(), self.message)
+    }
+}
+
+impl std::error::Error for JournalFailure {}
+
+fn failure(path: &Path, kind: io::ErrorKind, errno: Option<i32>, message: String) -> io::Error {
+    io::Error::new(kind, JournalFailure { path: path.to_owned(), errno, message })
+}
+
+/// Puts the name of the journal and what was being done before `error`, and keeps its errno.
+fn explain(path: &Path, doing: &str, error: &io::Error) -> io::Error {
+    failure(path, error.kind(), error.raw_os_error(), format!("{doing}: {error}"))
+}
+
+/// The errno behind an error of this module or of the system; `EIO` where there is none.
+pub fn errno_of(error: &io::Error) -> i32 {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<JournalFailure>()).and_then(|f| f.errno);
+    error.raw_os_error().or(inner).unwrap_or(libc::EIO)
+}
+
+/// An open journal. The first failed write or sync latches: later calls refuse.
+pub struct Journal {
+    file: Box<dyn JournalFile>,
+    path: PathBuf,
+    /// Length up to the last whole line, bytes.
+    len: u64,
+    /// The line being made, kept to spare an allocation per append.
+    line: Vec<u8>,
+    /// Why nothing more may be appended, with the errno to report.
+    latched: Option<(String, Option<i32>)>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("path", &self.path)
+            .field("len", &self.len)
+            .field("latched", &self.latched)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What was read back.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// All valid records, in order.
+    /// All valid records, in order. Empty with `torn_bytes`: the journal was just being created and records nothing.
     pub records: Vec<Record>,
-    /// Bytes of a torn tail that were cut off.
+    /// Bytes of a torn tail that were cut off ([`Journal::open`]) or passed over ([`Journal::read`]).
     pub torn_bytes: u64,
     /// A damaged line before valid ones: the journal must not be trusted beyond it (says where and what).
     pub damage: Option<String>,
 }
 
 impl Journal {
-    /// Creates `dir/journal` (0600) with its first record.
-    pub fn create(_dir: &Path, _first: &Record) -> io::Result<Journal> {
-        todo!()
+    /// Creates `dir/journal` (0600) with its first record. Not synced: see `StateDir::sync_upload`.
+    ///
+    /// # Errors
+    /// The file exists or cannot be made or written; then none is left behind.
+    pub fn create(dir: &Path, first: &Record) -> io::Result<Journal> {
+        let path = dir.join(JOURNAL_NAME);
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| explain(&path, "cannot be created", &e))?;
+        let mut journal = Journal::over(Box::new(file), path, 0);
+        if let Err(error) = journal.append(first) {
+            // Best effort: an empty journal is recognised as one that records nothing.
+            let _ = std::fs::remove_file(&journal.path);
+            return Err(error);
+        }
+        Ok(journal)
     }
-    /// Reads `dir/journal`; a torn tail is cut off (only when `damage` is `None`).
-    pub fn open(_dir: &Path) -> io::Result<(Journal, Replay)> {
-        todo!()
+
+    /// Reads `dir/journal`; a torn tail is cut off (only when `damage` is `None`). With damage, the journal returned
+    /// refuses every append.
+    ///
+    /// # Errors
+    /// The file is missing, no regular file, unreadable, longer than [`JOURNAL_BYTES_MAX`], or cannot be cut.
+    pub fn open(dir: &Path) -> io::Result<(Journal, Replay)> {
+        let path = dir.join(JOURNAL_NAME);
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|e| explain(&path, "cannot be opened", &e))?;
+        let bytes = read_whole(&file, &path)?;
+        let replay = replay(&bytes);
+        let mut journal = Journal::over(Box::new(file), path, bytes.len() as u64 - replay.torn_bytes);
+        if let Some(damage) = &replay.damage {
+            journal.latched = Some((format!("it is damaged ({damage})"), None));
+        } else if replay.torn_bytes > 0 {
+            journal
+                .file
+                .truncate(journal.len)
+                .map_err(|e| explain(&journal.path, "torn tail cannot be cut off", &e))?;
+        }
+        Ok((journal, replay))
     }
+
     /// Reads without changing or opening for append (for `uploads list`, `status`).
-    pub fn read(_dir: &Path) -> io::Result<Replay> {
-        todo!()
+    ///
+    /// # Errors
+    /// As [`Journal::open`], but for cutting.
+    pub fn read(dir: &Path) -> io::Result<Replay> {
+        let path = dir.join(JOURNAL_NAME);
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .map_err(|e| explain(&path, "cannot be opened", &e))?;
+        Ok(replay(&read_whole(&file, &path)?))
     }
+
     /// Writes one record; it survives a kill of this process when this returns.
-    pub fn append(&mut self, _record: &Record) -> io::Result<()> {
-        todo!()
+    ///
+    /// # Errors
+    /// The write failed or fell short (then the journal is latched, and what arrived was cut back where the disk allows),
+    /// the journal was latched or damaged before, or the record has more than [`LINE_JSON_BYTES_MAX`] bytes (which
+    /// changes nothing).
+    pub fn append(&mut self, record: &Record) -> io::Result<()> {
+        self.check_latch()?;
+        encode(record, &mut self.line).map_err(|e| explain(&self.path, "a record cannot be encoded", &e))?;
+        let (message, errno) = match self.file.write(&self.line) {
+            Ok(n) if n == self.line.len() => {
+                self.len += n as u64;
+                return Ok(());
+            }
+            Ok(n) => (format!("only {n} of {} bytes of a line could be written", self.line.len()), Some(libc::ENOSPC)),
+            Err(e) => (format!("a line could not be written: {e}"), e.raw_os_error()),
+        };
+        let cut = self.file.truncate(self.len).and_then(|()| self.file.len());
+        let left = match cut {
+            Ok(len) if len == self.len => "the lines before it are whole",
+            _ => "what arrived of it could not be cut back and is dropped when the journal is opened again",
+        };
+        Err(self.latch(format!("{message}; {left}"), errno))
     }
-    /// A second descriptor to sync without holding a lock around the journal.
+
+    /// Syncs all lines to stable storage.
+    ///
+    /// # Errors
+    /// The sync failed (the journal is latched: some lines may be lost at power loss), or it was latched before.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.check_latch()?;
+        self.file.sync().map_err(|e| self.sync_failed(&e))
+    }
+
+    /// A second descriptor to sync without holding a lock around the journal. A failed sync must be told by
+    /// [`Journal::sync_failed`].
+    ///
+    /// # Errors
+    /// No descriptor is free.
     pub fn sync_handle(&self) -> io::Result<std::fs::File> {
-        todo!()
+        self.file.sync_handle().map_err(|e| explain(&self.path, "no second descriptor", &e))
+    }
+
+    /// Latches after a sync of a [`Journal::sync_handle`] failed, and returns the error to pass on.
+    pub fn sync_failed(&mut self, error: &io::Error) -> io::Error {
+        self.latch(format!("could not be synced to disk: {error}"), error.raw_os_error())
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of all whole lines, bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len
+    }
+
+    fn over(file: Box<dyn JournalFile>, path: PathBuf, len: u64) -> Journal {
+        Journal { file, path, len, line: Vec::new(), latched: None }
+    }
+
+    fn latch(&mut self, message: String, errno: Option<i32>) -> io::Error {
+        let error = failure(&self.path, io::ErrorKind::Other, errno, message.clone());
+        self.latched.get_or_insert((message, errno));
+        error
+    }
+
+    fn check_latch(&self) -> io::Result<()> {
+        let Some((cause, errno)) = &self.latched else { return Ok(()) };
+        let message = format!("takes no more lines: {cause}; mount again once the cause is gone, the bytes are kept");
+        Err(failure(&self.path, io::ErrorKind::Other, *errno, message))
     }
 }
+
+fn read_whole(file: &File, path: &Path) -> io::Result<Vec<u8>> {
+    let meta = file.metadata().map_err(|e| explain(path, "cannot be read", &e))?;
+    if !meta.is_file() {
+        return Err(failure(path, io::ErrorKind::InvalidInput, None, "is no regular file".into()));
+    }
+    let mut bytes = Vec::with_capacity(meta.len().min(JOURNAL_BYTES_MAX) as usize);
+    file.take(JOURNAL_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| explain(path, "cannot be read", &e))?;
+    if bytes.len() as u64 > JOURNAL_BYTES_MAX {
+        let message = format!("has more than {JOURNAL_BYTES_MAX} bytes, no upload needs that many; not read");
+        return Err(failure(path, io::ErrorKind::InvalidData, None, message));
+    }
+    Ok(bytes)
+}
+
+/// Makes `line` the whole line of `record`.
+fn encode(record: &Record, line: &mut Vec<u8>) -> io::Result<()> {
+    line.clear();
+    line.extend_from_slice(&[0; HEAD_BYTES]);
+    serde_json::to_writer(&mut *line, record)?;
+    let json = &line[HEAD_BYTES..];
+    if json.len() > LINE_JSON_BYTES_MAX {
+        let message = format!("it has {} bytes, a line takes {LINE_JSON_BYTES_MAX}", json.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let head = format!("{:08x} {:08x} ", json.len(), crc32c(json));
+    line[..HEAD_BYTES].copy_from_slice(head.as_bytes());
+    line.push(b'\n');
+    Ok(())
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Eight lowercase hex digits.
+fn hex_field(bytes: &[u8]) -> Option<u32> {
+    bytes.iter().try_fold(0u32, |value, byte| {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => return None,
+        };
+        Some(value << 4 | u32::from(digit))
+    })
+}
+
+/// Length of the JSON text that a line at the start of `bytes` has by its head, if all of it is there.
+fn framed_len(bytes: &[u8]) -> Option<usize> {
+    if bytes.len() < HEAD_BYTES || bytes[8] != b' ' || bytes[17] != b' ' {
+        return None;
+    }
+    let len = hex_field(&bytes[..8])? as usize;
+    ((2..=LINE_JSON_BYTES_MAX).contains(&len) && bytes.get(HEAD_BYTES + len) == Some(&b'\n')).then_some(len)
+}
+
+/// The JSON text of the valid line at the start of `bytes`.
+fn valid_line(bytes: &[u8]) -> Option<&[u8]> {
+    let json = &bytes[HEAD_BYTES..HEAD_BYTES + framed_len(bytes)?];
+    (hex_field(&bytes[9..17])? == crc32c(json)).then_some(json)
+}
+
+/// Offset of a valid line anywhere in `bytes` (not only behind a newline: that may be the damaged byte). Bytes that look
+/// like more lines than the search may checksum count as one, since calling them a torn tail would delete them.
+fn find_valid_line(bytes: &[u8]) -> Option<usize> {
+    let mut budget = bytes.len() + SEARCH_BYTES_MAX;
+    for at in 0..bytes.len().saturating_sub(HEAD_BYTES + 2) {
+        // The cheap test first: this runs over every byte of a torn tail.
+        if bytes[at + 8] != b' ' || bytes[at + 17] != b' ' {
+            continue;
+        }
+        let Some(len) = framed_len(&bytes[at..]) else { continue };
+        if len > budget || valid_line(&bytes[at..]).is_some() {
+            return Some(at);
+        }
+        budget -= len;
+    }
+    None
+}
+
+/// Folds the bytes of a journal into its records.
+fn replay(bytes: &[u8]) -> Replay {
+    let mut replay = Replay::default();
+    let mut at = 0;
+    while at < bytes.len() {
+        let line_number = replay.records.len() + 1;
+        let Some(json) = valid_line(&bytes[at..]) else {
+            match find_valid_line(&bytes[at + 1..]) {
+                Some(next) => {
+                    let next = at + 1 + next;
+                    replay.damage = Some(format!(
+                        "line {line_number} at byte {at} is damaged, a valid line follows at byte {next}"
+                    ));
+                }
+                None => replay.torn_bytes = (bytes.len() - at) as u64,
+            }
+            break;
+        };
+        match decode(json) {
+            Ok(record) => replay.records.push(record),
+            Err(why) => {
+                replay.damage = Some(format!("line {line_number} at byte {at} {why}"));
+                break;
+            }
+        }
+        at += HEAD_BYTES + json.len() + 1;
+    }
+    replay
+}
+
+/// The record in a JSON text whose checksum holds.
+fn decode(json: &[u8]) -> Result<Record, String> {
+    #[derive(serde::Deserialize)]
+    struct Tag<'a> {
+        #[serde(borrow)]
+        t: Option<std::borrow::Cow<'a, str>>,
+    }
+    let record: Record = serde_json::from_slice(json).map_err(|error| {
+        let tag = serde_json::from_slice::<Tag>(json).ok().and_then(|tag| tag.t).unwrap_or_default();
+        format!("(type {tag:?}) was written by another version of bosfs, use that or a newer one ({error})")
+    })?;
+    if let Record::Opened { format, .. } = &record
+        && *format > FORMAT
+    {
+        return Err(format!("has format {format}, this bosfs knows up to {FORMAT}: use a newer one"));
+    }
+    record.check()?;
+    Ok(record)
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -9,6 +9,9 @@ use crate::bos::client::ObjectHeaders;
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::write::part_plan::PartPlan;
 
+/// Version of the format that this bosfs writes, and the highest it reads.
+pub const FORMAT: u32 = 1;
+
 /// Number of a publication within one journal, from 1.
 pub type Publication = u32;
 
@@ -215,6 +218,24 @@ pub enum Record {
         /// What the next publication demands of it.
         condition: Condition,
     },
+}
+
+impl Record {
+    /// Checks what the types leave open, so that whoever folds records may rely on it: ranges are not reversed.
+    ///
+    /// # Errors
+    /// What is wrong, to stand behind the number of the line.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let ranges = match self {
+            Record::Copied { range, .. } => std::slice::from_ref(range),
+            Record::Partial { ranges, .. } => ranges.as_slice(),
+            _ => return Ok(()),
+        };
+        match ranges.iter().find(|range| range.end < range.start) {
+            Some(range) => Err(format!("has the impossible range {range:?}")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How an object was shown to be right.
