@@ -1,0 +1,339 @@
+//! One connection of the fault proxy: request by request, with the fault that a rule asks for.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::call::Asked;
+use super::fault::{Action, HoldAt, Rule};
+use super::http::{BodyReader, Framing, Head, PIECE_BYTES, Start, read_head};
+use super::proxy::Shared;
+
+/// How a connection to a client ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// After a whole answer, or by the client.
+    Closed,
+    /// By a fault: with a reset.
+    Reset,
+}
+
+/// Whether the connection lives on after a request.
+enum Next {
+    Go,
+    End(End),
+}
+
+struct Upstream {
+    stream: TcpStream,
+    buf: BytesMut,
+}
+
+/// Serves a client until it leaves or a fault ends the connection.
+pub(super) async fn serve_client(
+    shared: &Shared,
+    reader: &mut OwnedReadHalf,
+    writer: &mut Option<OwnedWriteHalf>,
+) -> End {
+    let Some(writer) = writer.as_mut() else { return End::Closed };
+    let mut connection = Connection { shared, reader, writer, buf: BytesMut::new(), upstream: None };
+    loop {
+        match connection.serve_one().await {
+            Ok(Next::Go) => {}
+            Ok(Next::End(end)) => return end,
+            // The client went away, or the server did in the middle of an answer.
+            Err(_) => return End::Reset,
+        }
+    }
+}
+
+struct Connection<'a> {
+    shared: &'a Shared,
+    reader: &'a mut OwnedReadHalf,
+    writer: &'a mut OwnedWriteHalf,
+    buf: BytesMut,
+    upstream: Option<Upstream>,
+}
+
+/// One request under way.
+struct Exchange {
+    asked: Asked,
+    rule: Option<Rule>,
+    action: Action,
+    hold: Option<HoldAt>,
+    body: BodyReader,
+    status: Option<u16>,
+}
+
+impl Exchange {
+    fn hit(&self) {
+        if let Some(rule) = &self.rule {
+            rule.count_hit();
+        }
+    }
+
+    /// Holds here if the rule says so. `false`: the connection must be closed.
+    async fn hold_at(&self, here: HoldAt) -> bool {
+        match &self.rule {
+            Some(rule) if self.hold == Some(here) => {
+                rule.count_hit();
+                rule.pass_gate().await
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Connection<'_> {
+    async fn serve_one(&mut self) -> io::Result<Next> {
+        let Some(mut head) = read_head(self.reader, &mut self.buf).await? else {
+            return Ok(Next::End(End::Closed));
+        };
+        self.shared.line_moves().await;
+        let Start::Request { method, target } = head.start.clone() else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let asked = Asked::read(&method, &target, |name| head.header(name));
+        self.shared.counts.lock().begin(&asked);
+        let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&asked)).cloned();
+        let mut exchange = Exchange {
+            action: rule.as_ref().map(|rule| rule.spec().action.clone()).unwrap_or_default(),
+            hold: rule.as_ref().and_then(|rule| rule.spec().hold),
+            body: BodyReader::new(head.framing(None)),
+            asked,
+            rule,
+            status: None,
+        };
+        if head.header("expect").is_some() {
+            self.writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            head.remove(|name| name == "expect");
+        }
+        let closes = head.closes();
+        let next = self.run(&head, &mut exchange).await;
+        let rule_id = exchange.rule.as_ref().map(Rule::id);
+        let since_start = self.shared.started.elapsed();
+        self.shared.counts.lock().end(since_start, &exchange.asked, exchange.status, rule_id);
+        match next? {
+            Next::Go if closes => Ok(Next::End(End::Closed)),
+            next => Ok(next),
+        }
+    }
+
+    async fn run(&mut self, head: &Head, x: &mut Exchange) -> io::Result<Next> {
+        tokio::time::sleep(self.shared.latency()).await;
+        if !x.hold_at(HoldAt::BeforeForward).await {
+            return Ok(Next::End(End::Reset));
+        }
+        match x.action.clone() {
+            Action::Refuse | Action::CutBeforeBody => {
+                x.hit();
+                return Ok(Next::End(End::Reset));
+            }
+            Action::Stall => {
+                x.hit();
+                if let Some(rule) = &x.rule {
+                    rule.pass_gate().await;
+                }
+                return Ok(Next::End(End::Reset));
+            }
+            Action::CutAfterBody => {
+                self.drain_request(x).await?;
+                x.hit();
+                return Ok(Next::End(End::Reset));
+            }
+            Action::Answer { status, body, headers, acted: false } => {
+                self.drain_request(x).await?;
+                return self.answer(x, status, &headers, &body).await;
+            }
+            Action::Delay { ms } => {
+                x.hit();
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+            }
+            Action::Pass if x.hold.is_none() => x.hit(),
+            Action::Throttle { .. } => x.hit(),
+            _ => {}
+        }
+        self.forward(head, x).await
+    }
+
+    /// Sends the request on, with what the rule does to its body, then turns to the answer.
+    async fn forward(&mut self, head: &Head, x: &mut Exchange) -> io::Result<Next> {
+        let Ok(mut upstream) = self.connect().await else {
+            // As a dead server looks to a client that reached the machine.
+            return Ok(Next::End(End::Reset));
+        };
+        upstream.stream.write_all(&head.to_bytes()).await?;
+        // How much of the body passes before something happens.
+        let (stop_at, held) = match (&x.action, x.hold) {
+            (_, Some(HoldAt::InsideBody { after_bytes })) => (Some(after_bytes), true),
+            (Action::CutInsideBody { after_bytes }, _) => (Some(*after_bytes), false),
+            _ => (None, false),
+        };
+        let mut stop_left = stop_at;
+        // A server may answer and close before it has the whole body; the client's bytes are then read and dropped.
+        let mut takes_more = true;
+        loop {
+            if stop_left == Some(0) {
+                stop_left = None;
+                if !held {
+                    upstream.stream.flush().await?;
+                    x.hit();
+                    return Ok(Next::End(End::Reset));
+                }
+                if !x.hold_at(HoldAt::InsideBody { after_bytes: stop_at.unwrap_or(0) }).await {
+                    return Ok(Next::End(End::Reset));
+                }
+            }
+            let max = stop_left.map_or(PIECE_BYTES, |left| usize::try_from(left).unwrap_or(usize::MAX));
+            let Some(piece) = self.next_piece(x, max).await? else { break };
+            if let Some(left) = &mut stop_left {
+                *left -= piece.len() as u64;
+            }
+            takes_more = takes_more && upstream.stream.write_all(&piece).await.is_ok();
+        }
+        let answer = loop {
+            match read_head(&mut upstream.stream, &mut upstream.buf).await? {
+                Some(Head { start: Start::Answer { status: 100..200, .. }, .. }) => {}
+                Some(answer) => break answer,
+                None => return Ok(Next::End(End::Reset)),
+            }
+        };
+        self.pass_answer(answer, upstream, x).await
+    }
+
+    /// Hands the server's answer on, with what the rule does to it.
+    async fn pass_answer(&mut self, mut answer: Head, mut upstream: Upstream, x: &mut Exchange) -> io::Result<Next> {
+        let Start::Answer { status, .. } = answer.start else { return Err(io::ErrorKind::InvalidData.into()) };
+        let framing = answer.framing(Some(&x.asked.method));
+        let mut body = BodyReader::new(framing);
+        if (200..300).contains(&status) {
+            self.shared.counts.lock().accepted(&x.asked);
+        }
+        if !x.hold_at(HoldAt::BeforeAnswer).await {
+            return Ok(Next::End(End::Reset));
+        }
+        match x.action.clone() {
+            Action::LoseAnswer => {
+                while body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await?.is_some() {}
+                x.hit();
+                return Ok(Next::End(End::Reset));
+            }
+            Action::Answer { status, body: text, headers, acted: true } => {
+                while body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await?.is_some() {}
+                self.keep(upstream, &answer, framing);
+                return self.answer(x, status, &headers, &text).await;
+            }
+            Action::EditAnswer { set, remove } => {
+                x.hit();
+                answer.remove(|name| {
+                    remove.iter().any(|r| match r.strip_suffix('*') {
+                        Some(start) => name.starts_with(start),
+                        None => name == r,
+                    }) || set.iter().any(|(n, _)| n.eq_ignore_ascii_case(name))
+                });
+                answer.headers.extend(set);
+            }
+            _ => {}
+        }
+        self.shared.line_moves().await;
+        self.writer.write_all(&answer.to_bytes()).await?;
+        x.status = Some(status);
+        let (corrupt_at, cut_at) = match x.action {
+            Action::CorruptBody { at } => (Some(at), None),
+            Action::TruncateBody { after_bytes } => (None, Some(after_bytes)),
+            _ => (None, None),
+        };
+        let mut passed = 0u64;
+        loop {
+            if cut_at == Some(passed) {
+                x.hit();
+                // Not with a reset, which could take back bytes that have been sent.
+                return Ok(Next::End(End::Closed));
+            }
+            let max = cut_at.map_or(PIECE_BYTES, |cut| usize::try_from(cut - passed).unwrap_or(usize::MAX));
+            let Some(mut piece) = body.next(&mut upstream.stream, &mut upstream.buf, max.min(PIECE_BYTES)).await?
+            else {
+                break;
+            };
+            if let Some(at) = corrupt_at.and_then(|at| at.checked_sub(passed)).filter(|at| *at < piece.len() as u64) {
+                piece[at as usize] ^= 1;
+                x.hit();
+            }
+            self.slow_down(x, piece.len()).await;
+            self.shared.counts.lock().sent_back(&x.asked, piece.len() as u64);
+            self.writer.write_all(&piece).await?;
+            passed += piece.len() as u64;
+        }
+        let closes = answer.closes() || framing == Framing::UntilClose;
+        self.keep(upstream, &answer, framing);
+        Ok(if closes { Next::End(End::Closed) } else { Next::Go })
+    }
+
+    /// The next piece of the request's body, counted.
+    async fn next_piece(&mut self, x: &mut Exchange, max: usize) -> io::Result<Option<BytesMut>> {
+        self.shared.line_moves().await;
+        let piece = x.body.next(self.reader, &mut self.buf, max.min(PIECE_BYTES)).await?;
+        if let Some(piece) = &piece {
+            self.shared.counts.lock().received(&x.asked, piece.len() as u64);
+            self.slow_down(x, piece.len()).await;
+        }
+        Ok(piece)
+    }
+
+    async fn drain_request(&mut self, x: &mut Exchange) -> io::Result<()> {
+        while self.next_piece(x, PIECE_BYTES).await?.is_some() {}
+        Ok(())
+    }
+
+    async fn slow_down(&self, x: &Exchange, bytes: usize) {
+        self.shared.pace(bytes).await;
+        if let Action::Throttle { bytes_per_s } = x.action {
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_s.max(1) as f64)).await;
+        }
+    }
+
+    /// Sends an answer of the proxy's own.
+    async fn answer(
+        &mut self,
+        x: &mut Exchange,
+        status: u16,
+        headers: &[(String, String)],
+        body: &str,
+    ) -> io::Result<Next> {
+        let mut head = Head { start: Start::Answer { status, reason: "Fault".into() }, headers: headers.to_vec() };
+        head.headers.push(("content-length".into(), body.len().to_string()));
+        let mut bytes = head.to_bytes();
+        if x.asked.method != "HEAD" {
+            bytes.extend_from_slice(body.as_bytes());
+        }
+        x.hit();
+        self.writer.write_all(&bytes).await?;
+        x.status = Some(status);
+        Ok(Next::Go)
+    }
+
+    /// The kept connection to the server if it still stands, or a new one.
+    async fn connect(&mut self) -> io::Result<Upstream> {
+        if let Some(upstream) = self.upstream.take() {
+            let mut probe = [0; 1];
+            // Readable while idle means: the server closed it (or said something nobody asked for).
+            if matches!(upstream.stream.try_read(&mut probe), Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
+                return Ok(upstream);
+            }
+        }
+        let addr = *self.shared.upstream.lock();
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Upstream { stream, buf: BytesMut::new() })
+    }
+
+    fn keep(&mut self, upstream: Upstream, answer: &Head, framing: Framing) {
+        if !answer.closes() && framing != Framing::UntilClose && upstream.buf.is_empty() {
+            self.upstream = Some(upstream);
+        }
+    }
+}

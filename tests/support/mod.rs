@@ -1,0 +1,17 @@
+//! What the integration tests and the tools share: a fault proxy, a server, the real `bosfs` binary on a real mount, and
+//! ways to look at the bucket past the mount.
+//!
+//! Included with `mod support;` (tests) or `#[path]` (tools); each uses only a part of it.
+#![allow(dead_code)]
+
+pub mod call;
+pub mod counts;
+mod exchange;
+pub mod fault;
+pub mod files;
+pub mod http;
+pub mod proxy;
+
+pub use call::Call;
+pub use fault::{Action, HoldAt, When};
+pub use proxy::{FaultProxy, Line};
