@@ -2,5 +2,6 @@
 
 pub mod block_map;
 pub mod budget;
+pub mod extents;
 pub mod part_plan;
 pub mod spool;

@@ -1,7 +1,34 @@
 //! Where the bytes of each 4 KiB block are: 2 bits a block, in memory and in the file `map` beside the spool.
+//!
+//! Every change is written to the file with `pwrite` before the call returns, so the map survives a kill of bosfs as the
+//! spool does; it is synced together with the spool. `pwrite` is used rather than a shared mapping because a full disk is
+//! then an error of this call and not a SIGBUS of the process.
+//!
+//! The file holds block `n` in bits `2 * (n % 4)` and up of byte `n / 4`; what lies beyond its end is
+//! [`BlockState::Base`]. In memory, pages of one state take no more than a map entry and pages of `Base` take nothing, so
+//! neither a huge hole nor a huge spooled stretch costs memory.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: u64 = 4096;
+
+/// Name of the map's file in an upload's directory.
+pub const MAP_FILE: &str = "map";
+
+/// Blocks of one 64-bit word.
+const WORD_BLOCKS: u64 = 32;
+/// Words of one page.
+const PAGE_WORDS: usize = 512;
+/// Blocks of one page: 64 MiB of the file.
+const PAGE_BLOCKS: u64 = WORD_BLOCKS * PAGE_WORDS as u64;
+/// The lower bit of every block.
+const LOW_BITS: u64 = 0x5555_5555_5555_5555;
 
 /// Where a block's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,4 +41,308 @@ pub enum BlockState {
     Spool = 2,
     /// Only in a part that BOS holds; punched out of the spool.
     Held = 3,
+}
+
+impl BlockState {
+    fn of_bits(bits: u64) -> Self {
+        match bits & 3 {
+            0 => BlockState::Base,
+            1 => BlockState::Zero,
+            2 => BlockState::Spool,
+            _ => BlockState::Held,
+        }
+    }
+
+    /// A word with all blocks in this state.
+    fn word(self) -> u64 {
+        LOW_BITS * self as u64
+    }
+}
+
+/// The lower bit of each block of `word` that is not in `state`.
+fn other_blocks(word: u64, state: BlockState) -> u64 {
+    let difference = word ^ state.word();
+    (difference | difference >> 1) & LOW_BITS
+}
+
+/// All bits of the blocks `blocks` of a word (indices within the word).
+fn mask(blocks: Range<u64>) -> u64 {
+    let up_to = |n: u64| if n >= WORD_BLOCKS { u64::MAX } else { (1 << (2 * n)) - 1 };
+    up_to(blocks.end) & !up_to(blocks.start)
+}
+
+/// A page that is not all `Base`.
+enum Page {
+    All(BlockState),
+    Words(Box<[u64; PAGE_WORDS]>),
+}
+
+impl Page {
+    fn words(page: Option<&Page>) -> [u64; PAGE_WORDS] {
+        match page {
+            None => [0; PAGE_WORDS],
+            Some(Page::All(state)) => [state.word(); PAGE_WORDS],
+            Some(Page::Words(words)) => **words,
+        }
+    }
+
+    /// `None`: all `Base`.
+    fn of_words(words: &[u64; PAGE_WORDS]) -> Option<Page> {
+        let state = BlockState::of_bits(words[0]);
+        if words.iter().any(|&word| word != state.word()) {
+            Some(Page::Words(Box::new(*words)))
+        } else if state == BlockState::Base {
+            None
+        } else {
+            Some(Page::All(state))
+        }
+    }
+}
+
+/// The block map of one dirty file.
+pub struct BlockMap {
+    file: File,
+    pages: BTreeMap<u64, Page>,
+}
+
+impl BlockMap {
+    /// A new map, all [`BlockState::Base`], as file [`MAP_FILE`] in `dir`.
+    ///
+    /// # Errors
+    /// Those of the disk; `AlreadyExists` where there is one.
+    pub fn create(dir: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join(MAP_FILE))?;
+        Ok(Self { file, pages: BTreeMap::new() })
+    }
+
+    /// The map that an earlier process left in `dir`.
+    ///
+    /// # Errors
+    /// Those of the disk; `NotFound` where there is none.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).write(true).open(dir.join(MAP_FILE))?;
+        let mut pages = BTreeMap::new();
+        let mut bytes = [0; PAGE_WORDS * 8];
+        for key in 0.. {
+            let mut filled = 0;
+            while filled < bytes.len() {
+                match file.read(&mut bytes[filled..]) {
+                    Ok(0) => break,
+                    Ok(n) => filled += n,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            bytes[filled..].fill(0);
+            let mut words = [0; PAGE_WORDS];
+            for (word, eight) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                *word = u64::from_le_bytes(*eight);
+            }
+            if let Some(page) = Page::of_words(&words) {
+                pages.insert(key, page);
+            }
+            if filled < bytes.len() {
+                break;
+            }
+        }
+        Ok(Self { file, pages })
+    }
+
+    /// The state of one block.
+    pub fn state(&self, block: u64) -> BlockState {
+        match self.pages.get(&(block / PAGE_BLOCKS)) {
+            None => BlockState::Base,
+            Some(Page::All(state)) => *state,
+            Some(Page::Words(words)) => {
+                let word = words[(block % PAGE_BLOCKS / WORD_BLOCKS) as usize];
+                BlockState::of_bits(word >> (2 * (block % WORD_BLOCKS)))
+            }
+        }
+    }
+
+    /// Gives all `blocks` this state, on disk and then in memory; one `pwrite` for each 64 MiB of the file in which
+    /// something changes. Returns the number of blocks that had another state.
+    ///
+    /// # Errors
+    /// Those of the disk. Memory and disk then agree up to the page that could not be written; the call may be repeated.
+    pub fn set(&mut self, blocks: Range<u64>, state: BlockState) -> io::Result<u64> {
+        let mut changed = 0;
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let key = at / PAGE_BLOCKS;
+            let first = key * PAGE_BLOCKS;
+            let end = blocks.end.min(first + PAGE_BLOCKS);
+            changed += self.set_in_page(key, at - first..end - first, state)?;
+            at = end;
+        }
+        Ok(changed)
+    }
+
+    fn set_in_page(&mut self, key: u64, blocks: Range<u64>, state: BlockState) -> io::Result<u64> {
+        let page = self.pages.get(&key);
+        match page {
+            None if state == BlockState::Base => return Ok(0),
+            Some(Page::All(present)) if *present == state => return Ok(0),
+            _ => {}
+        }
+        let mut words = Page::words(page);
+        let mut changed = 0;
+        let mut dirty: Option<Range<usize>> = None;
+        for i in (blocks.start / WORD_BLOCKS) as usize..blocks.end.div_ceil(WORD_BLOCKS) as usize {
+            let first = i as u64 * WORD_BLOCKS;
+            let mask = mask(blocks.start.saturating_sub(first)..blocks.end - first);
+            let others = other_blocks(words[i], state) & mask;
+            if others != 0 {
+                changed += u64::from(others.count_ones());
+                words[i] = words[i] & !mask | state.word() & mask;
+                dirty = Some(dirty.map_or(i, |d| d.start)..i + 1);
+            }
+        }
+        if let Some(dirty) = dirty {
+            let offset = (key * PAGE_WORDS as u64 + dirty.start as u64) * 8;
+            let bytes: Vec<u8> = words[dirty].iter().flat_map(|word| word.to_le_bytes()).collect();
+            self.file.write_all_at(&bytes, offset)?;
+            match Page::of_words(&words) {
+                Some(page) => self.pages.insert(key, page),
+                None => self.pages.remove(&key),
+            };
+        }
+        Ok(changed)
+    }
+
+    /// Makes every block from `block` on [`BlockState::Base`], by cutting the file.
+    ///
+    /// # Errors
+    /// Those of the disk; nothing beyond the first four blocks is changed then.
+    pub fn cut(&mut self, block: u64) -> io::Result<()> {
+        let end = block.next_multiple_of(4);
+        self.set(block..end, BlockState::Base)?;
+        if self.file.metadata()?.len() > end / 4 {
+            self.file.set_len(end / 4)?;
+        }
+        let (key, kept) = (end / PAGE_BLOCKS, end % PAGE_BLOCKS);
+        self.pages.split_off(&(key + u64::from(kept > 0)));
+        if kept > 0 && self.pages.contains_key(&key) {
+            let mut words = Page::words(self.pages.get(&key));
+            for (i, word) in words.iter_mut().enumerate() {
+                *word &= mask(0..kept.saturating_sub(i as u64 * WORD_BLOCKS));
+            }
+            match Page::of_words(&words) {
+                Some(page) => self.pages.insert(key, page),
+                None => self.pages.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    /// Makes the whole map [`BlockState::Base`] and its file empty.
+    ///
+    /// # Errors
+    /// Those of the disk; nothing is changed then.
+    pub fn reset(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.pages.clear();
+        Ok(())
+    }
+
+    /// The runs of equal state within `blocks`, in order, without gaps; neighbours differ.
+    pub fn runs(&self, blocks: Range<u64>) -> Runs<'_> {
+        Runs { map: self, at: blocks.start, end: blocks.end }
+    }
+
+    /// Number of `blocks` in this state.
+    pub fn count(&self, blocks: Range<u64>, state: BlockState) -> u64 {
+        let mut other = 0;
+        let mut in_pages = 0;
+        for (&key, page) in self.pages_in(&blocks) {
+            let first = key * PAGE_BLOCKS;
+            let here = blocks.start.max(first) - first..blocks.end.min(first + PAGE_BLOCKS) - first;
+            in_pages += here.end - here.start;
+            match page {
+                Page::All(all) if *all == state => {}
+                Page::All(_) => other += here.end - here.start,
+                Page::Words(words) => {
+                    for i in here.start / WORD_BLOCKS..here.end.div_ceil(WORD_BLOCKS) {
+                        let first = i * WORD_BLOCKS;
+                        let mask = mask(here.start.saturating_sub(first)..here.end - first);
+                        other += u64::from((other_blocks(words[i as usize], state) & mask).count_ones());
+                    }
+                }
+            }
+        }
+        let absent = blocks.end.saturating_sub(blocks.start) - in_pages;
+        in_pages - other + if state == BlockState::Base { absent } else { 0 }
+    }
+
+    /// Whether all `blocks` have this state (also if there are none).
+    pub fn all(&self, blocks: Range<u64>, state: BlockState) -> bool {
+        blocks.is_empty() || self.run_end(blocks.start, blocks.end, state) == blocks.end
+    }
+
+    /// One past the last block that may be other than [`BlockState::Base`] (rounded up to a page).
+    pub fn end(&self) -> u64 {
+        self.pages.last_key_value().map_or(0, |(&key, _)| (key + 1) * PAGE_BLOCKS)
+    }
+
+    /// A second descriptor of the file, to be synced without holding the map.
+    ///
+    /// # Errors
+    /// Those of `dup`.
+    pub fn sync_handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    fn pages_in(&self, blocks: &Range<u64>) -> impl Iterator<Item = (&u64, &Page)> {
+        let keys =
+            if blocks.is_empty() { 0..0 } else { blocks.start / PAGE_BLOCKS..(blocks.end - 1) / PAGE_BLOCKS + 1 };
+        self.pages.range(keys)
+    }
+
+    /// The first block from `at` up to `end` that is not in `state`; `end` if there is none.
+    fn run_end(&self, mut at: u64, end: u64, state: BlockState) -> u64 {
+        while at < end {
+            let key = at / PAGE_BLOCKS;
+            let page_end = (key + 1) * PAGE_BLOCKS;
+            match self.pages.get(&key) {
+                None if state == BlockState::Base => {
+                    // Holes of any size in one step.
+                    at = self.pages.range(key..).next().map_or(end, |(&next, _)| next * PAGE_BLOCKS);
+                }
+                None => break,
+                Some(Page::All(all)) if *all == state => at = page_end,
+                Some(Page::All(_)) => break,
+                Some(Page::Words(words)) => {
+                    let word = words[(at % PAGE_BLOCKS / WORD_BLOCKS) as usize];
+                    let others = other_blocks(word, state) >> (2 * (at % WORD_BLOCKS));
+                    if others != 0 {
+                        at += u64::from(others.trailing_zeros() / 2);
+                        break;
+                    }
+                    at = (at / WORD_BLOCKS + 1) * WORD_BLOCKS;
+                }
+            }
+        }
+        at.min(end)
+    }
+}
+
+/// See [`BlockMap::runs`].
+pub struct Runs<'a> {
+    map: &'a BlockMap,
+    at: u64,
+    end: u64,
+}
+
+impl Iterator for Runs<'_> {
+    type Item = (Range<u64>, BlockState);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.end {
+            return None;
+        }
+        let state = self.map.state(self.at);
+        let start = self.at;
+        self.at = self.map.run_end(start, self.end, state);
+        Some((start..self.at, state))
+    }
 }

@@ -1,1 +1,169 @@
-//! (stub)
+//! The sparse file that holds what was written and not yet published, at the file's own offsets.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::block_map::BLOCK_BYTES;
+use crate::bos::client::BodySource;
+use crate::object::ByteRange;
+
+/// Name of the spool's file in an upload's directory.
+pub const SPOOL_FILE: &str = "spool";
+
+/// The spool of one dirty file. Its length is always the file's size; which of its bytes count is told by the block map.
+///
+/// Methods may be called side by side; writers and `set_len` are expected to be serialised by the caller.
+pub struct Spool {
+    file: Arc<File>,
+    len: AtomicU64,
+}
+
+impl Spool {
+    /// A new spool of `size` bytes, all of them a hole, as file [`SPOOL_FILE`] (mode 0600) in `dir`.
+    ///
+    /// # Errors
+    /// Those of the disk; `AlreadyExists` where there is one.
+    pub fn create(dir: &Path, size: u64) -> io::Result<Self> {
+        let path = dir.join(SPOOL_FILE);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        file.set_len(size)?;
+        Ok(Self { file: Arc::new(file), len: AtomicU64::new(size) })
+    }
+
+    /// The spool that an earlier process left in `dir`.
+    ///
+    /// # Errors
+    /// Those of the disk; `NotFound` where there is none.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(dir.join(SPOOL_FILE))?;
+        let len = file.metadata()?.len();
+        Ok(Self { file: Arc::new(file), len: AtomicU64::new(len) })
+    }
+
+    /// Its length in bytes: the file's size.
+    pub fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether the file is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts all of `bytes` at `offset`; they survive a kill of bosfs when this returns. Extends the spool if need be.
+    ///
+    /// # Errors
+    /// Those of the disk, ENOSPC among them. The length is then what it was; within it, bytes may have changed.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset.checked_add(bytes.len() as u64).ok_or_else(too_far)?;
+        if let Err(error) = self.file.write_all_at(bytes, offset) {
+            let len = self.len();
+            if end > len {
+                // A write that stopped half-way must not leave a longer file. Only an I/O error can make this fail too.
+                self.file.set_len(len)?;
+            }
+            return Err(error);
+        }
+        self.len.fetch_max(end, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Fills `bytes` from `offset` on. Holes are zeros.
+    ///
+    /// # Errors
+    /// Those of the disk; `UnexpectedEof` beyond the end.
+    pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)
+    }
+
+    /// Puts zeros over `range`, which may not reach beyond the length; for short ranges (whole blocks are punched).
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn zero(&self, range: ByteRange) -> io::Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut at = range.start;
+        while at < range.end {
+            let count = (range.end - at).min(ZEROS.len() as u64);
+            self.write_at(at, &ZEROS[..count as usize])?;
+            at += count;
+        }
+        Ok(())
+    }
+
+    /// Cuts or extends to `size` bytes. What is cut is gone: extended again, it reads as zeros.
+    ///
+    /// # Errors
+    /// Those of the disk; the length is then what it was.
+    pub fn set_len(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)?;
+        self.len.store(size, Ordering::Release);
+        Ok(())
+    }
+
+    /// Gives the whole blocks within `range` back to the disk; they read as zeros. The length stays.
+    ///
+    /// # Errors
+    /// Those of the disk; EOPNOTSUPP where the file system cannot punch holes.
+    pub fn punch(&self, range: ByteRange) -> io::Result<()> {
+        let start = range.start.next_multiple_of(BLOCK_BYTES);
+        let end = range.end / BLOCK_BYTES * BLOCK_BYTES;
+        if start < end {
+            fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, start, end - start)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that the spool takes on disk, by the file system's count.
+    ///
+    /// # Errors
+    /// Those of `fstat`.
+    pub fn allocated_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// A second descriptor of the file, to be synced without holding anything.
+    ///
+    /// # Errors
+    /// Those of `dup`.
+    pub fn sync_handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// The bytes of `range` as the body of a request. They are read when the body is sent, not now: the caller sees to it
+    /// that they do not change meanwhile.
+    pub fn body(&self, range: ByteRange) -> SpoolBody {
+        SpoolBody { file: Arc::clone(&self.file), range }
+    }
+}
+
+fn too_far() -> io::Error {
+    io::Error::from_raw_os_error(libc::EFBIG)
+}
+
+/// A range of a spool as the body of a PutObject or UploadPart.
+#[derive(Clone, Debug)]
+pub struct SpoolBody {
+    file: Arc<File>,
+    range: ByteRange,
+}
+
+impl BodySource for SpoolBody {
+    fn len(&self) -> u64 {
+        self.range.len()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let asked = ByteRange::at(self.range.start.saturating_add(offset), buf.len() as u64);
+        if asked.end > self.range.end {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the body"));
+        }
+        self.file.read_exact_at(buf, asked.start)
+    }
+}
