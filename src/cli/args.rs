@@ -481,7 +481,8 @@ mod tests {
 
     #[test]
     fn the_last_of_two_equal_options_wins() {
-        let parsed = Arguments::try_parse_from(["bosfs", "mount", "bkt", "/m", "--part-size=8MiB", "--part-size=16MiB"]);
+        let parsed =
+            Arguments::try_parse_from(["bosfs", "mount", "bkt", "/m", "--part-size=8MiB", "--part-size=16MiB"]);
         let Command::Mount(mount) = parsed.unwrap().command else { panic!() };
         assert_eq!(mount.part_size, 16 << 20);
     }

@@ -128,7 +128,9 @@ impl CliError {
                 this.code(Exit::Network).hint("check the line and the endpoint (--endpoint or --region)")
             }
             BosErrorKind::Server | BosErrorKind::Throttled => this.code(Exit::Network).hint("try again later"),
-            BosErrorKind::NoSuchBucket => this.hint("check the name of the bucket and its region (--region or --endpoint)"),
+            BosErrorKind::NoSuchBucket => {
+                this.hint("check the name of the bucket and its region (--region or --endpoint)")
+            }
             _ => this,
         }
     }
@@ -143,7 +145,12 @@ impl From<CredentialsError> for CliError {
             ),
             _ => None,
         };
-        Self { code: Exit::Credentials as u8, message: error.to_string(), causes: Vec::new(), hint: hint.map(String::from) }
+        Self {
+            code: Exit::Credentials as u8,
+            message: error.to_string(),
+            causes: Vec::new(),
+            hint: hint.map(String::from),
+        }
     }
 }
 

@@ -128,7 +128,8 @@ pub fn eta(bytes: u64, bytes_per_s: u64) -> String {
 
 /// A bar of bytes with speed and ETA on stderr; silent when stderr is no terminal.
 pub fn byte_bar(total: u64) -> ProgressBar {
-    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
+    let target =
+        if io::stderr().is_terminal() { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(total), target);
     let template = "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  ETA {eta}";
     if let Ok(style) = ProgressStyle::with_template(template) {
