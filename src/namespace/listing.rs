@@ -1,0 +1,288 @@
+//! One directory as its listing pages show it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::bos::client::ListPage;
+use crate::object::{ETag, NAME_BYTES_MAX};
+
+/// What a listing says of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A common prefix: a directory.
+    Dir,
+    /// An object: a file or a symbolic link, which a listing does not tell apart.
+    Object {
+        /// Size in bytes.
+        size: u64,
+        /// Which content.
+        etag: ETag,
+        /// Seconds since 1970.
+        last_modified: i64,
+    },
+    /// Known to this mount only (being written, or a directory whose last child went).
+    Local {
+        /// Whether it is a directory.
+        dir: bool,
+    },
+}
+
+/// One name of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedEntry {
+    /// The name.
+    pub name: Arc<str>,
+    /// What it is.
+    pub listed: Listed,
+    /// False where the entry must not be shown any more; it keeps its place so that offsets hold.
+    pub shown: bool,
+}
+
+/// Why a listed key is no entry of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadowed {
+    /// The key (or common prefix) as listed.
+    pub key: String,
+    /// For people.
+    pub reason: &'static str,
+}
+
+/// Where the next page of a listing begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextPage {
+    /// At the start.
+    First,
+    /// After this marker, as BOS gave it.
+    After(String),
+    /// Nowhere: the listing is complete.
+    End,
+}
+
+/// The entries of one directory, as far as they were fetched. Entries are only ever added at the end, so an index is a
+/// stable cookie.
+#[derive(Debug)]
+pub struct Listing {
+    prefix: String,
+    entries: Vec<ListedEntry>,
+    index: HashMap<Arc<str>, usize>,
+    /// First entry of each page, and when that page was asked for.
+    pages: Vec<(usize, Instant)>,
+    next: NextPage,
+}
+
+impl Listing {
+    /// A listing of the keys under `prefix` (empty, or ending in `/`), nothing fetched yet.
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            entries: Vec::new(),
+            index: HashMap::new(),
+            pages: Vec::new(),
+            next: NextPage::First,
+        }
+    }
+
+    /// A complete listing without entries: a directory made at `at`.
+    pub fn empty(prefix: &str, at: Instant) -> Self {
+        Self { pages: vec![(0, at)], next: NextPage::End, ..Self::new(prefix) }
+    }
+
+    /// The common prefix of its keys.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What was fetched so far, in order.
+    pub fn entries(&self) -> &[ListedEntry] {
+        &self.entries
+    }
+
+    /// Where the next page begins.
+    pub fn next(&self) -> &NextPage {
+        &self.next
+    }
+
+    /// When the first page was asked for.
+    pub fn asked_at(&self) -> Option<Instant> {
+        self.pages.first().map(|(_, at)| *at)
+    }
+
+    /// What the listing says of `name`, and since when: `Some(None)` is a sure no, `None` is no answer.
+    pub fn find(&self, name: &str) -> Option<(Option<&Listed>, Instant)> {
+        match self.index.get(name) {
+            Some(&at) => {
+                let page = self.pages.partition_point(|(first, _)| *first <= at).checked_sub(1)?;
+                Some((Some(&self.entries[at].listed), self.pages[page].1))
+            }
+            None if self.next == NextPage::End => Some((None, self.asked_at()?)),
+            None => None,
+        }
+    }
+
+    /// Adds the page that was asked for at `at`. Returns the keys that are no entries.
+    pub fn add_page(&mut self, page: ListPage, at: Instant) -> Vec<Shadowed> {
+        let mut shadowed = Vec::new();
+        self.pages.push((self.entries.len(), at));
+        let mut found: Vec<(String, Listed)> = Vec::with_capacity(page.objects.len() + page.prefixes.len());
+        for object in page.objects {
+            // The marker of the directory itself is no entry.
+            if object.key != self.prefix {
+                let listed =
+                    Listed::Object { size: object.size, etag: object.etag, last_modified: object.last_modified };
+                found.push((object.key, listed));
+            }
+        }
+        found.extend(page.prefixes.into_iter().map(|prefix| (prefix, Listed::Dir)));
+        // BOS gives objects and prefixes apart; the order of keys is theirs together.
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        for (key, listed) in found {
+            let name = key.strip_prefix(&self.prefix).map(|rest| match listed {
+                Listed::Dir => rest.strip_suffix('/').unwrap_or(rest),
+                _ => rest,
+            });
+            match name.ok_or("not under the listed prefix").and_then(|name| check_name(name).map(|()| name)) {
+                Ok(name) => {
+                    if let Some(reason) = self.add(name, listed) {
+                        shadowed.push(Shadowed { key: key.trim_end_matches('/').to_owned(), reason });
+                    }
+                }
+                Err(reason) => shadowed.push(Shadowed { key, reason }),
+            }
+        }
+        self.next = page.next_marker.map_or(NextPage::End, NextPage::After);
+        shadowed
+    }
+
+    /// Adds an entry that only this mount knows, unless the name is there already.
+    pub fn add_local(&mut self, name: &str, dir: bool) {
+        if !self.index.contains_key(name) {
+            self.push(name, Listed::Local { dir });
+        }
+    }
+
+    /// Takes an entry out of sight.
+    pub fn hide(&mut self, name: &str) {
+        if let Some(&at) = self.index.get(name) {
+            self.entries[at].shown = false;
+        }
+    }
+
+    fn add(&mut self, name: &str, listed: Listed) -> Option<&'static str> {
+        const REASON: &str = "a directory of the same name hides this object";
+        let Some(&at) = self.index.get(name) else {
+            self.push(name, listed);
+            return None;
+        };
+        let clash = (self.entries[at].listed == Listed::Dir) != (listed == Listed::Dir);
+        if listed == Listed::Dir {
+            self.entries[at].listed = Listed::Dir;
+        }
+        clash.then_some(REASON)
+    }
+
+    fn push(&mut self, name: &str, listed: Listed) {
+        let name: Arc<str> = name.into();
+        self.index.insert(name.clone(), self.entries.len());
+        self.entries.push(ListedEntry { name, listed, shown: true });
+    }
+}
+
+/// Whether a key segment can be the name of an entry.
+///
+/// # Errors
+/// Why not.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    match name {
+        "" => Err("a key with an empty segment cannot be a path"),
+        "." | ".." => Err("a key with a `.` or `..` segment cannot be a path"),
+        _ if name.len() > NAME_BYTES_MAX => Err("a name of a path has at most 255 bytes"),
+        _ if name.contains(['\0', '/']) => Err("a name cannot contain NUL or `/`"),
+        // A lossy decoder's sign for bytes that were not UTF-8: the true key is unknown.
+        _ if name.contains('\u{fffd}') => Err("the key is not clean UTF-8"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bos::client::ListedObject;
+
+    fn page(keys: &[&str], prefixes: &[&str], next: Option<&str>) -> ListPage {
+        ListPage {
+            objects: keys
+                .iter()
+                .map(|key| ListedObject {
+                    key: (*key).to_owned(),
+                    size: 3,
+                    etag: ETag::new("e"),
+                    last_modified: 1,
+                    storage_class: None,
+                })
+                .collect(),
+            prefixes: prefixes.iter().map(|p| (*p).to_owned()).collect(),
+            next_marker: next.map(str::to_owned),
+        }
+    }
+
+    fn names(listing: &Listing) -> Vec<&str> {
+        listing.entries().iter().filter(|e| e.shown).map(|e| &*e.name).collect()
+    }
+
+    #[test]
+    fn entries_come_in_the_order_of_keys_without_the_marker() {
+        let mut listing = Listing::new("d/");
+        let shadowed = listing.add_page(page(&["d/", "d/b", "d/z"], &["d/a/", "d/c/"], None), Instant::now());
+        assert!(shadowed.is_empty());
+        assert_eq!(names(&listing), ["a", "b", "c", "z"]);
+        assert_eq!(listing.next(), &NextPage::End);
+    }
+
+    #[test]
+    fn a_directory_wins_also_when_it_comes_on_a_later_page() {
+        let mut listing = Listing::new("");
+        assert!(listing.add_page(page(&["a", "a-b"], &[], Some("a-b")), Instant::now()).is_empty());
+        let shadowed = listing.add_page(page(&[], &["a/"], None), Instant::now());
+        assert_eq!(shadowed.len(), 1);
+        assert_eq!(shadowed[0].key, "a");
+        assert_eq!(names(&listing), ["a", "a-b"]);
+        assert_eq!(listing.find("a").unwrap().0, Some(&Listed::Dir));
+    }
+
+    #[test]
+    fn keys_that_are_no_names_are_told_and_left_out() {
+        let mut listing = Listing::new("p/");
+        let long = format!("p/{}", "n".repeat(256));
+        let fits = format!("p/{}", "n".repeat(255));
+        let keys = [long.as_str(), fits.as_str(), "p/..", "p/a\0b", "p/\u{fffd}"];
+        let shadowed = listing.add_page(page(&keys, &["p//", "p/./"], None), Instant::now());
+        assert_eq!(shadowed.len(), 6);
+        assert_eq!(listing.entries().len(), 1);
+    }
+
+    #[test]
+    fn only_a_complete_listing_denies() {
+        let start = Instant::now();
+        let mut listing = Listing::new("");
+        assert_eq!(listing.find("x"), None);
+        listing.add_page(page(&["a"], &[], Some("a")), start);
+        assert_eq!(listing.find("x"), None);
+        let later = start + std::time::Duration::from_secs(1);
+        listing.add_page(page(&["b"], &[], None), later);
+        assert_eq!(listing.find("a").unwrap().1, start);
+        assert_eq!(listing.find("b").unwrap().1, later);
+        assert_eq!(listing.find("x"), Some((None, start)));
+    }
+
+    #[test]
+    fn hidden_and_local_entries_keep_the_places_of_the_others() {
+        let mut listing = Listing::new("");
+        listing.add_page(page(&["a", "b"], &[], None), Instant::now());
+        listing.hide("a");
+        listing.add_local("b", false);
+        listing.add_local("c", true);
+        assert_eq!(names(&listing), ["b", "c"]);
+        assert_eq!(listing.entries().len(), 3);
+    }
+}
