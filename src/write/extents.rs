@@ -186,7 +186,7 @@ impl Extents {
     /// Those of the disk. The write has then failed; what the file holds in its range is the old or the new bytes.
     pub fn apply_write(&mut self, plan: &WritePlan) -> io::Result<()> {
         // Even if the map cannot be set, the lines are in the journal.
-        for (block, ranges) in plan.partial_changes.iter().filter(|(_, ranges)| !ranges.is_empty()) {
+        for (block, _) in plan.partial_changes.iter().filter(|(_, ranges)| !ranges.is_empty()) {
             self.journaled.insert(*block);
         }
         self.map.set(plan.blocks.clone(), BlockState::Spool)?;
