@@ -346,3 +346,117 @@ impl Iterator for Runs<'_> {
         Some((start..self.at, state))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use BlockState::{Base, Held, Spool, Zero};
+    use proptest::prelude::*;
+
+    fn file_len(dir: &Path) -> u64 {
+        std::fs::metadata(dir.join(MAP_FILE)).unwrap().len()
+    }
+
+    #[test]
+    fn a_sequential_mebibyte_changes_64_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut map = BlockMap::create(dir.path()).unwrap();
+        assert_eq!(map.set(256..512, Spool).unwrap(), 256);
+        assert_eq!(file_len(dir.path()), 128);
+        assert_eq!(map.set(256..512, Spool).unwrap(), 0);
+        assert_eq!(map.set(0..0, Spool).unwrap(), 0);
+        let bytes = std::fs::read(dir.path().join(MAP_FILE)).unwrap();
+        assert!(bytes[..64].iter().all(|&b| b == 0) && bytes[64..].iter().all(|&b| b == 0b1010_1010));
+        assert!(BlockMap::create(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_nearly_endless_file_costs_next_to_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut map = BlockMap::create(dir.path()).unwrap();
+        let far = (20u64 << 40) / BLOCK_BYTES;
+        map.set(far..far + 1, Spool).unwrap();
+        assert_eq!(map.pages.len(), 1);
+        let runs: Vec<_> = map.runs(0..far + 9).collect();
+        assert_eq!(runs, [(0..far, Base), (far..far + 1, Spool), (far + 1..far + 9, Base)]);
+        assert!(map.all(0..far, Base) && !map.all(0..far + 1, Base));
+        assert_eq!(map.count(0..far + 9, Base), far + 8);
+        // A page of one state takes no words.
+        map.set(0..10 * PAGE_BLOCKS, Spool).unwrap();
+        assert!(map.pages.values().take(10).all(|page| matches!(page, Page::All(Spool))));
+        map.cut(1).unwrap();
+        assert_eq!(map.runs(0..far + 9).collect::<Vec<_>>(), [(0..1, Spool), (1..far + 9, Base)]);
+        assert_eq!(file_len(dir.path()), 1);
+        map.reset().unwrap();
+        assert_eq!((file_len(dir.path()), map.end()), (0, 0));
+    }
+
+    #[test]
+    fn a_map_that_cannot_be_written_is_an_error_and_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut map = BlockMap::create(dir.path()).unwrap();
+        map.set(3..9, Held).unwrap();
+        map.file = File::open(dir.path().join(MAP_FILE)).unwrap();
+        assert!(map.set(0..4, Spool).is_err());
+        assert!(map.reset().is_err());
+        assert!(map.cut(4).is_err());
+        assert_eq!(map.runs(0..12).collect::<Vec<_>>(), [(0..3, Base), (3..9, Held), (9..12, Base)]);
+    }
+
+    /// Start, length, state; or a cut at the start.
+    fn change() -> impl Strategy<Value = (u64, u64, Option<BlockState>)> {
+        let near = prop_oneof![0u64..200, PAGE_BLOCKS - 100..PAGE_BLOCKS + 100, 0..3 * PAGE_BLOCKS];
+        let len = prop_oneof![0u64..5, 0u64..100, 0..2 * PAGE_BLOCKS, Just(PAGE_BLOCKS)];
+        let state = prop_oneof![
+            1 => Just(None),
+            9 => prop::sample::select(vec![Base, Zero, Spool, Held]).prop_map(Some)
+        ];
+        (near, len, state)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn the_map_is_an_array_of_states_and_survives_reopening(changes in prop::collection::vec(change(), 1..12)) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut map = BlockMap::create(dir.path()).unwrap();
+            let mut model = vec![Base; 6 * PAGE_BLOCKS as usize];
+            for (start, len, state) in changes {
+                let range = start as usize..(start + len) as usize;
+                match state {
+                    Some(state) => {
+                        let differing = model[range.clone()].iter().filter(|&&s| s != state).count() as u64;
+                        prop_assert_eq!(map.set(start..start + len, state).unwrap(), differing);
+                        model[range.clone()].fill(state);
+                    }
+                    None => {
+                        map.cut(start).unwrap();
+                        model[start as usize..].fill(Base);
+                    }
+                }
+                let reopened = BlockMap::open(dir.path()).unwrap();
+                for map in [&map, &reopened] {
+                    for whole in [0..model.len() as u64, start..start + len, start / 2..start + 1] {
+                        let part = &model[whole.start as usize..whole.end as usize];
+                        let mut at = whole.start;
+                        let mut last = None;
+                        for (run, state) in map.runs(whole.clone()) {
+                            prop_assert!(run.start == at && !run.is_empty() && last != Some(state));
+                            prop_assert!(model[run.start as usize..run.end as usize].iter().all(|&s| s == state));
+                            (at, last) = (run.end, Some(state));
+                        }
+                        prop_assert_eq!(at, whole.end);
+                        for state in [Base, Zero, Spool, Held] {
+                            let count = part.iter().filter(|&&s| s == state).count() as u64;
+                            prop_assert_eq!(map.count(whole.clone(), state), count);
+                            prop_assert_eq!(map.all(whole.clone(), state), count == whole.end - whole.start);
+                        }
+                    }
+                    let last = model.iter().rposition(|&s| s != Base).map_or(0, |i| i as u64 + 1);
+                    prop_assert_eq!(map.end(), last.next_multiple_of(PAGE_BLOCKS));
+                    prop_assert_eq!(map.state(start), model[start as usize]);
+                }
+            }
+        }
+    }
+}

@@ -167,3 +167,82 @@ impl BodySource for SpoolBody {
         self.file.read_exact_at(buf, asked.start)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_length_is_the_size_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::create(dir.path(), 10).unwrap();
+        assert!(Spool::create(dir.path(), 10).is_err());
+        let mode = std::fs::metadata(dir.path().join(SPOOL_FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        spool.write_at(8, b"abcd").unwrap();
+        assert_eq!((spool.len(), spool.is_empty()), (12, false));
+        let mut bytes = [1; 12];
+        spool.read_at(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"\0\0\0\0\0\0\0\0abcd");
+        assert_eq!(spool.read_at(1, &mut bytes).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        // What is cut does not come back.
+        spool.set_len(9).unwrap();
+        spool.set_len(12).unwrap();
+        spool.read_at(0, &mut bytes).unwrap();
+        assert_eq!(&bytes[8..], b"a\0\0\0");
+        assert_eq!(Spool::open(dir.path()).unwrap().len(), 12);
+        assert!(spool.write_at(u64::MAX, b"ab").is_err());
+        assert!(spool.write_at(i64::MAX as u64, b"ab").is_err());
+        assert_eq!(spool.len(), 12);
+    }
+
+    #[test]
+    fn a_punch_frees_whole_blocks_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::create(dir.path(), 0).unwrap();
+        spool.write_at(0, &[7; 5 * BLOCK_BYTES as usize]).unwrap();
+        spool.sync_handle().unwrap().sync_data().unwrap();
+        let before = spool.allocated_bytes().unwrap();
+        spool.punch(ByteRange::new(1, 4 * BLOCK_BYTES - 1)).unwrap();
+        spool.punch(ByteRange::new(BLOCK_BYTES - 1, BLOCK_BYTES + 1)).unwrap();
+        spool.punch(ByteRange::new(4 * BLOCK_BYTES, 4 * BLOCK_BYTES)).unwrap();
+        assert_eq!(spool.len(), 5 * BLOCK_BYTES);
+        assert_eq!(before - spool.allocated_bytes().unwrap(), 2 * BLOCK_BYTES);
+        let mut bytes = vec![0; 5 * BLOCK_BYTES as usize];
+        spool.read_at(0, &mut bytes).unwrap();
+        for (i, &byte) in bytes.iter().enumerate() {
+            assert_eq!(byte, if (1..3).contains(&(i as u64 / BLOCK_BYTES)) { 0 } else { 7 }, "byte {i}");
+        }
+    }
+
+    #[test]
+    fn zeros_of_any_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::create(dir.path(), 0).unwrap();
+        spool.write_at(0, &[7; 200_000]).unwrap();
+        spool.zero(ByteRange::new(1, 199_999)).unwrap();
+        spool.zero(ByteRange::new(5, 5)).unwrap();
+        let mut bytes = vec![1; 200_000];
+        spool.read_at(0, &mut bytes).unwrap();
+        assert_eq!((bytes[0], bytes[199_999], bytes.iter().filter(|&&b| b == 0).count()), (7, 7, 199_998));
+    }
+
+    #[test]
+    fn a_body_is_its_range_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::create(dir.path(), 0).unwrap();
+        spool.write_at(0, b"0123456789").unwrap();
+        let body = spool.body(ByteRange::new(2, 7));
+        assert_eq!(body.len(), 5);
+        let mut bytes = [0; 3];
+        body.read_at(2, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"456");
+        assert!(body.read_at(3, &mut bytes).is_err());
+        assert!(body.read_at(u64::MAX, &mut bytes).is_err());
+        body.read_at(5, &mut []).unwrap();
+        // A spool that was cut under a body is an error, not a short body.
+        spool.set_len(6).unwrap();
+        assert!(body.read_at(2, &mut bytes).is_err());
+    }
+}
