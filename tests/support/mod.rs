@@ -2,16 +2,22 @@
 //! ways to look at the bucket past the mount.
 //!
 //! Included with `mod support;` (tests) or `#[path]` (tools); each uses only a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
+pub mod bucket;
 pub mod call;
 pub mod counts;
 mod exchange;
 pub mod fault;
 pub mod files;
 pub mod http;
+pub mod mounted;
 pub mod proxy;
+pub mod watch;
 
+pub use bucket::{Bucket, Seen, TestKeys};
 pub use call::Call;
 pub use fault::{Action, HoldAt, When};
+pub use mounted::{MountSpec, Mounted};
 pub use proxy::{FaultProxy, Line};
+pub use watch::KeyWatch;

@@ -1,0 +1,313 @@
+//! The real `bosfs` binary on a real mount point.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal};
+
+/// Longest wait for a mount to answer.
+pub const MOUNT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The binary under test: `BOSFS_BIN`, else the one cargo built beside this program.
+pub fn bosfs_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("BOSFS_BIN") {
+        return path.into();
+    }
+    if let Some(path) = option_env!("CARGO_BIN_EXE_bosfs") {
+        return path.into();
+    }
+    // target/PROFILE/examples/TOOL
+    let tool = std::env::current_exe().expect("own path");
+    tool.ancestors().nth(2).expect("target folder").join("bosfs")
+}
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountSpec {
+    /// `BUCKET[/PREFIX]`.
+    pub target: String,
+    pub dir: PathBuf,
+    pub endpoint: String,
+    pub credentials: PathBuf,
+    pub state_dir: PathBuf,
+    /// Further options.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Where the process writes what it has to say.
+    pub log: PathBuf,
+}
+
+impl MountSpec {
+    /// The command that mounts in the foreground.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(bosfs_binary());
+        command
+            .arg("mount")
+            .arg(&self.target)
+            .arg(&self.dir)
+            .args(["--endpoint", &self.endpoint])
+            .arg("--credentials")
+            .arg(&self.credentials)
+            .arg("--state-dir")
+            .arg(&self.state_dir)
+            .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Mounts, and waits until the mount answers.
+    ///
+    /// # Errors
+    /// With the log, when the process ends before or nothing answers in time.
+    pub fn mount(&self) -> io::Result<Mounted> {
+        std::fs::create_dir_all(&self.dir)?;
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child =
+            self.command().arg("--foreground").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let mut mounted = Mounted { spec: self.clone(), child: Some(child) };
+        let end = Instant::now() + MOUNT_TIMEOUT;
+        while !(is_mounted(&self.dir) && answers(&self.dir)) {
+            let ended = mounted.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if ended.is_some() || Instant::now() > end {
+                let why = ended.map_or("does not answer".to_owned(), |status| format!("ended: {status}"));
+                return Err(io::Error::other(format!("bosfs mount {why}\n{}", mounted.log_text())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(mounted)
+    }
+}
+
+/// A mount that is there as long as this value.
+pub struct Mounted {
+    spec: MountSpec,
+    child: Option<Child>,
+}
+
+impl Mounted {
+    pub fn dir(&self) -> &Path {
+        &self.spec.dir
+    }
+    /// A path in the mount.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.spec.dir.join(name)
+    }
+    pub fn spec(&self) -> &MountSpec {
+        &self.spec
+    }
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// What bosfs has logged so far, all processes of this state directory.
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.spec.log).unwrap_or_default()
+    }
+
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
+    }
+
+    /// SIGKILL, then the dead mount is taken away.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        detach(&self.spec.dir);
+    }
+
+    /// Sends a signal and waits for the end of the process; `None`: it did not end in time.
+    pub fn end_by(&mut self, signal: Signal, timeout: Duration) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        let _ = rustix::process::kill_process(Pid::from_child(child), signal);
+        let status = wait_child(child, timeout);
+        if status.is_some() {
+            self.child = None;
+            detach(&self.spec.dir);
+        }
+        status
+    }
+
+    /// SIGSTOP or SIGCONT and the like.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            let _ = rustix::process::kill_process(Pid::from_child(child), signal);
+        }
+    }
+
+    /// Kills the process and mounts again with the same state directory.
+    pub fn remount(&mut self) -> io::Result<()> {
+        self.kill();
+        let mut again = self.spec.mount()?;
+        self.child = again.child.take();
+        std::mem::forget(again);
+        Ok(())
+    }
+
+    /// `bosfs umount DIR`, then waits for the process.
+    pub fn umount(&mut self, timeout: Duration) -> Output {
+        let output = run(Command::new(bosfs_binary()).arg("umount").arg(&self.spec.dir), timeout);
+        if output.status.success()
+            && let Some(child) = &mut self.child
+            && wait_child(child, timeout).is_some()
+        {
+            self.child = None;
+        }
+        output
+    }
+
+    /// `bosfs status DIR --json`.
+    pub fn status(&self) -> serde_json::Value {
+        let output =
+            run(Command::new(bosfs_binary()).arg("status").arg(&self.spec.dir).arg("--json"), Duration::from_secs(30));
+        assert!(output.status.success(), "bosfs status: {output:?}\n{}", self.log_text());
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("status is no JSON: {e}: {}", String::from_utf8_lossy(&output.stdout)))
+    }
+
+    /// The entry of `key` in `status`.
+    pub fn file_status(&self, key: &str) -> Option<serde_json::Value> {
+        find_file(&self.status(), key)
+    }
+
+    /// Waits until `status` says nothing of `key` but that it is settled: no entry, or state `idle`.
+    pub fn wait_settled(&self, key: &str, timeout: Duration) {
+        self.wait_state(key, timeout, |entry| entry.is_none_or(|e| e["state"] == "idle"));
+    }
+
+    /// Waits until the entry of `key` is as wanted.
+    pub fn wait_state(&self, key: &str, timeout: Duration, wanted: impl Fn(Option<&serde_json::Value>) -> bool) {
+        let end = Instant::now() + timeout;
+        loop {
+            let entry = self.file_status(key);
+            if wanted(entry.as_ref()) {
+                return;
+            }
+            assert!(Instant::now() < end, "{key} stays {entry:?}\n{}", self.log_text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Another command of bosfs with this mount's endpoint, credentials and state directory.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(bosfs_binary());
+        command
+            .args(args)
+            .args(["--endpoint", &self.spec.endpoint])
+            .arg("--credentials")
+            .arg(&self.spec.credentials)
+            .arg("--state-dir")
+            .arg(&self.spec.state_dir);
+        command
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log_text();
+            let tail: Vec<_> = log.lines().rev().take(60).collect();
+            eprintln!("--- end of the log of bosfs ---");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// The entry of `key` in a status document, wherever its list of files stands.
+fn find_file(status: &serde_json::Value, key: &str) -> Option<serde_json::Value> {
+    match status {
+        serde_json::Value::Array(items) => items.iter().find_map(|item| find_file(item, key)),
+        serde_json::Value::Object(fields) if fields.get("key").is_some_and(|k| k == key) => Some(status.clone()),
+        serde_json::Value::Object(fields) => fields.values().find_map(|value| find_file(value, key)),
+        _ => None,
+    }
+}
+
+/// Whether something is mounted at `dir`, from mountinfo: never waits for the file system.
+pub fn is_mounted(dir: &Path) -> bool {
+    let dir = dir.to_string_lossy().replace(' ', "\\040");
+    std::fs::read_to_string("/proc/self/mountinfo")
+        .unwrap_or_default()
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(dir.as_str()))
+}
+
+/// Whether a directory can be listed, asked from a thread that may hang.
+fn answers(dir: &Path) -> bool {
+    let (tell, told) = mpsc::channel();
+    let dir = dir.to_owned();
+    std::thread::spawn(move || {
+        let _ = tell.send(std::fs::read_dir(dir).is_ok());
+    });
+    told.recv_timeout(MOUNT_TIMEOUT).unwrap_or(false)
+}
+
+/// Takes away whatever is mounted at `dir`, also in layers.
+pub fn detach(dir: &Path) {
+    for _ in 0..4 {
+        if !is_mounted(dir) || rustix::mount::unmount(dir, UnmountFlags::DETACH).is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for a child; `None`: not within `timeout`.
+pub fn wait_child(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
+    let end = Instant::now() + timeout;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < end => std::thread::sleep(Duration::from_millis(2)),
+            _ => return None,
+        }
+    }
+}
+
+/// Runs a command to its end; killed, and an error, beyond `timeout`.
+pub fn run(command: &mut Command, timeout: Duration) -> Output {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let pid = Pid::from_child(&child);
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    match told.recv_timeout(timeout) {
+        Ok(output) => output.unwrap_or_else(|e| panic!("{command:?}: {e}")),
+        Err(_) => {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            panic!("{command:?} did not end within {timeout:?}");
+        }
+    }
+}
+
+/// Starts `cp SOURCE TARGET`.
+pub fn start_cp(source: impl AsRef<OsStr>, target: impl AsRef<OsStr>) -> Child {
+    let mut command = Command::new("cp");
+    command.arg(source).arg(target).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("cp starts")
+}
+
+/// `cp SOURCE TARGET`, to its end.
+pub fn cp(source: impl AsRef<OsStr>, target: impl AsRef<OsStr>, timeout: Duration) -> Output {
+    run(Command::new("cp").arg(source).arg(target), timeout)
+}
+
+/// A shell line, to its end.
+pub fn sh(line: &str, timeout: Duration) -> Output {
+    run(Command::new("bash").args(["-c", line]), timeout)
+}
+
+/// Runs `job` in a thread and gives up after `timeout`: a test of a mount must not hang with it.
+pub fn within<T: Send + 'static>(timeout: Duration, what: &str, job: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(job()));
+    told.recv_timeout(timeout).unwrap_or_else(|_| panic!("{what}: no end within {timeout:?}"))
+}
