@@ -21,6 +21,10 @@ pub struct CallCount {
     pub body_bytes: u64,
     /// Bytes of bodies sent back to the client.
     pub answer_bytes: u64,
+    /// Under way at present: head received, not yet answered or cut.
+    pub open: u64,
+    /// Most that were ever under way at once.
+    pub open_max: u64,
 }
 
 /// Figures of one part number of one key.
@@ -108,7 +112,10 @@ impl Counts {
     }
 
     pub(super) fn begin(&mut self, asked: &Asked) {
-        self.calls.entry(asked.call).or_default().requests += 1;
+        let count = self.calls.entry(asked.call).or_default();
+        count.requests += 1;
+        count.open += 1;
+        count.open_max = count.open_max.max(count.open);
         if let Some(part) = asked.part {
             self.parts.entry((asked.key.clone(), part)).or_default().tries += 1;
         }
@@ -130,6 +137,11 @@ impl Counts {
 
     pub(super) fn sent_back(&mut self, asked: &Asked, bytes: u64) {
         self.calls.entry(asked.call).or_default().answer_bytes += bytes;
+    }
+
+    pub(super) fn close(&mut self, asked: &Asked) {
+        let open = &mut self.calls.entry(asked.call).or_default().open;
+        *open = open.saturating_sub(1);
     }
 
     pub(super) fn end(&mut self, since_start: Duration, asked: &Asked, status: Option<u16>, rule: Option<u64>) {

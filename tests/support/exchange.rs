@@ -51,6 +51,18 @@ pub(super) async fn serve_client(
     }
 }
 
+/// Counts a request as under way, however it ends.
+struct Open<'a> {
+    shared: &'a Shared,
+    asked: Asked,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.shared.counts.lock().close(&self.asked);
+    }
+}
+
 struct Connection<'a> {
     shared: &'a Shared,
     reader: &'a mut OwnedReadHalf,
@@ -99,6 +111,7 @@ impl Connection<'_> {
         };
         let asked = Asked::read(&method, &target, |name| head.header(name));
         self.shared.counts.lock().begin(&asked);
+        let _open = Open { shared: self.shared, asked: asked.clone() };
         let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&asked)).cloned();
         let mut exchange = Exchange {
             action: rule.as_ref().map(|rule| rule.spec().action.clone()).unwrap_or_default(),

@@ -14,6 +14,7 @@ pub mod http;
 pub mod mounted;
 pub mod proxy;
 pub mod watch;
+pub mod world;
 
 pub use bucket::{Bucket, Seen, TestKeys};
 pub use call::Call;
@@ -21,3 +22,4 @@ pub use fault::{Action, HoldAt, When};
 pub use mounted::{MountSpec, Mounted};
 pub use proxy::{FaultProxy, Line};
 pub use watch::KeyWatch;
+pub use world::{BUCKET, TestServer, World};

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::counts::Counts;
+use super::counts::{CallCount, Counts};
 use super::exchange;
 use super::fault::{Action, HoldAt, Rule, RuleSpec, When};
 
@@ -160,9 +160,14 @@ impl FaultProxy {
         self.shared.counts.lock().clone()
     }
 
-    /// The figures so far; counting begins anew.
+    /// The figures so far; counting begins anew, except of what is under way.
     pub fn take_counts(&self) -> Counts {
-        std::mem::take(&mut *self.shared.counts.lock())
+        let mut counts = self.shared.counts.lock();
+        let taken = std::mem::take(&mut *counts);
+        for (call, count) in taken.calls.iter().filter(|(_, count)| count.open > 0) {
+            counts.calls.insert(*call, CallCount { open: count.open, open_max: count.open, ..CallCount::default() });
+        }
+        taken
     }
 
     pub fn set_line(&self, line: Line) {
