@@ -1,295 +1,309 @@
-//! One method per BOS call.
+//! A client of one bucket: its configuration, the calls on the bucket itself, and listings.
+//!
+//! Which calls are repeated after a try that was not answered: all but Initiate, Complete, PutObject with a condition,
+//! and a copy of an object onto itself with a condition. Those could act twice, or be refused by their own first
+//! success; their error says [`BosError::is_ambiguous`] and the caller finds out what became of them.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
+use http::{HeaderName, Method, header};
 
-use super::error::BosError;
-use crate::object::{ByteRange, Condition, ETag, Md5, ObjectKey, PartNumber, UploadId};
+pub use super::body::{Body, BodySource};
+pub use super::get::GetObject;
+pub use super::model::{
+    BucketInfo, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome, UploadsPage,
+};
 
-type Result<T, E = BosError> = std::result::Result<T, E>;
+use super::credentials::CredentialsProvider;
+use super::error::{BosError, BosErrorKind};
+use super::retry::RetryPolicy;
+use super::send::{Answer, Call, Failure, Sender};
+use super::sign::presigned_url;
+use super::wire::{self, ANSWER_BYTES_MAX, WireListObjects, WireListUploads, WireLocation};
+use crate::object::ObjectKey;
 
-/// A request body that can be read again for every try, in slices, so that memory does not grow with its size.
-pub trait BodySource: Send + Sync + 'static {
-    /// Exact number of bytes.
-    fn len(&self) -> u64;
-    /// Whether it has no byte.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Fills `buf` from `offset` on; called from a blocking thread.
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
-}
+pub(crate) type Result<T, E = BosError> = std::result::Result<T, E>;
 
-/// The body of a PutObject or UploadPart.
-#[derive(Clone)]
-pub enum Body {
-    /// Held in memory.
-    Bytes(Bytes),
-    /// Read in slices while it is sent.
-    Source(Arc<dyn BodySource>),
-}
+/// Most keys of a page, and most keys of a batch delete (BOS docs).
+pub const PAGE_KEYS_MAX: u32 = 1000;
 
-/// Where and as whom a client speaks.
+/// Where and as whom a client speaks, and how patient it is.
 #[derive(Clone, Debug)]
 pub struct BosClientConfig {
-    // filled in by the client's author: endpoint, bucket, credentials provider, path style, retry policy, max connections
+    /// Host, with optional scheme and port. Without a scheme: https, but http for IP addresses and `localhost`.
+    pub endpoint: String,
+    /// Bucket.
+    pub bucket: String,
+    /// Asked for every try.
+    pub credentials: Arc<dyn CredentialsProvider>,
+    /// Bucket in the path instead of the host name; `None`: only for IP addresses and `localhost`.
+    pub path_style: Option<bool>,
+    /// For calls that someone waits for: look-ups, listings, reads, deletes, Initiate.
+    pub retry: RetryPolicy,
+    /// For calls that carry or move data: PutObject, UploadPart, copies, Complete.
+    pub data_retry: RetryPolicy,
+    /// Longest time to resolve, connect and agree on TLS.
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept. Short: a request on one that the server just closed gets no answer.
+    pub pool_idle_timeout: Duration,
+    /// Unused connections kept at most.
+    pub idle_connections_max: usize,
+    /// `User-Agent`.
+    pub user_agent: String,
 }
 
-/// What HEAD, or the headers of GET, tell of an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectMeta {
-    /// Size in bytes of the whole object.
-    pub size: u64,
-    /// Which content.
-    pub etag: ETag,
-    /// Seconds since 1970.
-    pub last_modified: i64,
-    /// `x-bce-content-crc32c`, where BOS gives it.
-    pub crc32c: Option<u32>,
-    /// `x-bce-content-crc32`.
-    pub crc32: Option<u32>,
-    /// `x-bce-content-crc64ecma`.
-    pub crc64: Option<u64>,
-    /// What the object was stored with.
-    pub headers: ObjectHeaders,
-}
-
-/// Headers that are stored with an object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ObjectHeaders {
-    /// `Content-Type`.
-    pub content_type: Option<String>,
-    /// `Cache-Control`.
-    pub cache_control: Option<String>,
-    /// `Content-Encoding`.
-    pub content_encoding: Option<String>,
-    /// `Content-Disposition`.
-    pub content_disposition: Option<String>,
-    /// `Expires`, only where an owner set it (BOS makes one up otherwise).
-    pub expires: Option<String>,
-    /// `x-bce-storage-class`.
-    pub storage_class: Option<String>,
-    /// `x-bce-meta-NAME` by NAME in lowercase; ASCII values.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// What BOS says of a body it took.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredOutcome {
-    /// ETag of the object or part.
-    pub etag: ETag,
-    /// CRC headers of the answer, where given.
-    pub crc32c: Option<u32>,
-    /// See `crc32c`.
-    pub crc32: Option<u32>,
-    /// See `crc32c`.
-    pub crc64: Option<u64>,
-}
-
-/// One page of ListObjects.
-#[derive(Clone, Debug, Default)]
-pub struct ListPage {
-    /// Objects, in order.
-    pub objects: Vec<ListedObject>,
-    /// Common prefixes, each ending in the delimiter.
-    pub prefixes: Vec<String>,
-    /// Where the next page starts; `None` at the end.
-    pub next_marker: Option<String>,
-}
-
-/// An object in a listing. The key is as listed: not every key is an [`ObjectKey`].
-#[derive(Clone, Debug)]
-pub struct ListedObject {
-    /// Key as listed.
-    pub key: String,
-    /// Size in bytes.
-    pub size: u64,
-    /// Which content.
-    pub etag: ETag,
-    /// Seconds since 1970.
-    pub last_modified: i64,
-    /// `STANDARD`, ...
-    pub storage_class: Option<String>,
-}
-
-/// A part that BOS holds (ListParts).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedPart {
-    /// Its number.
-    pub number: PartNumber,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its ETag.
-    pub etag: ETag,
-}
-
-/// An unfinished upload (ListMultipartUploads). The key is as listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedUpload {
-    /// Key as listed.
-    pub key: String,
-    /// Upload ID.
-    pub upload_id: UploadId,
-    /// When it was initiated, seconds since 1970.
-    pub initiated: i64,
-}
-
-/// One page of ListMultipartUploads.
-#[derive(Clone, Debug, Default)]
-pub struct UploadsPage {
-    /// Uploads, by key.
-    pub uploads: Vec<ListedUpload>,
-    /// `keyMarker` (and `uploadIdMarker`, where BOS gave one) of the next page; `None` at the end.
-    pub next: Option<(String, Option<String>)>,
-}
-
-/// An answered GetObject: headers, then the body as it comes. Counts bytes: a body shorter or longer than announced is
-/// an error.
-pub struct GetObject {
-    /// Headers. `meta.size` is the size of the whole object (from Content-Range when partial).
-    pub meta: ObjectMeta,
-}
-
-impl GetObject {
-    /// The next piece of the body; `None` after the last.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        todo!()
+impl BosClientConfig {
+    /// With defaults for everything else.
+    pub fn new(
+        endpoint: impl Into<String>,
+        bucket: impl Into<String>,
+        credentials: Arc<dyn CredentialsProvider>,
+    ) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            bucket: bucket.into(),
+            credentials,
+            path_style: None,
+            retry: RetryPolicy::interactive(),
+            data_retry: RetryPolicy::data(),
+            connect_timeout: Duration::from_secs(8),
+            pool_idle_timeout: Duration::from_secs(20),
+            idle_connections_max: 64,
+            user_agent: concat!("bosfs/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
     }
 }
 
-/// A client of one bucket. Cheap to clone.
-#[derive(Clone, Debug)]
+/// Tries sent by one client, by method. For logs; a repeat counts again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RequestCounts {
+    /// Reads and listings.
+    pub get: u64,
+    /// HEAD.
+    pub head: u64,
+    /// PutObject, UploadPart and copies.
+    pub put: u64,
+    /// Initiate, Complete and batch deletes.
+    pub post: u64,
+    /// Deletes and aborts.
+    pub delete: u64,
+}
+
+/// A client of one bucket. Cheap to clone. Dropping the future of a method stops its request.
+#[derive(Clone)]
 pub struct BosClient {
-    config: Arc<BosClientConfig>,
+    pub(super) sender: Arc<Sender>,
+}
+
+impl fmt::Debug for BosClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BosClient").field("config", &self.sender.config).finish_non_exhaustive()
+    }
 }
 
 impl BosClient {
+    /// A client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// An endpoint or bucket name that cannot be, or a machine without certificates for https.
+    pub fn new(config: BosClientConfig) -> Result<Self> {
+        Ok(Self { sender: Arc::new(Sender::new(config)?) })
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &str {
+        &self.sender.target.bucket
+    }
+
+    /// The endpoint with its scheme, without the bucket.
+    pub fn endpoint(&self) -> &str {
+        &self.sender.target.endpoint
+    }
+
+    /// Tries sent so far.
+    pub fn requests_sent(&self) -> RequestCounts {
+        let [get, head, put, post, delete] = self.sender.counts();
+        RequestCounts { get, head, put, post, delete }
+    }
+
     /// `HEAD /`.
     pub async fn head_bucket(&self) -> Result<BucketInfo> {
-        todo!()
+        let call = self.call("HeadBucket", Method::HEAD, None);
+        self.sender
+            .gather(&call, 0, |answer| {
+                let bucket_type = wire::text(&answer.headers, "x-bce-bucket-type");
+                Ok(BucketInfo {
+                    region: wire::text(&answer.headers, "x-bce-bucket-region"),
+                    hierarchical: bucket_type.is_some_and(|text| text.eq_ignore_ascii_case("namespace")),
+                })
+            })
+            .await
     }
-    /// `HEAD /key`.
-    pub async fn head_object(&self, _key: &ObjectKey) -> Result<ObjectMeta> {
-        todo!()
+
+    /// `GET /?location`: the region's code. Another region's endpoint may be asked too, so this finds the right endpoint,
+    /// `CODE.bcebos.com`, of a bucket that is "not there".
+    pub async fn location(&self) -> Result<String> {
+        let mut call = self.call("GetBucketLocation", Method::GET, None);
+        call.query = query([("location", "")]);
+        self.sender.gather(&call, ANSWER_BYTES_MAX, json(|wire: WireLocation| Ok(wire.location_constraint))).await
     }
-    /// `GET /key`, whole or `range` (which must not be empty).
-    pub async fn get_object(
-        &self,
-        _key: &ObjectKey,
-        _range: Option<ByteRange>,
-        _if_match: Option<&ETag>,
-    ) -> Result<GetObject> {
-        todo!()
+
+    /// `PUT /`: creates the bucket. `false`: there is one of that name already, perhaps someone else's.
+    pub async fn create_bucket(&self) -> Result<bool> {
+        let mut call = self.call("PutBucket", Method::PUT, None);
+        call.body = Some(Body::Bytes(bytes::Bytes::new()));
+        match self.sender.gather(&call, ANSWER_BYTES_MAX, |_| Ok(true)).await {
+            Err(error) if error.story().code == "BucketAlreadyExists" => Ok(false),
+            other => other,
+        }
     }
-    /// `GET /key` of `range`, gathered; retried as a whole. Exactly `range.len()` bytes.
-    pub async fn get_range(&self, _key: &ObjectKey, _range: ByteRange, _if_match: Option<&ETag>) -> Result<Bytes> {
-        todo!()
-    }
-    /// PutObject, with Content-MD5 and the CRC32C flag. Retried where that cannot publish twice: `idempotent` says that a
-    /// repeat after an unanswered try is harmless (false with If-None-Match or If-Match, where the caller settles by mark).
-    pub async fn put_object(
-        &self,
-        _key: &ObjectKey,
-        _body: Body,
-        _md5: &Md5,
-        _headers: &ObjectHeaders,
-        _condition: &Condition,
-    ) -> Result<StoredOutcome> {
-        todo!()
-    }
-    /// DeleteObject. `false`: there was none (404), which is fine.
-    pub async fn delete_object(&self, _key: &ObjectKey) -> Result<bool> {
-        todo!()
-    }
-    /// DeleteMultipleObjects, at most 1000 keys. Returns the failures (key, code, message); NoSuchKey is none.
-    pub async fn delete_objects(&self, _keys: &[ObjectKey]) -> Result<Vec<(String, String, String)>> {
-        todo!()
-    }
-    /// CopyObject within the bucket. `replace`: new headers and metadata instead of the source's (needed when `dst == src`).
-    pub async fn copy_object(
-        &self,
-        _src: &ObjectKey,
-        _if_match: Option<&ETag>,
-        _dst: &ObjectKey,
-        _replace: Option<&ObjectHeaders>,
-    ) -> Result<ETag> {
-        todo!()
-    }
+
     /// ListObjects, one page of at most `max_keys` (1..=1000).
+    ///
+    /// With a delimiter, go on with nothing but `next_marker`: it may be a key inside the last common prefix.
     pub async fn list_objects(
         &self,
-        _prefix: &str,
-        _delimiter: Option<char>,
-        _marker: Option<&str>,
-        _max_keys: u32,
+        prefix: &str,
+        delimiter: Option<char>,
+        marker: Option<&str>,
+        max_keys: u32,
     ) -> Result<ListPage> {
-        todo!()
+        let mut call = self.call("ListObjects", Method::GET, None);
+        call.query = query([("maxKeys", max_keys.clamp(1, PAGE_KEYS_MAX).to_string().as_str())]);
+        if !prefix.is_empty() {
+            call.query.push(("prefix".to_owned(), prefix.to_owned()));
+        }
+        if let Some(delimiter) = delimiter {
+            call.query.push(("delimiter".to_owned(), delimiter.to_string()));
+        }
+        let marker = marker.filter(|marker| !marker.is_empty());
+        if let Some(marker) = marker {
+            call.query.push(("marker".to_owned(), marker.to_owned()));
+        }
+        self.sender.gather(&call, ANSWER_BYTES_MAX, json(|wire: WireListObjects| wire.into_page(prefix, marker))).await
     }
-    /// InitiateMultipartUpload. Never repeated after an ambiguous failure (`BosError::is_ambiguous`).
-    pub async fn initiate(&self, _key: &ObjectKey, _headers: &ObjectHeaders) -> Result<UploadId> {
-        todo!()
-    }
-    /// UploadPart, with Content-MD5 and the CRC32C flag.
-    pub async fn upload_part(
-        &self,
-        _key: &ObjectKey,
-        _upload: &UploadId,
-        _part: PartNumber,
-        _body: Body,
-        _md5: &Md5,
-    ) -> Result<StoredOutcome> {
-        todo!()
-    }
-    /// UploadPartCopy of `range` of `src`.
-    pub async fn upload_part_copy(
-        &self,
-        _key: &ObjectKey,
-        _upload: &UploadId,
-        _part: PartNumber,
-        _src: &ObjectKey,
-        _range: ByteRange,
-        _if_match: Option<&ETag>,
-    ) -> Result<ETag> {
-        todo!()
-    }
-    /// CompleteMultipartUpload with `headers.metadata`, the condition and the CRC32C flag. Never repeated after an
-    /// ambiguous failure.
-    pub async fn complete(
-        &self,
-        _key: &ObjectKey,
-        _upload: &UploadId,
-        _parts: &[(PartNumber, ETag)],
-        _headers: &ObjectHeaders,
-        _condition: &Condition,
-    ) -> Result<StoredOutcome> {
-        todo!()
-    }
-    /// AbortMultipartUpload. `false`: NoSuchUpload.
-    pub async fn abort(&self, _key: &ObjectKey, _upload: &UploadId) -> Result<bool> {
-        todo!()
-    }
-    /// ListParts, all pages.
-    pub async fn list_parts(&self, _key: &ObjectKey, _upload: &UploadId) -> Result<Vec<ListedPart>> {
-        todo!()
-    }
+
     /// ListMultipartUploads, one page.
-    pub async fn list_uploads(&self, _prefix: &str, _next: Option<&(String, Option<String>)>) -> Result<UploadsPage> {
-        todo!()
+    pub async fn list_uploads(&self, prefix: &str, next: Option<&(String, Option<String>)>) -> Result<UploadsPage> {
+        let mut call = self.call("ListMultipartUploads", Method::GET, None);
+        call.query = query([("uploads", ""), ("maxUploads", PAGE_KEYS_MAX.to_string().as_str())]);
+        if !prefix.is_empty() {
+            call.query.push(("prefix".to_owned(), prefix.to_owned()));
+        }
+        if let Some((key, upload_id)) = next {
+            call.query.push(("keyMarker".to_owned(), key.clone()));
+            if let Some(upload_id) = upload_id {
+                call.query.push(("uploadIdMarker".to_owned(), upload_id.clone()));
+            }
+        }
+        self.sender.gather(&call, ANSWER_BYTES_MAX, json(|wire: WireListUploads| wire.into_page(next))).await
     }
+
     /// Days after which a lifecycle rule of the bucket aborts unfinished uploads under `prefix`; `None`: no such rule.
-    pub async fn abort_rule_days(&self, _prefix: &str) -> Result<Option<u32>> {
-        todo!()
+    /// 0: one exists whose time is fixed or not understood.
+    pub async fn abort_rule_days(&self, prefix: &str) -> Result<Option<u32>> {
+        let mut call = self.call("GetBucketLifecycle", Method::GET, None);
+        call.query = query([("lifecycle", "")]);
+        let read = json(|wire: wire::WireLifecycle| Ok(wire.abort_days(self.bucket(), prefix)));
+        match self.sender.gather(&call, ANSWER_BYTES_MAX, read).await {
+            // Without rules BOS answers 404 with a code of its own, such as NoSuchLifecycleConfiguration.
+            Err(error)
+                if error.story().status == Some(404)
+                    && error.kind != BosErrorKind::NoSuchBucket
+                    && !error.story().code.is_empty() =>
+            {
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// A link with which anyone can GET `key` for `valid_for_s` seconds. It is a secret: do not log it.
+    pub fn presign_get(&self, key: &ObjectKey, valid_for_s: u32) -> String {
+        let target = &self.sender.target;
+        let credentials = self.sender.config.credentials.current();
+        let path = target.path(Some(key.as_str()));
+        let now_s = self.sender.bos_now_s();
+        presigned_url(&credentials, now_s, valid_for_s.into(), target.scheme, &target.host, "GET", &path)
+    }
+
+    /// A call of the interactive kind, without parameters, headers or body; idempotent.
+    pub(super) fn call<'a>(&'a self, name: &'static str, method: Method, key: Option<&'a ObjectKey>) -> Call<'a> {
+        Call {
+            name,
+            method,
+            key: key.map(ObjectKey::as_str),
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: None,
+            idempotent: true,
+            policy: &self.sender.config.retry,
+            works_long: false,
+        }
+    }
+
+    /// A call of the data kind.
+    pub(super) fn data_call<'a>(&'a self, name: &'static str, method: Method, key: &'a ObjectKey) -> Call<'a> {
+        Call { policy: &self.sender.config.data_retry, ..self.call(name, method, Some(key)) }
     }
 }
 
-/// What HEAD of a bucket tells.
-#[derive(Clone, Debug, Default)]
-pub struct BucketInfo {
-    /// `x-bce-bucket-region`.
-    pub region: Option<String>,
-    /// Hierarchical namespace (`x-bce-bucket-type: namespace`).
-    pub hierarchical: bool,
+pub(super) fn query<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Reads an answer's JSON with `convert`; an empty or odd one is a [`BosErrorKind::BadAnswer`].
+pub(super) fn json<W, T>(
+    convert: impl Fn(W) -> Result<T, wire::Odd> + Send + Sync,
+) -> impl Fn(Answer) -> Result<T, Failure> + Send + Sync
+where
+    W: for<'de> serde::Deserialize<'de>,
+{
+    move |answer| {
+        let odd = |message| Failure::odd(&answer.headers, message);
+        let wire: Option<W> = wire::parse(&answer.body).map_err(odd)?;
+        convert(wire.ok_or_else(|| odd("the answer is empty".to_owned()))?).map_err(odd)
+    }
+}
+
+/// The headers that store `headers` with an object.
+///
+/// # Errors
+/// A metadata name that no header can have.
+pub(super) fn stored_headers(headers: &ObjectHeaders) -> Result<Vec<(HeaderName, String)>> {
+    let mut list = Vec::new();
+    let plain = [
+        (header::CONTENT_TYPE, &headers.content_type),
+        (header::CACHE_CONTROL, &headers.cache_control),
+        (header::CONTENT_ENCODING, &headers.content_encoding),
+        (header::CONTENT_DISPOSITION, &headers.content_disposition),
+        (header::EXPIRES, &headers.expires),
+        (HeaderName::from_static("x-bce-storage-class"), &headers.storage_class),
+    ];
+    for (name, value) in plain {
+        if let Some(value) = value {
+            list.push((name, wire::ascii(value.as_bytes())));
+        }
+    }
+    list.append(&mut metadata_headers(headers)?);
+    Ok(list)
+}
+
+/// The `x-bce-meta-*` headers of `headers`.
+///
+/// # Errors
+/// A name that no header can have.
+pub(super) fn metadata_headers(headers: &ObjectHeaders) -> Result<Vec<(HeaderName, String)>> {
+    let entry = |(name, value): (&String, &String)| {
+        let header = HeaderName::try_from(format!("x-bce-meta-{name}")).map_err(|_| {
+            BosError::new(
+                BosErrorKind::InvalidName,
+                format!("{name:?} cannot be the name of metadata: letters, digits and hyphens only; nothing was sent"),
+            )
+        })?;
+        Ok((header, wire::ascii(value.as_bytes())))
+    };
+    headers.metadata.iter().map(entry).collect()
 }

@@ -1,1 +1,458 @@
-//! (stub)
+//! The JSON of requests and answers, and how answers become domain types. Hostile input is refused, never trusted to
+//! be bounded or to make sense, and nothing here panics on it.
+
+use http::HeaderMap;
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use serde::{Deserialize, Serialize};
+
+use super::model::{
+    ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome, UploadsPage,
+};
+use super::sign::parse_timestamp;
+use crate::object::{ETag, PART_NUMBER_MAX, PartNumber, UploadId};
+
+/// Longest answer body that is read, except object data. A full page of 1000 keys of 1 KiB with escapes fits twice.
+pub const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// BOS makes up an `Expires` of now and three days for objects without one (BOS docs, PutObject).
+const MADE_UP_EXPIRY_S: i64 = 3 * 24 * 3600;
+const MADE_UP_EXPIRY_SLACK_S: i64 = 10 * 60;
+
+/// Why an answer was not understood: words for the error's message.
+pub type Odd = String;
+
+/// JSON from a body that may begin with white space (keep-alive of slow calls). `None`: nothing but white space.
+pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<Option<T>, Odd> {
+    let body = body.trim_ascii();
+    if body.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(body).map(Some).map_err(|error| format!("the answer is not the JSON it should be: {error}"))
+}
+
+/// The body of an error answer, also of one that comes with status 200.
+#[derive(Debug, Default, Deserialize)]
+pub struct WireError {
+    /// Empty: this is no error.
+    #[serde(default)]
+    pub code: String,
+    /// For people.
+    #[serde(default)]
+    pub message: String,
+    /// Same as the header `x-bce-request-id`.
+    #[serde(default, rename = "requestId")]
+    pub request_id: Option<String>,
+}
+
+impl WireError {
+    /// What `body` says, if it is an error at all. Anything that cannot be read is none.
+    pub fn in_body(body: &[u8]) -> Option<Self> {
+        let error: Self = parse(body).ok().flatten()?;
+        (!error.code.is_empty()).then_some(error)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireObject {
+    key: String,
+    #[serde(default)]
+    size: i64,
+    #[serde(default, rename = "eTag")]
+    etag: String,
+    #[serde(default)]
+    last_modified: String,
+    storage_class: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct WirePrefix {
+    prefix: String,
+}
+
+/// Answer of ListObjects.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireListObjects {
+    #[serde(default)]
+    is_truncated: bool,
+    next_marker: Option<String>,
+    #[serde(default)]
+    contents: Option<Vec<WireObject>>,
+    #[serde(default)]
+    common_prefixes: Option<Vec<WirePrefix>>,
+}
+
+impl TryFrom<WireObject> for ListedObject {
+    type Error = Odd;
+    fn try_from(wire: WireObject) -> Result<Self, Odd> {
+        Ok(Self {
+            size: size_of(wire.size, &wire.key)?,
+            etag: ETag::new(&wire.etag),
+            last_modified: timestamp_of(&wire.last_modified),
+            storage_class: wire.storage_class,
+            key: wire.key,
+        })
+    }
+}
+
+impl WireListObjects {
+    /// The page that follows `marker`. Refused: keys outside `prefix`, and a marker that does not advance, which would
+    /// make a listing endless.
+    pub fn into_page(self, prefix: &str, marker: Option<&str>) -> Result<ListPage, Odd> {
+        let objects: Vec<ListedObject> =
+            self.contents.unwrap_or_default().into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        let prefixes: Vec<String> = self.common_prefixes.unwrap_or_default().into_iter().map(|p| p.prefix).collect();
+        let names = objects.iter().map(|object| &object.key).chain(&prefixes);
+        if let Some(stray) = names.into_iter().find(|name| !name.starts_with(prefix)) {
+            return Err(format!("the listing of {prefix:?} names {stray:?}"));
+        }
+        let next_marker = if self.is_truncated {
+            // Documented to be there; without a delimiter the last key says the same.
+            let next = self
+                .next_marker
+                .filter(|next| !next.is_empty())
+                .or_else(|| prefixes.is_empty().then(|| objects.last().map(|object| object.key.clone())).flatten())
+                .ok_or("the listing is cut off but does not say where to go on")?;
+            if marker.is_some_and(|marker| next.as_str() <= marker) {
+                return Err(format!("the listing does not advance: after {marker:?} comes {next:?}"));
+            }
+            Some(next)
+        } else {
+            None
+        };
+        Ok(ListPage { objects, prefixes, next_marker })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WirePart {
+    part_number: u32,
+    #[serde(default)]
+    size: i64,
+    #[serde(default, rename = "eTag")]
+    etag: String,
+}
+
+/// Answer of ListParts.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireListParts {
+    #[serde(default)]
+    is_truncated: bool,
+    next_part_number_marker: Option<u32>,
+    #[serde(default)]
+    parts: Option<Vec<WirePart>>,
+}
+
+impl WireListParts {
+    /// Adds this page to `parts`. Returns the marker of the next page. Part numbers ascend over all pages, so there are
+    /// at most 10,000 parts and 10,000 pages.
+    pub fn append_to(self, parts: &mut Vec<ListedPart>) -> Result<Option<PartNumber>, Odd> {
+        let before = parts.len();
+        for wire in self.parts.unwrap_or_default() {
+            let number = PartNumber::new(wire.part_number)
+                .ok_or_else(|| format!("part number {} is outside 1..={PART_NUMBER_MAX}", wire.part_number))?;
+            if parts.last().is_some_and(|last| last.number >= number) {
+                return Err(format!("part {number} is listed out of order"));
+            }
+            parts.push(ListedPart { number, size: size_of(wire.size, "a part")?, etag: ETag::new(&wire.etag) });
+        }
+        if !self.is_truncated {
+            return Ok(None);
+        }
+        if parts.len() == before {
+            return Err("the list of parts is cut off without a single part".to_owned());
+        }
+        // Everything up to the last part was listed, whatever the answer gives as marker.
+        let last = parts.last().map(|last| last.number);
+        match (self.next_part_number_marker, last) {
+            (Some(marker), Some(last)) if marker != last.get() => {
+                Err(format!("the list of parts ends with part {last} but goes on after {marker}"))
+            }
+            (_, last) => Ok(last),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireUpload {
+    key: String,
+    upload_id: String,
+    #[serde(default)]
+    initiated: String,
+}
+
+/// Answer of ListMultipartUploads.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireListUploads {
+    #[serde(default)]
+    is_truncated: bool,
+    next_key_marker: Option<String>,
+    next_upload_id_marker: Option<String>,
+    #[serde(default)]
+    uploads: Option<Vec<WireUpload>>,
+}
+
+impl WireListUploads {
+    /// The page that follows `after`. A marker that does not advance is refused.
+    pub fn into_page(self, after: Option<&(String, Option<String>)>) -> Result<UploadsPage, Odd> {
+        let uploads: Vec<ListedUpload> = self
+            .uploads
+            .unwrap_or_default()
+            .into_iter()
+            .map(|wire| ListedUpload {
+                initiated: timestamp_of(&wire.initiated),
+                upload_id: UploadId::new(&wire.upload_id),
+                key: wire.key,
+            })
+            .collect();
+        if !self.is_truncated {
+            return Ok(UploadsPage { uploads, next: None });
+        }
+        let key = self
+            .next_key_marker
+            .filter(|key| !key.is_empty())
+            .or_else(|| uploads.last().map(|upload| upload.key.clone()))
+            .ok_or("the list of uploads is cut off but does not say where to go on")?;
+        let next = (key, self.next_upload_id_marker.filter(|id| !id.is_empty()));
+        // Within one key the IDs have no known order, so there only a repeat can be told.
+        if after.is_some_and(|after| next.0 < after.0 || next == *after) {
+            return Err(format!("the list of uploads does not advance after {:?}", next.0));
+        }
+        Ok(UploadsPage { uploads, next: Some(next) })
+    }
+}
+
+/// Answer of InitiateMultipartUpload.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireInitiated {
+    /// The upload ID.
+    pub upload_id: String,
+}
+
+/// Answer of copies and of Complete.
+#[derive(Debug, Deserialize)]
+pub struct WireStored {
+    /// ETag without quotes.
+    #[serde(rename = "eTag")]
+    pub etag: String,
+}
+
+/// Answer of GetBucketLocation.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireLocation {
+    /// Region code, such as `bj`.
+    pub location_constraint: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireFailedKey {
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Answer of DeleteMultipleObjects, in its present and in its older form.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WireDeleted {
+    #[serde(default)]
+    errors: Option<Vec<WireFailedKey>>,
+    #[serde(default)]
+    delete_result: Option<Box<WireDeleted>>,
+}
+
+impl WireDeleted {
+    /// Key, code and message of what was not deleted, but for keys that were not there.
+    pub fn into_failures(self) -> Vec<(String, String, String)> {
+        let inner = self.delete_result.and_then(|inner| inner.errors);
+        let failed = self.errors.into_iter().chain(inner).flatten();
+        failed.filter(|f| f.code != "NoSuchKey").map(|f| (f.key, f.code, f.message)).collect()
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireRuleTime {
+    #[serde(default)]
+    date_greater_than: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct WireRuleCondition {
+    #[serde(default)]
+    time: WireRuleTime,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct WireRuleAction {
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct WireRule {
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    resource: Vec<String>,
+    #[serde(default)]
+    condition: WireRuleCondition,
+    #[serde(default)]
+    action: WireRuleAction,
+}
+
+/// Answer of GetBucketLifecycle.
+#[derive(Debug, Default, Deserialize)]
+pub struct WireLifecycle {
+    #[serde(default)]
+    rule: Vec<WireRule>,
+}
+
+impl WireLifecycle {
+    /// The fewest days after which an enabled rule aborts uploads of keys that begin with `prefix` in `bucket`. A rule
+    /// with a fixed date, or a time that is not understood, counts as 0 days: it may act at any moment.
+    pub fn abort_days(&self, bucket: &str, prefix: &str) -> Option<u32> {
+        let touches = |resource: &String| {
+            let key = resource.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('/')).unwrap_or(resource);
+            let key = key.split('*').next().unwrap_or_default();
+            key.starts_with(prefix) || prefix.starts_with(key)
+        };
+        self.rule
+            .iter()
+            .filter(|rule| rule.action.name.eq_ignore_ascii_case("AbortMultipartUpload"))
+            .filter(|rule| !rule.status.eq_ignore_ascii_case("disabled"))
+            .filter(|rule| rule.resource.is_empty() || rule.resource.iter().any(touches))
+            .map(|rule| days_after_change(&rule.condition.time.date_greater_than))
+            .min()
+    }
+}
+
+/// Days of `$(lastModified)+P7D`; 0 for every other form.
+fn days_after_change(time: &str) -> u32 {
+    time.trim()
+        .strip_prefix("$(lastModified)+P")
+        .and_then(|rest| rest.strip_suffix(['D', 'd']))
+        .and_then(|days| days.parse().ok())
+        .unwrap_or(0)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireListedPart<'a> {
+    part_number: u32,
+    e_tag: &'a str,
+}
+
+/// Body of Complete.
+pub fn complete_body(parts: &[(PartNumber, ETag)]) -> Vec<u8> {
+    let parts: Vec<_> =
+        parts.iter().map(|(number, etag)| WireListedPart { part_number: number.get(), e_tag: etag.as_str() }).collect();
+    serde_json::json!({ "parts": parts }).to_string().into_bytes()
+}
+
+/// Body of DeleteMultipleObjects.
+pub fn delete_body<'a>(keys: impl Iterator<Item = &'a str>) -> Vec<u8> {
+    let objects: Vec<_> = keys.map(|key| serde_json::json!({ "key": key })).collect();
+    serde_json::json!({ "objects": objects }).to_string().into_bytes()
+}
+
+/// What the headers of HEAD or GET tell of an object of `size` bytes. `now_s` stands in for a missing `Date`.
+pub fn object_meta(headers: &HeaderMap, size: u64, now_s: i64) -> Result<ObjectMeta, Odd> {
+    let etag = text(headers, "etag").filter(|etag| !etag.is_empty()).ok_or("the answer has no ETag")?;
+    let (crc32c, crc32, crc64) = crcs(headers);
+    Ok(ObjectMeta {
+        size,
+        etag: ETag::new(&etag),
+        last_modified: text(headers, "last-modified").and_then(|text| http_date(&text)).unwrap_or_default(),
+        crc32c,
+        crc32,
+        crc64,
+        headers: object_headers(headers, now_s),
+    })
+}
+
+/// ETag and CRCs of an answer to PutObject or UploadPart; of Complete with the ETag from its body.
+pub fn stored_outcome(headers: &HeaderMap, body_etag: Option<String>) -> Result<StoredOutcome, Odd> {
+    let etag = body_etag.or_else(|| text(headers, "etag")).unwrap_or_default();
+    if ETag::new(&etag).as_str().is_empty() {
+        return Err("the answer has no ETag".to_owned());
+    }
+    let (crc32c, crc32, crc64) = crcs(headers);
+    Ok(StoredOutcome { etag: ETag::new(&etag), crc32c, crc32, crc64 })
+}
+
+fn crcs(headers: &HeaderMap) -> (Option<u32>, Option<u32>, Option<u64>) {
+    let of = |name| text(headers, name);
+    (
+        of("x-bce-content-crc32c").and_then(|text| text.trim().parse().ok()),
+        of("x-bce-content-crc32").and_then(|text| text.trim().parse().ok()),
+        of("x-bce-content-crc64ecma").and_then(|text| text.trim().parse().ok()),
+    )
+}
+
+fn object_headers(headers: &HeaderMap, now_s: i64) -> ObjectHeaders {
+    let metadata = headers
+        .iter()
+        .filter_map(|(name, value)| {
+            let name = name.as_str().strip_prefix("x-bce-meta-")?;
+            (!name.is_empty()).then(|| (name.to_owned(), ascii(value.as_bytes())))
+        })
+        .collect();
+    let answered_at = text(headers, "date").and_then(|text| http_date(&text)).unwrap_or(now_s);
+    let expires = text(headers, "expires").filter(|expires| {
+        // One that cannot be read was not made up by BOS.
+        http_date(expires).is_none_or(|at| {
+            (at.saturating_sub(answered_at).saturating_sub(MADE_UP_EXPIRY_S)).abs() > MADE_UP_EXPIRY_SLACK_S
+        })
+    });
+    ObjectHeaders {
+        content_type: text(headers, "content-type"),
+        cache_control: text(headers, "cache-control"),
+        content_encoding: text(headers, "content-encoding"),
+        content_disposition: text(headers, "content-disposition"),
+        expires,
+        storage_class: text(headers, "x-bce-storage-class"),
+        metadata,
+    }
+}
+
+/// The value of a header, made ASCII.
+pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| ascii(value.as_bytes()))
+}
+
+/// Seconds since 1970 of an HTTP date.
+pub fn http_date(text: &str) -> Option<i64> {
+    let time = httpdate::parse_http_date(text).ok()?;
+    Some(crate::object::Timestamp::from(time).sec)
+}
+
+const NOT_PLAIN: &AsciiSet = CONTROLS;
+
+/// `bytes` with everything that is not printable ASCII as `%XX`; a `%` stays as it is.
+pub fn ascii(bytes: &[u8]) -> String {
+    percent_encode(bytes, NOT_PLAIN).to_string()
+}
+
+fn size_of(size: i64, what: &str) -> Result<u64, Odd> {
+    u64::try_from(size).map_err(|_| format!("{what} is listed with {size} bytes"))
+}
+
+/// Seconds since 1970 of `2026-01-02T03:04:05Z`, with or without a fraction; 0 where it cannot be read.
+fn timestamp_of(text: &str) -> i64 {
+    let plain = text.split_once('.').map(|(seconds, _)| format!("{seconds}Z"));
+    parse_timestamp(plain.as_deref().unwrap_or(text)).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

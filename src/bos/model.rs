@@ -1,0 +1,122 @@
+//! What calls take and give: the domain types of [`client`](super::client), which re-exports them.
+
+use std::collections::BTreeMap;
+
+use crate::object::{ETag, PartNumber, UploadId};
+
+/// What HEAD, or the headers of GET, tell of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Size in bytes of the whole object.
+    pub size: u64,
+    /// Which content.
+    pub etag: ETag,
+    /// Seconds since 1970; 0 where BOS did not say.
+    pub last_modified: i64,
+    /// `x-bce-content-crc32c`, where BOS gives it.
+    pub crc32c: Option<u32>,
+    /// `x-bce-content-crc32`.
+    pub crc32: Option<u32>,
+    /// `x-bce-content-crc64ecma`.
+    pub crc64: Option<u64>,
+    /// What the object was stored with.
+    pub headers: ObjectHeaders,
+}
+
+/// Headers that are stored with an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ObjectHeaders {
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+    /// `Expires`, only where an owner set it (BOS makes one up otherwise: now and three days).
+    pub expires: Option<String>,
+    /// `x-bce-storage-class`.
+    pub storage_class: Option<String>,
+    /// `x-bce-meta-NAME` by NAME in lowercase; ASCII values (others are percent-encoded on their way, both ways).
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What BOS says of a body it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOutcome {
+    /// ETag of the object or part.
+    pub etag: ETag,
+    /// CRC headers of the answer, where given.
+    pub crc32c: Option<u32>,
+    /// See `crc32c`.
+    pub crc32: Option<u32>,
+    /// See `crc32c`.
+    pub crc64: Option<u64>,
+}
+
+/// One page of ListObjects.
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// Objects, in order.
+    pub objects: Vec<ListedObject>,
+    /// Common prefixes, each ending in the delimiter.
+    pub prefixes: Vec<String>,
+    /// Where the next page starts; `None` at the end.
+    pub next_marker: Option<String>,
+}
+
+/// An object in a listing. The key is as listed: not every key is an [`ObjectKey`](crate::object::ObjectKey).
+#[derive(Clone, Debug)]
+pub struct ListedObject {
+    /// Key as listed.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Which content.
+    pub etag: ETag,
+    /// Seconds since 1970.
+    pub last_modified: i64,
+    /// `STANDARD`, ...
+    pub storage_class: Option<String>,
+}
+
+/// A part that BOS holds (ListParts).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedPart {
+    /// Its number.
+    pub number: PartNumber,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its ETag.
+    pub etag: ETag,
+}
+
+/// An unfinished upload (ListMultipartUploads). The key is as listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedUpload {
+    /// Key as listed.
+    pub key: String,
+    /// Upload ID.
+    pub upload_id: UploadId,
+    /// When it was initiated, seconds since 1970.
+    pub initiated: i64,
+}
+
+/// One page of ListMultipartUploads.
+#[derive(Clone, Debug, Default)]
+pub struct UploadsPage {
+    /// Uploads, by key.
+    pub uploads: Vec<ListedUpload>,
+    /// `keyMarker` (and `uploadIdMarker`, where BOS gave one) of the next page; `None` at the end.
+    pub next: Option<(String, Option<String>)>,
+}
+
+/// What HEAD of a bucket tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BucketInfo {
+    /// `x-bce-bucket-region`.
+    pub region: Option<String>,
+    /// Hierarchical namespace (`x-bce-bucket-type: namespace`).
+    pub hierarchical: bool,
+}

@@ -1,0 +1,146 @@
+//! The calls on one object.
+
+use bytes::Bytes;
+use http::{HeaderName, Method, header};
+
+use super::body::Body;
+use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, metadata_headers, query, stored_headers};
+use super::error::{BosError, BosErrorKind};
+use super::model::{ObjectHeaders, ObjectMeta, StoredOutcome};
+use super::send::{Failure, content_length, unix_now_s};
+use super::sign::uri_encode_except_slash;
+use super::wire::{self, ANSWER_BYTES_MAX, WireDeleted, WireStored};
+use crate::object::{Condition, ETag, Md5, ObjectKey};
+
+pub(super) const CRC32C_FLAG: HeaderName = HeaderName::from_static("x-bce-content-crc32c-flag");
+const COPY_SOURCE: HeaderName = HeaderName::from_static("x-bce-copy-source");
+const COPY_IF_MATCH: HeaderName = HeaderName::from_static("x-bce-copy-source-if-match");
+const METADATA_DIRECTIVE: HeaderName = HeaderName::from_static("x-bce-metadata-directive");
+pub(super) const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+
+impl BosClient {
+    /// `HEAD /key`.
+    pub async fn head_object(&self, key: &ObjectKey) -> Result<ObjectMeta> {
+        let call = self.call("GetObjectMeta", Method::HEAD, Some(key));
+        self.sender
+            .gather(&call, 0, |answer| {
+                let odd = |message| Failure::odd(&answer.headers, message);
+                let size = content_length(&answer.headers)
+                    .ok_or_else(|| odd("the answer does not say how large the object is".to_owned()))?;
+                wire::object_meta(&answer.headers, size, unix_now_s()).map_err(odd)
+            })
+            .await
+    }
+
+    /// PutObject, with Content-MD5 and the CRC32C flag. Repeated after an unanswered try only without a condition:
+    /// otherwise the repeat could be refused by its own first success, and the caller settles by its mark.
+    pub async fn put_object(
+        &self,
+        key: &ObjectKey,
+        body: Body,
+        md5: &Md5,
+        headers: &ObjectHeaders,
+        condition: &Condition,
+    ) -> Result<StoredOutcome> {
+        let mut call = self.data_call("PutObject", Method::PUT, key);
+        call.idempotent = matches!(condition, Condition::Any);
+        call.headers = stored_headers(headers)?;
+        call.headers.push((CONTENT_MD5, md5.to_base64()));
+        call.headers.push((CRC32C_FLAG, "true".to_owned()));
+        call.headers.extend(condition_header(condition));
+        call.body = Some(body);
+        self.sender
+            .gather(&call, ANSWER_BYTES_MAX, |answer| {
+                wire::stored_outcome(&answer.headers, None).map_err(|odd| Failure::odd(&answer.headers, odd))
+            })
+            .await
+    }
+
+    /// DeleteObject. `false`: there was none (404), which is fine; also where an earlier, unanswered try deleted it.
+    pub async fn delete_object(&self, key: &ObjectKey) -> Result<bool> {
+        let call = self.call("DeleteObject", Method::DELETE, Some(key));
+        match self.sender.gather(&call, ANSWER_BYTES_MAX, |_| Ok(true)).await {
+            Err(error) if error.kind == BosErrorKind::NoSuchKey => Ok(false),
+            other => other,
+        }
+    }
+
+    /// DeleteMultipleObjects, at most 1000 keys. Returns the failures (key, code, message); NoSuchKey is none.
+    pub async fn delete_objects(&self, keys: &[ObjectKey]) -> Result<Vec<(String, String, String)>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        if keys.len() > PAGE_KEYS_MAX as usize {
+            let message =
+                format!("a batch delete takes at most {PAGE_KEYS_MAX} keys, not {}; nothing was sent", keys.len());
+            return Err(BosError::new(BosErrorKind::Refused, message));
+        }
+        let mut call = self.call("DeleteMultipleObjects", Method::POST, None);
+        call.query = query([("delete", "")]);
+        call.headers = vec![(header::CONTENT_TYPE, "application/json".to_owned())];
+        call.body = Some(Body::Bytes(wire::delete_body(keys.iter().map(ObjectKey::as_str)).into()));
+        self.sender
+            .gather(&call, ANSWER_BYTES_MAX, |answer| {
+                // No body at all: every key is gone.
+                let deleted: Option<WireDeleted> =
+                    wire::parse(&answer.body).map_err(|odd| Failure::odd(&answer.headers, odd))?;
+                Ok(deleted.unwrap_or_default().into_failures())
+            })
+            .await
+    }
+
+    /// CopyObject within the bucket. `replace`: new headers and metadata instead of the source's (needed when `dst == src`).
+    pub async fn copy_object(
+        &self,
+        src: &ObjectKey,
+        if_match: Option<&ETag>,
+        dst: &ObjectKey,
+        replace: Option<&ObjectHeaders>,
+    ) -> Result<ETag> {
+        let mut call = self.data_call("CopyObject", Method::PUT, dst);
+        // A copy onto itself may change the ETag that a repeat would demand.
+        call.idempotent = src != dst || if_match.is_none();
+        call.works_long = true;
+        call.headers = match replace {
+            Some(headers) => stored_headers(headers)?,
+            None => Vec::new(),
+        };
+        let directive = if replace.is_some() { "replace" } else { "copy" };
+        call.headers.push((METADATA_DIRECTIVE, directive.to_owned()));
+        call.headers.push((CRC32C_FLAG, "true".to_owned()));
+        call.headers.extend(self.copy_source(src, if_match));
+        call.body = Some(Body::Bytes(Bytes::new()));
+        self.sender.gather(&call, ANSWER_BYTES_MAX, json(stored_etag)).await
+    }
+
+    /// The headers that name the source of a copy, and demand its ETag.
+    pub(super) fn copy_source(&self, src: &ObjectKey, if_match: Option<&ETag>) -> Vec<(HeaderName, String)> {
+        let source = format!("/{}/{}", self.bucket(), uri_encode_except_slash(src.as_str()));
+        let mut headers = vec![(COPY_SOURCE, source)];
+        headers.extend(if_match.map(|etag| (COPY_IF_MATCH, etag.quoted())));
+        headers
+    }
+}
+
+/// The ETag in the body of a copy's answer.
+pub(super) fn stored_etag(wire: WireStored) -> Result<ETag, wire::Odd> {
+    let etag = ETag::new(&wire.etag);
+    if etag.as_str().is_empty() { Err("the answer has no ETag".to_owned()) } else { Ok(etag) }
+}
+
+/// The header that states `condition`.
+pub(super) fn condition_header(condition: &Condition) -> Option<(HeaderName, String)> {
+    match condition {
+        Condition::Any => None,
+        Condition::Absent => Some((header::IF_NONE_MATCH, "*".to_owned())),
+        Condition::Matches(etag) => Some((header::IF_MATCH, etag.quoted())),
+    }
+}
+
+/// The headers of Complete: metadata and condition. What else is stored with the object was given to Initiate.
+pub(super) fn complete_headers(headers: &ObjectHeaders, condition: &Condition) -> Result<Vec<(HeaderName, String)>> {
+    let mut list = metadata_headers(headers)?;
+    list.push((CRC32C_FLAG, "true".to_owned()));
+    list.extend(condition_header(condition));
+    Ok(list)
+}
