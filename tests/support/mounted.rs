@@ -178,9 +178,9 @@ impl Mounted {
         find_file(&self.status(), key)
     }
 
-    /// Waits until `status` says nothing of `key` but that it is settled: no entry, or state `idle`.
+    /// Waits until `status` has nothing to do for `key`: no entry, or state `idle` or `done`.
     pub fn wait_settled(&self, key: &str, timeout: Duration) {
-        self.wait_state(key, timeout, |entry| entry.is_none_or(|e| e["state"] == "idle"));
+        self.wait_state(key, timeout, |entry| entry.is_none_or(|e| e["state"] == "idle" || e["state"] == "done"));
     }
 
     /// Waits until the entry of `key` is as wanted.
