@@ -188,13 +188,14 @@ impl BlockMap {
         let mut words = Page::words(page);
         let mut changed = 0;
         let mut dirty: Option<Range<usize>> = None;
-        for i in (blocks.start / WORD_BLOCKS) as usize..blocks.end.div_ceil(WORD_BLOCKS) as usize {
+        let (skipped, end) = ((blocks.start / WORD_BLOCKS) as usize, blocks.end.div_ceil(WORD_BLOCKS) as usize);
+        for (i, word) in words.iter_mut().enumerate().take(end).skip(skipped) {
             let first = i as u64 * WORD_BLOCKS;
             let mask = mask(blocks.start.saturating_sub(first)..blocks.end - first);
-            let others = other_blocks(words[i], state) & mask;
+            let others = other_blocks(*word, state) & mask;
             if others != 0 {
                 changed += u64::from(others.count_ones());
-                words[i] = words[i] & !mask | state.word() & mask;
+                *word = *word & !mask | state.word() & mask;
                 dirty = Some(dirty.map_or(i, |d| d.start)..i + 1);
             }
         }

@@ -543,3 +543,6 @@ impl Pieces {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,7 @@ impl TryFrom<PlanForm> for PartPlan {
             if count == 0 {
                 return Err(PlanError::EmptyStep(i));
             }
-            if !(PART_BYTES_MIN..=PART_BYTES_MAX).contains(&bytes) || bytes % PART_UNIT_BYTES != 0 {
+            if !(PART_BYTES_MIN..=PART_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(PART_UNIT_BYTES) {
                 return Err(PlanError::WrongSize(bytes));
             }
         }
@@ -163,10 +163,9 @@ impl PartPlan {
     pub fn parts_in(&self, range: ByteRange) -> impl Iterator<Item = PartNumber> + use<> {
         let numbers = match self.part_at(range.start) {
             Some(first) if !range.is_empty() => {
-                first.get()..=self.part_at(range.end - 1).map_or(PART_NUMBER_MAX, PartNumber::get)
+                first.get()..self.part_at(range.end - 1).map_or(PART_NUMBER_MAX, PartNumber::get) + 1
             }
-            // An empty range of numbers.
-            _ => 1..=0,
+            _ => 0..0,
         };
         numbers.filter_map(PartNumber::new)
     }
@@ -264,7 +263,7 @@ mod tests {
         for part in all_parts() {
             let range = plan.range(part);
             assert_eq!(range.start, end, "{plan:?} part {part}");
-            assert!(range.len() >= PART_BYTES_MIN && range.len() <= PART_BYTES_MAX && range.len() % MIB == 0);
+            assert!(range.len() >= PART_BYTES_MIN && range.len() <= PART_BYTES_MAX && range.len().is_multiple_of(MIB));
             assert_eq!(plan.part_at(range.start), Some(part));
             assert_eq!(plan.part_at(range.end - 1), Some(part));
             assert_eq!(plan.part_count(range.end), part.get());
@@ -380,7 +379,7 @@ mod tests {
                 prop_assert!(piece.part().get() > number);
                 prop_assert_eq!(plan.part_at(range.start), Some(piece.part()));
                 if i + 1 < pieces.len() {
-                    prop_assert!(range.len() >= PART_BYTES_MIN && range.len() % MIB == 0);
+                    prop_assert!(range.len() >= PART_BYTES_MIN && range.len().is_multiple_of(MIB));
                 }
                 let parts: Vec<_> = plan.parts_in(range).collect();
                 match piece {
