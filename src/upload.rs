@@ -1,11 +1,21 @@
 //! Drives each written file from its first byte in the spool to the proved object, also after a restart.
 
+mod complete;
+pub mod decide;
+mod dirty_file;
+mod driver;
+pub mod meter;
+mod part;
+mod publish;
+mod recover;
+mod registry;
 pub mod resume;
 pub mod state;
 
+pub use dirty_file::DirtyFile;
+pub use registry::Uploads;
+
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bos::client::ObjectHeaders;
@@ -162,120 +172,10 @@ pub struct FileStatus {
     pub parts: Option<Vec<(u32, String)>>,
 }
 
-/// All dirty files of one mount.
-pub struct Uploads {}
-
-impl Uploads {
-    /// The dirty file of this key, if there is one.
-    pub fn find(&self, _key: &ObjectKey) -> Option<Arc<DirtyFile>> {
-        todo!()
-    }
-    /// All dirty files (after a mount: those of the journal, to be laid over the namespace).
-    pub fn files(&self) -> Vec<Arc<DirtyFile>> {
-        todo!()
-    }
-    /// Begins a dirty file. If the key already has one (interrupted, pending), that one is returned.
-    /// Nothing touches the disk until the first change, except with `created`.
-    pub fn open(&self, _opening: Opening) -> Result<Arc<DirtyFile>, WriteError> {
-        todo!()
-    }
-    /// Bytes free for `statfs`: what the spool may still take.
-    pub fn spool_free_bytes(&self) -> u64 {
-        todo!()
-    }
-    /// One status entry per journaled file.
-    pub fn status(&self) -> Vec<FileStatus> {
-        todo!()
-    }
-    /// Waits until nothing closed is pending. Returns the files that failed, are in conflict or interrupted.
-    pub async fn drain(&self) -> Vec<FileStatus> {
-        todo!()
-    }
-    /// Stops all tasks at once; the journal keeps everything.
-    pub async fn stop(&self) {
-        todo!()
-    }
-}
-
-/// One file with bytes that BOS does not have (or has not proved) yet. All methods that are not `async` return without
-/// waiting for the network.
-pub struct DirtyFile {}
-
-impl DirtyFile {
-    /// Its key.
-    pub fn key(&self) -> ObjectKey {
-        todo!()
-    }
-    /// Size in bytes.
-    pub fn size(&self) -> u64 {
-        todo!()
-    }
-    /// Mode, owner, time.
-    pub fn attrs(&self) -> FileAttrs {
-        todo!()
-    }
-    /// Changes mode, owner or time; rides on the next publication. Alone it is one: after the last release the object is
-    /// given the attributes in the background.
-    pub fn set_attrs(&self, _attrs: FileAttrs) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// A handle for writing was opened. `truncate`: O_TRUNC.
-    pub fn add_writer(&self) {
-        todo!()
-    }
-    /// The last duplicate of a handle for writing is gone. With the last writer the end is settled: published in the
-    /// background, or kept as interrupted.
-    pub fn remove_writer(&self, _end: WriterEnd) {
-        todo!()
-    }
-    /// Puts bytes into the spool; they survive a kill of bosfs when this returns. Sets mtime.
-    pub fn write(&self, _offset: u64, _bytes: &[u8]) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// Awaited after `MustWait`. Errors end the write (ENOSPC, timeout).
-    pub async fn wait_writable(&self, _offset: u64, _len: u64) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// Cuts or extends. Sets mtime.
-    pub fn truncate(&self, _size: u64) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// Reads what is written, with gaps for the base.
-    pub fn read(&self, _offset: u64, _len: usize) -> Result<DirtyRead, WriteError> {
-        todo!()
-    }
-    /// Spool and journal to stable storage; with `--fsync bos` also every byte into BOS.
-    pub async fn fsync(&self) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// `flush` by the process that opened the file: publishes the state at this moment if something new was written, and
-    /// waits as the mode says (default: object complete and proved; write-back: synced).
-    pub async fn publish(&self) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// Publishes what there is, whatever the mode, and waits for the proof (before a rename; `uploads complete`). Clean: returns at once.
-    pub async fn publish_and_wait(&self) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// The last publication, once there is one and nothing newer is dirty: the file is the object again.
-    pub fn settled(&self) -> Option<Published> {
-        todo!()
-    }
-    /// The last publication, whether or not newer bytes are dirty.
-    pub fn published(&self) -> Option<Published> {
-        todo!()
-    }
-    /// Removes the file: journals it, aborts the upload, deletes the object if it is the base or ours.
-    pub async fn unlink(&self) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// Its entry in `status`, with the list of parts if `parts`.
-    pub fn status(&self, _parts: bool) -> FileStatus {
-        todo!()
-    }
-    /// Where its journal lies.
-    pub fn dir(&self) -> PathBuf {
-        todo!()
+impl WriteError {
+    /// A failure that is final for this call.
+    pub fn failed(errno: i32, message: impl Into<String>) -> Self {
+        WriteError::Failed { errno, message: message.into() }
     }
 }
 

@@ -1,1 +1,656 @@
-//! (stub)
+//! What a file's journal adds up to: one fold for the running mount, recovery, `uploads list` and `verify`.
+//!
+//! ```text
+//!             write, truncate                 Closed               Putting / Completing
+//!   (opened) ────────────────► Stage::Open ───────────► Stage::Closed ───────────► Stage::Putting | Stage::Completing
+//!                                  ▲  ▲                     │  ▲                              │ Completed
+//!                                  │  └──── Superseded ─────┘  └───── Disproved ─────┐        ▼
+//!                                  └─────────────── Proved, Rebased ─────────── Stage::Completed
+//! ```
+//!
+//! `DirtyFile::append` takes every arrow: it writes the line, then applies it here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::bos::client::ObjectHeaders;
+use crate::journal::Record;
+use crate::journal::record::{Proof, Publication};
+use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
+use crate::write::part_plan::PartPlan;
+
+/// The state that a publication froze.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frozen {
+    /// Which publication.
+    pub publication: Publication,
+    /// Size in bytes.
+    pub size: u64,
+    /// Attributes that travel with it.
+    pub attrs: FileAttrs,
+}
+
+/// How far the publication is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing frozen.
+    Open,
+    /// Frozen; parts are on their way.
+    Closed(Frozen),
+    /// PutObject was sent and not answered.
+    Putting {
+        /// What is published.
+        frozen: Frozen,
+        /// The mark it carries.
+        mark: String,
+        /// The condition it carries.
+        condition: Condition,
+        /// The whole object.
+        sum: Checksum,
+    },
+    /// Complete was sent and not answered.
+    Completing {
+        /// What is published.
+        frozen: Frozen,
+        /// The mark it carries.
+        mark: String,
+        /// The condition it carries.
+        condition: Condition,
+    },
+    /// The object is ours; the proof is missing.
+    Completed {
+        /// What was published.
+        frozen: Frozen,
+        /// ETag of the object.
+        etag: ETag,
+        /// Checksum of a PutObject; `None` after Complete.
+        put: Option<Checksum>,
+    },
+}
+
+impl Stage {
+    /// What is frozen, if anything is.
+    pub fn frozen(&self) -> Option<&Frozen> {
+        match self {
+            Stage::Open => None,
+            Stage::Closed(frozen)
+            | Stage::Putting { frozen, .. }
+            | Stage::Completing { frozen, .. }
+            | Stage::Completed { frozen, .. } => Some(frozen),
+        }
+    }
+}
+
+/// What BOS holds under one part number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Size in bytes.
+    pub len: u64,
+    /// ETag.
+    pub etag: ETag,
+    /// What it is; `None` where only ListParts told of it.
+    pub sum: Option<Checksum>,
+}
+
+impl Held {
+    /// Whether a body with `sum` is what BOS holds.
+    pub fn equals(&self, sum: &Checksum) -> bool {
+        self.len == sum.len && self.sum.map_or_else(|| self.etag.is_md5(&sum.md5), |held| held == *sum)
+    }
+}
+
+/// What is known of one part number of the present upload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// What BOS holds.
+    pub held: Option<Held>,
+    /// The file's bytes may differ from what BOS holds.
+    pub dirty: bool,
+    /// A body was sent and not answered.
+    pub sending: Option<Checksum>,
+    /// An unanswered body differs from a later one: ListParts must show what BOS kept.
+    pub contested: bool,
+    /// The bytes are no longer in the spool.
+    pub punched: bool,
+    /// The part was copied from the base: its range may span several numbers of the plan.
+    pub copied: Option<ByteRange>,
+}
+
+/// The present upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// BOS's ID.
+    pub id: UploadId,
+    /// Offsets of the parts, fixed for this ID.
+    pub plan: PartPlan,
+}
+
+/// What the last finished publication left in BOS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastPublication {
+    /// Its number.
+    pub publication: Publication,
+    /// The object.
+    pub object: BaseObject,
+    /// Attributes it carries.
+    pub attrs: FileAttrs,
+    /// How it was shown to be right.
+    pub proof: Proof,
+}
+
+/// A killed writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// Command name, empty where not known.
+    pub process: String,
+    /// Process ID, 0 where not known.
+    pub pid: u32,
+    /// Signal, 0 where not known.
+    pub signal: i32,
+}
+
+/// Everything that a journal says of its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileState {
+    /// Name of the journal.
+    pub journal_id: String,
+    /// Key of the object.
+    pub key: ObjectKey,
+    /// The object that unchanged bytes come from.
+    pub base: Option<BaseObject>,
+    /// What the next publication demands of the key.
+    pub condition: Condition,
+    /// Headers that travel with publications.
+    pub headers: ObjectHeaders,
+    /// Mode, owner, time.
+    pub attrs: FileAttrs,
+    /// Boot during which the last line was written.
+    pub boot_id: String,
+    /// When the journal was begun, seconds since 1970.
+    pub opened_at: i64,
+    /// Initiate was sent and not answered: an upload that nobody lists may exist.
+    pub initiating: bool,
+    /// The present upload.
+    pub upload: Option<Upload>,
+    /// Parts of the present upload.
+    pub parts: BTreeMap<PartNumber, Part>,
+    /// Blocks of which only some bytes are in the spool.
+    pub partials: BTreeMap<u64, Vec<ByteRange>>,
+    /// Beyond it the base does not exist.
+    pub base_end: u64,
+    /// A resize that may not have reached spool and map.
+    pub resizing: Option<u64>,
+    /// Size at the last sync.
+    pub synced_size: Option<u64>,
+    /// How far the publication is.
+    pub stage: Stage,
+    /// Number of the last publication that was begun.
+    pub publications: Publication,
+    /// The last one that was finished.
+    pub published: Option<LastPublication>,
+    /// Parts (of the plan in force at the freeze) that were changed after it.
+    pub changed_since_freeze: BTreeSet<PartNumber>,
+    /// Smallest size since the freeze; `None`: never resized.
+    pub size_min_since_freeze: Option<u64>,
+    /// `Proved` was written, spool and map may still be those before it.
+    pub rebasing: bool,
+    /// The writer was killed.
+    pub interrupted: Option<Interruption>,
+    /// Trouble that does not pass by itself: message, errno.
+    pub failed: Option<(String, i32)>,
+    /// Somebody else's object is there.
+    pub conflict: Option<String>,
+    /// The file was removed.
+    pub unlinked: bool,
+    /// How often a publication was disproved in a row.
+    pub disproofs: u32,
+    /// Parts that BOS already held when they were needed again.
+    pub parts_kept: u64,
+    /// Parts that were sent.
+    pub parts_sent: u64,
+}
+
+/// Why records do not add up to a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    /// The first line must say which file this is.
+    #[error("the journal does not begin with an `opened` line")]
+    NotOpened,
+    /// Written by a newer bosfs.
+    #[error("the journal has format {0}; this bosfs knows format 1: update bosfs")]
+    Format(u32),
+}
+
+impl FileState {
+    /// The state that `records` add up to.
+    ///
+    /// # Errors
+    /// [`ReplayError`] when the first record is no `Opened` of a known format.
+    pub fn replay(records: &[Record]) -> Result<Self, ReplayError> {
+        let (first, rest) = records.split_first().ok_or(ReplayError::NotOpened)?;
+        let mut state = Self::opened(first)?;
+        for record in rest {
+            state.apply(record);
+        }
+        Ok(state)
+    }
+
+    /// The state after the first line.
+    ///
+    /// # Errors
+    /// See [`FileState::replay`].
+    pub fn opened(first: &Record) -> Result<Self, ReplayError> {
+        let Record::Opened { format, journal_id, key, base, condition, headers, attrs, boot_id, at } = first else {
+            return Err(ReplayError::NotOpened);
+        };
+        if *format != 1 {
+            return Err(ReplayError::Format(*format));
+        }
+        Ok(Self {
+            journal_id: journal_id.clone(),
+            key: key.clone(),
+            base: base.clone(),
+            condition: condition.clone(),
+            headers: headers.clone(),
+            attrs: *attrs,
+            boot_id: boot_id.clone(),
+            opened_at: *at,
+            initiating: false,
+            upload: None,
+            parts: BTreeMap::new(),
+            partials: BTreeMap::new(),
+            base_end: base.as_ref().map_or(0, |b| b.size),
+            resizing: None,
+            synced_size: None,
+            stage: Stage::Open,
+            publications: 0,
+            published: None,
+            changed_since_freeze: BTreeSet::new(),
+            size_min_since_freeze: None,
+            rebasing: false,
+            interrupted: None,
+            failed: None,
+            conflict: None,
+            unlinked: false,
+            disproofs: 0,
+            parts_kept: 0,
+            parts_sent: 0,
+        })
+    }
+
+    /// Takes one more line. Lines that make no sense at this point change nothing: the journal is written by the same
+    /// code, and what is lost by a lost line is asked of BOS again.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Opened { .. } => {}
+            Record::Booted { boot_id } => self.boot_id.clone_from(boot_id),
+            Record::Initiating => self.initiating = true,
+            Record::Initiated { upload_id, plan } => {
+                self.initiating = false;
+                self.parts.clear();
+                self.upload = Some(Upload { id: upload_id.clone(), plan: plan.clone() });
+            }
+            Record::Sending { part, sum } => {
+                let entry = self.parts.entry(*part).or_default();
+                if entry.sending.is_some_and(|earlier| earlier != *sum) {
+                    entry.contested = true;
+                }
+                entry.sending = Some(*sum);
+            }
+            Record::Sent { part, sum, etag, kept } => {
+                let entry = self.parts.entry(*part).or_default();
+                entry.held = Some(Held { len: sum.len, etag: etag.clone(), sum: Some(*sum) });
+                entry.dirty = false;
+                entry.copied = None;
+                if entry.sending == Some(*sum) {
+                    entry.sending = None;
+                }
+                if *kept {
+                    self.parts_kept += 1;
+                } else {
+                    self.parts_sent += 1;
+                }
+            }
+            Record::Copied { part, range, etag } => {
+                let entry = self.parts.entry(*part).or_default();
+                entry.held = Some(Held { len: range.len(), etag: etag.clone(), sum: None });
+                entry.dirty = false;
+                entry.copied = Some(*range);
+            }
+            Record::Dirtied { part } => {
+                if let Some(entry) = self.parts.get_mut(part) {
+                    entry.dirty = true;
+                }
+                if self.stage.frozen().is_some() {
+                    self.changed_since_freeze.insert(*part);
+                }
+            }
+            Record::PartLost { part } => {
+                if let Some(entry) = self.parts.get_mut(part) {
+                    entry.held = None;
+                    entry.copied = None;
+                    entry.sending = None;
+                    entry.contested = false;
+                }
+            }
+            Record::Partial { block, ranges } => {
+                if ranges.is_empty() {
+                    self.partials.remove(block);
+                } else {
+                    self.partials.insert(*block, ranges.clone());
+                }
+            }
+            Record::Resizing { size } => self.resize(*size),
+            Record::Resized => self.resizing = None,
+            Record::Attrs { attrs } => {
+                self.attrs = *attrs;
+                if let Stage::Closed(frozen) = &mut self.stage {
+                    frozen.attrs = *attrs;
+                }
+            }
+            Record::Synced { size } => self.synced_size = Some(*size),
+            Record::Punched { part } => {
+                if let Some(entry) = self.parts.get_mut(part) {
+                    entry.punched = true;
+                }
+            }
+            Record::Closed { publication, size, attrs } => {
+                self.publications = *publication;
+                self.attrs = *attrs;
+                self.stage = Stage::Closed(Frozen { publication: *publication, size: *size, attrs: *attrs });
+                self.changed_since_freeze.clear();
+                self.size_min_since_freeze = None;
+                self.interrupted = None;
+                self.failed = None;
+            }
+            Record::Superseded { .. } => {
+                self.stage = Stage::Open;
+                self.changed_since_freeze.clear();
+                self.size_min_since_freeze = None;
+            }
+            Record::Putting { mark, condition, sum, .. } => {
+                if let Some(frozen) = self.stage.frozen().copied() {
+                    self.stage =
+                        Stage::Putting { frozen, mark: mark.clone(), condition: condition.clone(), sum: *sum };
+                }
+            }
+            Record::Completing { mark, condition, .. } => {
+                if let Some(frozen) = self.stage.frozen().copied() {
+                    self.stage = Stage::Completing { frozen, mark: mark.clone(), condition: condition.clone() };
+                }
+            }
+            Record::Completed { etag, .. } => {
+                if let Some(frozen) = self.stage.frozen().copied() {
+                    let put = match &self.stage {
+                        Stage::Putting { sum, .. } => Some(*sum),
+                        _ => None,
+                    };
+                    self.stage = Stage::Completed { frozen, etag: etag.clone(), put };
+                }
+            }
+            Record::Proved { proof, .. } => self.proved(*proof),
+            Record::Disproved { .. } => {
+                if let Stage::Completed { frozen, etag, .. } = &self.stage {
+                    self.condition = Condition::Matches(etag.clone());
+                    self.stage = Stage::Closed(*frozen);
+                    self.disproofs += 1;
+                    self.upload = None;
+                    self.parts.clear();
+                }
+            }
+            Record::Rebased => {
+                self.rebasing = false;
+                self.changed_since_freeze.clear();
+                self.size_min_since_freeze = None;
+            }
+            Record::UploadEnded => {
+                self.upload = None;
+                self.initiating = false;
+                self.parts.clear();
+            }
+            Record::Interrupted { process, pid, signal } => {
+                self.interrupted = Some(Interruption { process: process.clone(), pid: *pid, signal: *signal });
+            }
+            Record::Reopened => {
+                self.interrupted = None;
+                self.failed = None;
+            }
+            Record::Failed { message, errno } => self.failed = Some((message.clone(), *errno)),
+            Record::Conflict { message } => self.conflict = Some(message.clone()),
+            Record::Unlinked => self.unlinked = true,
+            Record::Renamed { key, condition } => {
+                self.key = key.clone();
+                self.condition = condition.clone();
+            }
+        }
+    }
+
+    fn resize(&mut self, size: u64) {
+        self.resizing = Some(size);
+        self.base_end = self.base_end.min(size);
+        if let Some(upload) = &self.upload {
+            for (number, part) in &mut self.parts {
+                let end = part.copied.map_or_else(|| upload.plan.range(*number).end, |range| range.end);
+                // The part that straddles the cut loses bytes; a short last part that would grow is seen by its length.
+                if end > size {
+                    part.dirty = true;
+                }
+            }
+        }
+        if self.stage.frozen().is_some() {
+            let min = self.size_min_since_freeze.map_or(size, |min| min.min(size));
+            self.size_min_since_freeze = Some(min);
+        }
+    }
+
+    fn proved(&mut self, proof: Proof) {
+        let Stage::Completed { frozen, etag, .. } = &self.stage else { return };
+        let object = BaseObject { etag: etag.clone(), size: frozen.size };
+        self.published = Some(LastPublication {
+            publication: frozen.publication,
+            object: object.clone(),
+            attrs: frozen.attrs,
+            proof,
+        });
+        self.base_end = frozen.size.min(self.size_min_since_freeze.unwrap_or(u64::MAX));
+        self.condition = Condition::Matches(object.etag.clone());
+        self.base = Some(object);
+        self.stage = Stage::Open;
+        self.upload = None;
+        self.parts.clear();
+        self.rebasing = true;
+        self.disproofs = 0;
+        self.failed = None;
+        self.conflict = None;
+    }
+
+    /// Whether BOS holds exactly what the file has in part `number`, which is `len` bytes long.
+    pub fn is_sent(&self, number: PartNumber, len: u64) -> bool {
+        self.parts.get(&number).is_some_and(|part| {
+            !part.dirty && part.copied.is_none() && part.held.as_ref().is_some_and(|held| held.len == len)
+        })
+    }
+
+    /// Whether BOS holds a copy of `range` of the base under `number`.
+    pub fn is_copied(&self, number: PartNumber, range: ByteRange) -> bool {
+        self.parts
+            .get(&number)
+            .is_some_and(|part| !part.dirty && part.held.is_some() && part.copied == Some(range))
+    }
+
+    /// The mark of publication `number`: new for every publication, so that an object that carries it is that very one.
+    pub fn mark(&self, publication: Publication) -> String {
+        format!("{}.{publication}", self.journal_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn opened(base: Option<BaseObject>) -> Record {
+        Record::Opened {
+            format: 1,
+            journal_id: "00000000000000aa".into(),
+            key: ObjectKey::parse("d/big.bin").unwrap(),
+            condition: base.as_ref().map_or(Condition::Absent, |b| Condition::Matches(b.etag.clone())),
+            base,
+            headers: ObjectHeaders::default(),
+            attrs: attrs(),
+            boot_id: "boot-1".into(),
+            at: 1_700_000_000,
+        }
+    }
+
+    fn attrs() -> FileAttrs {
+        FileAttrs { mode: 0o100_644, uid: 1, gid: 2, mtime: crate::object::Timestamp { sec: 5, nsec: 0 } }
+    }
+
+    fn n(number: u32) -> PartNumber {
+        PartNumber::new(number).unwrap()
+    }
+
+    const PART: u64 = 8 << 20;
+
+    fn sent(part: u32, sum: Checksum) -> Record {
+        Record::Sent { part: n(part), sum, etag: ETag::new(&sum.md5.to_hex()), kept: false }
+    }
+
+    fn sum(len: u64, seed: u8) -> Checksum {
+        Checksum { len, ..Checksum::of(&[seed]) }
+    }
+
+    fn started() -> Vec<Record> {
+        vec![
+            opened(None),
+            Record::Initiating,
+            Record::Initiated { upload_id: UploadId::new("u1"), plan: PartPlan::growing(PART) },
+        ]
+    }
+
+    #[test]
+    fn a_journal_must_begin_with_opened_of_a_known_format() {
+        assert_eq!(FileState::replay(&[]), Err(ReplayError::NotOpened));
+        assert_eq!(FileState::replay(&[Record::Initiating]), Err(ReplayError::NotOpened));
+        let Record::Opened { journal_id, key, base, condition, headers, attrs, boot_id, at, .. } = opened(None) else {
+            unreachable!()
+        };
+        let newer = Record::Opened { format: 2, journal_id, key, base, condition, headers, attrs, boot_id, at };
+        assert_eq!(FileState::replay(&[newer]), Err(ReplayError::Format(2)));
+    }
+
+    #[test]
+    fn an_initiate_without_an_answer_is_remembered_until_one_comes() {
+        let mut state = FileState::replay(&[opened(None), Record::Initiating]).unwrap();
+        assert!(state.initiating && state.upload.is_none());
+        state.apply(&started()[2]);
+        assert!(!state.initiating && state.upload.is_some());
+    }
+
+    #[test]
+    fn a_rewritten_part_is_no_longer_sent_but_what_bos_holds_is_remembered() {
+        let mut records = started();
+        records.push(sent(1, sum(PART, 1)));
+        let mut state = FileState::replay(&records).unwrap();
+        assert!(state.is_sent(n(1), PART));
+        assert!(!state.is_sent(n(1), PART - 1), "another length is another part");
+        state.apply(&Record::Dirtied { part: n(1) });
+        assert!(!state.is_sent(n(1), PART));
+        assert!(state.parts[&n(1)].held.as_ref().unwrap().equals(&sum(PART, 1)));
+        assert!(!state.parts[&n(1)].held.as_ref().unwrap().equals(&sum(PART, 2)));
+    }
+
+    #[test]
+    fn truncation_unsends_every_part_it_touches_and_no_other() {
+        let mut records = started();
+        for part in 1..=3 {
+            records.push(sent(part, sum(PART, part as u8)));
+        }
+        records.push(Record::Resizing { size: PART + 1 });
+        records.push(Record::Resized);
+        let state = FileState::replay(&records).unwrap();
+        assert!(state.is_sent(n(1), PART));
+        assert!(!state.is_sent(n(2), PART) && !state.is_sent(n(3), PART));
+        assert_eq!(state.resizing, None);
+    }
+
+    #[test]
+    fn a_truncation_to_zero_keeps_all_parts_as_candidates() {
+        let mut records = started();
+        records.push(sent(1, sum(PART, 1)));
+        records.push(sent(2, sum(PART, 2)));
+        records.push(Record::Resizing { size: 0 });
+        let state = FileState::replay(&records).unwrap();
+        assert_eq!(state.parts.values().filter(|p| p.dirty && p.held.is_some()).count(), 2);
+        assert_eq!(state.resizing, Some(0), "without `resized` the cut is done again");
+    }
+
+    #[test]
+    fn two_different_unanswered_bodies_make_a_part_contested() {
+        let mut records = started();
+        records.push(Record::Sending { part: n(1), sum: sum(PART, 1) });
+        records.push(Record::Sending { part: n(1), sum: sum(PART, 1) });
+        assert!(!FileState::replay(&records).unwrap().parts[&n(1)].contested, "the same body again");
+        records.push(Record::Sending { part: n(1), sum: sum(PART, 2) });
+        records.push(sent(1, sum(PART, 2)));
+        let state = FileState::replay(&records).unwrap();
+        assert!(state.parts[&n(1)].contested, "the first body may still arrive");
+    }
+
+    #[test]
+    fn a_proved_publication_becomes_the_base_and_keeps_later_changes() {
+        let mut records = started();
+        records.push(sent(1, sum(PART, 1)));
+        records.push(sent(2, sum(100, 2)));
+        records.push(Record::Closed { publication: 1, size: PART + 100, attrs: attrs() });
+        let mark = FileState::replay(&records).unwrap().mark(1);
+        records.push(Record::Completing {
+            publication: 1,
+            mark: mark.clone(),
+            condition: Condition::Absent,
+            size: PART + 100,
+            part_count: 2,
+        });
+        records.push(Record::Dirtied { part: n(2) });
+        records.push(Record::Resizing { size: PART + 50 });
+        records.push(Record::Resized);
+        let etag = ETag::new("-e");
+        records.push(Record::Completed { publication: 1, etag: etag.clone(), size: PART + 100 });
+        let mut state = FileState::replay(&records).unwrap();
+        assert!(matches!(&state.stage, Stage::Completed { put: None, .. }));
+        state.apply(&Record::Proved { publication: 1, proof: Proof::Proved });
+        assert_eq!(state.base, Some(BaseObject { etag: etag.clone(), size: PART + 100 }));
+        assert_eq!(state.condition, Condition::Matches(etag));
+        assert_eq!(state.base_end, PART + 50, "what was cut after the freeze does not come back");
+        assert!(state.rebasing && state.upload.is_none() && state.parts.is_empty());
+        assert_eq!(state.changed_since_freeze.iter().copied().collect::<Vec<_>>(), [n(2)]);
+        state.apply(&Record::Rebased);
+        assert!(!state.rebasing && state.changed_since_freeze.is_empty());
+        assert_eq!(mark, "00000000000000aa.1");
+    }
+
+    #[test]
+    fn a_disproved_object_is_published_again_over_itself() {
+        let mut records = started();
+        records.push(sent(1, sum(PART, 1)));
+        records.push(Record::Closed { publication: 1, size: PART, attrs: attrs() });
+        let mark = "00000000000000aa.1".to_string();
+        let condition = Condition::Absent;
+        records.push(Record::Completing { publication: 1, mark, condition, size: PART, part_count: 1 });
+        records.push(Record::Completed { publication: 1, etag: ETag::new("bad"), size: PART });
+        records.push(Record::Disproved { publication: 1, message: "crc".into() });
+        let state = FileState::replay(&records).unwrap();
+        assert!(matches!(state.stage, Stage::Closed(f) if f.size == PART));
+        assert_eq!(state.condition, Condition::Matches(ETag::new("bad")));
+        assert!(state.parts.is_empty() && state.disproofs == 1);
+    }
+
+    #[test]
+    fn attributes_set_after_close_ride_on_a_publication_not_yet_sent() {
+        let later = FileAttrs { mode: 0o100_600, ..attrs() };
+        let mut records = started();
+        records.push(Record::Closed { publication: 1, size: 5, attrs: attrs() });
+        records.push(Record::Attrs { attrs: later });
+        let state = FileState::replay(&records).unwrap();
+        assert_eq!(state.stage.frozen().unwrap().attrs, later);
+    }
+}

@@ -1,0 +1,419 @@
+//! The task that does for one file what its state asks for, one remote step after the other, parts side by side.
+//!
+//! There is at most one driver per file, so publications, deletes and attribute copies of one key are a queue by
+//! construction. [`DirtyFile::next`] only looks at the state; the steps it names are in `part.rs` and `complete.rs`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use tokio::task::JoinSet;
+
+use super::WriteError;
+use super::dirty_file::{DirtyFile, Inner, Removal};
+use super::part::{PartJob, PartKind};
+use super::state::Stage;
+use crate::bos::{BosError, BosErrorKind};
+use crate::journal::Record;
+use crate::object::{ByteRange, PartNumber};
+use crate::write::part_plan::{Piece, copy_runs};
+
+/// First pause after trouble that may pass.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// Longest pause: a line that is back is noticed within it.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// What the driver does next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Start this beside the running jobs.
+    Job(PartJob),
+    /// Do this alone.
+    Step(Step),
+    /// Wait for a job or for news.
+    Wait,
+    /// Wait for news, but no longer.
+    Until(Instant),
+    /// Nothing to do; the next change starts a new driver.
+    Exit,
+}
+
+/// A remote step that runs alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Ask BOS what it holds (after a start, an unanswered or a refused request).
+    Reconcile,
+    /// InitiateMultipartUpload.
+    Initiate,
+    /// PutObject of the whole file.
+    Put,
+    /// CompleteMultipartUpload.
+    Complete,
+    /// Show that the object is what was written.
+    Prove,
+    /// Give the published object the attributes that were set since.
+    CopyAttrs,
+    /// Abort the upload and delete the object of a removed file.
+    Remove,
+    /// Bring spool and map over to the new base.
+    Rebase,
+}
+
+/// How a step or job failed.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// BOS said something.
+    Bos(BosError),
+    /// The local disk or the journal failed.
+    Local(WriteError),
+    /// It cannot succeed; the message is complete.
+    Final {
+        /// errno for programs.
+        errno: i32,
+        /// What happened, what became of the bytes, what to do.
+        message: String,
+    },
+    /// What BOS holds must be asked first.
+    Reconcile,
+    /// Worth another try after a pause, for the reason given.
+    Again(String),
+}
+
+impl From<BosError> for Trouble {
+    fn from(error: BosError) -> Self {
+        Trouble::Bos(error)
+    }
+}
+
+impl From<WriteError> for Trouble {
+    fn from(error: WriteError) -> Self {
+        Trouble::Local(error)
+    }
+}
+
+type JobEnd = (PartNumber, Result<(), Trouble>);
+
+impl DirtyFile {
+    /// Makes sure that a driver runs if there is something to do.
+    pub(super) fn start_driver(self: &Arc<Self>) {
+        {
+            let mut inner = self.lock();
+            if inner.driving || self.shared.stop.is_cancelled() || matches!(inner.next(0), Next::Exit) {
+                drop(inner);
+                self.wake.notify_one();
+                return;
+            }
+            inner.driving = true;
+        }
+        let file = self.clone();
+        self.shared.tasks.spawn_on(async move { file.drive().await }, &self.shared.runtime);
+    }
+
+    async fn drive(self: Arc<Self>) {
+        let mut jobs: JoinSet<JobEnd> = JoinSet::new();
+        loop {
+            let next = {
+                let mut inner = self.lock();
+                let next = inner.next(jobs.len());
+                match &next {
+                    Next::Exit => inner.driving = false,
+                    Next::Job(job) => {
+                        inner.live.entry(job.number).or_default().job = Some(job.cancel.clone());
+                        inner.ready.remove(&job.number);
+                    }
+                    _ => {}
+                }
+                next
+            };
+            let until = match next {
+                Next::Exit => return,
+                Next::Job(job) => {
+                    jobs.spawn(self.clone().run_job(job));
+                    continue;
+                }
+                Next::Step(step) => {
+                    let result = tokio::select! {
+                        result = self.run_step(step) => result,
+                        () = self.shared.stop.cancelled() => return,
+                    };
+                    self.settle(&format!("{step:?}"), result);
+                    continue;
+                }
+                Next::Wait => Instant::now() + Duration::from_secs(3600),
+                Next::Until(at) => at,
+            };
+            tokio::select! {
+                Some(end) = jobs.join_next() => match end {
+                    Ok((number, result)) => self.job_ended(number, result),
+                    Err(e) if e.is_cancelled() => {}
+                    Err(e) => {
+                        let message = format!("{}: internal error ({e}); the bytes are kept", self.key());
+                        self.settle("part", Err(Trouble::Final { errno: libc::EIO, message }));
+                    }
+                },
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+                () = self.shared.stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn run_step(self: &Arc<Self>, step: Step) -> Result<(), Trouble> {
+        match step {
+            Step::Reconcile => self.reconcile().await,
+            Step::Initiate => self.initiate().await,
+            Step::Put => self.put().await,
+            Step::Complete => self.complete().await,
+            Step::Prove => self.prove().await,
+            Step::CopyAttrs => self.copy_attrs().await,
+            Step::Remove => self.remove().await,
+            Step::Rebase => self.rebase().await,
+        }
+    }
+
+    fn job_ended(self: &Arc<Self>, number: PartNumber, result: Result<(), Trouble>) {
+        {
+            let mut inner = self.lock();
+            if let Some(live) = inner.live.get_mut(&number) {
+                live.job = None;
+            }
+        }
+        self.settle("part", result);
+    }
+
+    /// Notes how a step or job ended.
+    fn settle(self: &Arc<Self>, what: &str, result: Result<(), Trouble>) {
+        let mut inner = self.lock();
+        let key = inner.state.key.clone();
+        match result {
+            Ok(()) => {
+                inner.tries = 0;
+                inner.last_error = None;
+            }
+            Err(Trouble::Reconcile) => inner.reconcile = true,
+            Err(Trouble::Again(message)) => inner.back_off(&key.to_string(), what, message),
+            Err(Trouble::Local(e)) => {
+                // A journal that cannot be written can still be tried again: space may come back.
+                inner.back_off(&key.to_string(), what, e.to_string());
+            }
+            Err(Trouble::Bos(e)) => match e.kind {
+                BosErrorKind::NoSuchUpload | BosErrorKind::InvalidPart | BosErrorKind::PreconditionFailed => {
+                    inner.reconcile = true;
+                    inner.back_off(&key.to_string(), what, e.to_string());
+                }
+                _ if e.is_transient() || e.is_ambiguous() => {
+                    inner.reconcile |= e.is_ambiguous() && !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
+                    inner.back_off(&key.to_string(), what, e.to_string());
+                }
+                _ => {
+                    let message = format!(
+                        "{e}; the bytes of {key} are kept in {}; put right what BOS complains of, then `bosfs uploads resume` \
+                         or mount again",
+                        inner.store.as_ref().map_or_else(String::new, |s| s.dir.display().to_string())
+                    );
+                    self.fail(&mut inner, e.errno(), message);
+                }
+            },
+            Err(Trouble::Final { errno, message }) => self.fail(&mut inner, errno, message),
+        }
+        drop(inner);
+        self.notify();
+    }
+
+    fn fail(&self, inner: &mut Inner, errno: i32, message: String) {
+        log::error!("{message}");
+        let record = Record::Failed { message: message.clone(), errno };
+        if self.append(inner, &record).is_err() {
+            inner.state.apply(&record);
+        }
+        inner.last_error = Some(message);
+    }
+
+    /// Marks that somebody else's object is at the key.
+    pub(super) fn conflict(&self, inner: &mut Inner, found: &str) {
+        let key = &inner.state.key;
+        let message = format!(
+            "{key}: BOS holds {found}, which is neither what this file began with nor what was written here; nothing was \
+             overwritten and the bytes are kept: `bosfs uploads complete BUCKET/{key} --force` overwrites, \
+             `bosfs uploads abort BUCKET/{key}` gives the local bytes up"
+        );
+        log::error!("{message}");
+        let record = Record::Conflict { message };
+        if self.append(inner, &record).is_err() {
+            inner.state.apply(&record);
+        }
+    }
+}
+
+impl Inner {
+    fn back_off(&mut self, key: &str, what: &str, message: String) {
+        let now = Instant::now();
+        if self.retry_at.is_none_or(|at| at <= now) {
+            self.tries += 1;
+            let pause = backoff(self.tries, rand::rng().random_range(0.5..1.0));
+            log::warn!("{key}: {what}: {message}; try {} in {} ms", self.tries + 1, pause.as_millis());
+            self.retry_at = Some(now + pause);
+        }
+        self.last_error = Some(message);
+    }
+
+    /// What to do now; `jobs` parts are on their way.
+    pub(super) fn next(&mut self, jobs: usize) -> Next {
+        let alone = |step| if jobs == 0 { Next::Step(step) } else { Next::Wait };
+        let idle = if jobs == 0 { Next::Exit } else { Next::Wait };
+        if let Some(at) = self.retry_at {
+            if at > Instant::now() {
+                return Next::Until(at);
+            }
+            self.retry_at = None;
+        }
+        match self.removal {
+            Removal::Wanted => {
+                if jobs > 0 {
+                    self.cancel_jobs();
+                }
+                return alone(Step::Remove);
+            }
+            Removal::Orphaned | Removal::Done => return idle,
+            Removal::None => {}
+        }
+        if self.store.is_none() || self.state.failed.is_some() || self.state.conflict.is_some() {
+            return idle;
+        }
+        if self.state.rebasing {
+            return alone(Step::Rebase);
+        }
+        let wanted = self.state.stage != Stage::Open || self.send_all || !self.ready.is_empty();
+        if self.reconcile && wanted {
+            return alone(Step::Reconcile);
+        }
+        match self.state.stage.clone() {
+            Stage::Completed { .. } => alone(Step::Prove),
+            Stage::Putting { .. } => alone(Step::Put),
+            Stage::Closed(frozen) | Stage::Completing { frozen, .. } => {
+                if frozen.size <= self.plan.first_bytes() {
+                    return alone(Step::Put);
+                }
+                match self.next_part(frozen.size, jobs) {
+                    Some(next) => next,
+                    None => alone(Step::Complete),
+                }
+            }
+            Stage::Open => self.next_early(jobs).unwrap_or({
+                if jobs > 0 {
+                    Next::Wait
+                } else if self.writers == 0 && self.attrs_pending() && !self.new_content && !self.new_file {
+                    Next::Step(Step::CopyAttrs)
+                } else {
+                    Next::Exit
+                }
+            }),
+        }
+    }
+
+    /// The publication list of the frozen (or present) size.
+    pub(super) fn pieces(&self, size: u64) -> Vec<Piece> {
+        let copyable = self.base().is_some();
+        copy_runs(&self.plan, size, |number| {
+            let range = self.plan.range_in(number, size);
+            // Parts that BOS has already are cheaper than a copy that splits a run; parts changed after the freeze would
+            // not be untouched any more, but they were sent before.
+            copyable
+                && !self.state.is_sent(number, range.len())
+                && self.store.as_ref().is_some_and(|store| store.extents.is_untouched(range, size))
+        })
+    }
+
+    /// The next part of a frozen file; `None` when BOS has them all.
+    fn next_part(&mut self, size: u64, jobs: usize) -> Option<Next> {
+        let mut busy = jobs > 0;
+        for piece in self.pieces(size) {
+            let number = piece.part();
+            let done = match piece {
+                Piece::Upload(number) => self.state.is_sent(number, self.plan.range_in(number, size).len()),
+                Piece::Copy { range, .. } => self.state.is_copied(number, range),
+            };
+            if done {
+                continue;
+            }
+            if self.state.upload.is_none() {
+                return Some(if jobs == 0 { Next::Step(Step::Initiate) } else { Next::Wait });
+            }
+            if self.live.get(&number).is_some_and(|live| live.job.is_some()) {
+                busy = true;
+                continue;
+            }
+            if jobs >= self.jobs_max {
+                return Some(Next::Wait);
+            }
+            let kind = match piece {
+                Piece::Upload(_) => PartKind::Upload { range: self.plan.range_in(number, size) },
+                Piece::Copy { range, .. } => PartKind::Copy { range },
+            };
+            return Some(Next::Job(PartJob::new(number, kind)));
+        }
+        busy.then_some(Next::Wait)
+    }
+
+    /// A part that can be sent while the writer goes on; `None` when there is none.
+    fn next_early(&mut self, jobs: usize) -> Option<Next> {
+        if self.send_all {
+            return self.next_of_all(jobs);
+        }
+        // A job for the old bytes of a part must have ended before the new ones go.
+        let number = *self.ready.iter().find(|n| self.live.get(n).is_none_or(|live| live.job.is_none()))?;
+        if self.state.upload.is_none() {
+            return Some(if jobs == 0 { Next::Step(Step::Initiate) } else { Next::Wait });
+        }
+        if jobs >= self.jobs_max {
+            return Some(Next::Wait);
+        }
+        let range = self.plan.range(number);
+        Some(Next::Job(PartJob::new(number, PartKind::Upload { range })))
+    }
+
+    /// `--fsync bos`: every part of the present size, sent without a freeze.
+    fn next_of_all(&mut self, jobs: usize) -> Option<Next> {
+        let size = self.size;
+        if size > 0 {
+            if let Some(next) = self.next_part(size, jobs) {
+                return Some(next);
+            }
+        }
+        self.send_all = false;
+        None
+    }
+
+    fn cancel_jobs(&mut self) {
+        for live in self.live.values() {
+            if let Some(job) = &live.job {
+                job.cancel();
+            }
+        }
+    }
+
+    /// The range that job or list means by `number` in a file of `size` bytes.
+    pub(super) fn part_range(&self, number: PartNumber, size: u64) -> ByteRange {
+        self.plan.range_in(number, size)
+    }
+}
+
+/// Pause before try `tries + 1`: doubles up to [`BACKOFF_MAX`], times `jitter` (0.5 to 1).
+fn backoff(tries: u32, jitter: f64) -> Duration {
+    let doubled = BACKOFF_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(16));
+    doubled.min(BACKOFF_MAX).mul_f64(jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_their_bound() {
+        assert_eq!(backoff(1, 1.0), BACKOFF_FIRST);
+        assert_eq!(backoff(2, 1.0), BACKOFF_FIRST * 2);
+        assert_eq!(backoff(3, 0.5), BACKOFF_FIRST * 2);
+        assert_eq!(backoff(100, 1.0), BACKOFF_MAX);
+        assert_eq!(backoff(u32::MAX, 1.0), BACKOFF_MAX);
+    }
+}

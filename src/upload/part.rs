@@ -1,0 +1,279 @@
+//! One part on its way: filled from the base where it must be, sealed, sent, checked.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::dirty_file::DirtyFile;
+use super::driver::Trouble;
+use crate::bos::client::{Body, StoredOutcome};
+use crate::bos::{BosError, BosErrorKind};
+use crate::journal::Record;
+use crate::object::{ByteRange, Checksum, Hasher, PartNumber};
+use crate::write::extents::Source;
+use crate::write::spool::Spool;
+
+/// Bytes of the base fetched at once to fill a seam.
+const FILL_BYTES_MAX: u64 = 4 << 20;
+/// Bytes hashed per read of the spool.
+const HASH_BYTES: usize = 256 << 10;
+/// Bodies of one part that may come back wrong before the file fails: more would be the network's or the disk's fault.
+const MISMATCHES_MAX: u32 = 5;
+
+/// A part to be brought into BOS.
+#[derive(Debug)]
+pub(super) struct PartJob {
+    pub(super) number: PartNumber,
+    pub(super) kind: PartKind,
+    /// Cancelled when the part's bytes change.
+    pub(super) cancel: CancellationToken,
+}
+
+/// How it gets there.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PartKind {
+    /// UploadPart of these bytes of the file.
+    Upload { range: ByteRange },
+    /// UploadPartCopy of these bytes of the base.
+    Copy { range: ByteRange },
+}
+
+impl PartJob {
+    pub(super) fn new(number: PartNumber, kind: PartKind) -> Self {
+        Self { number, kind, cancel: CancellationToken::new() }
+    }
+}
+
+impl DirtyFile {
+    pub(super) async fn run_job(self: Arc<Self>, job: PartJob) -> (PartNumber, Result<(), Trouble>) {
+        let number = job.number;
+        let work = async {
+            let _slot = self.shared.slot().await;
+            match job.kind {
+                PartKind::Upload { range } => self.upload_part(number, range).await,
+                PartKind::Copy { range } => self.copy_part(number, range).await,
+            }
+        };
+        let result = tokio::select! {
+            result = work => result,
+            // The request is dropped and its connection closed: what arrived of it may still count, so the next body of
+            // this number makes the part contested.
+            () = job.cancel.cancelled() => Ok(()),
+            () = self.shared.stop.cancelled() => Ok(()),
+        };
+        (number, result)
+    }
+
+    async fn copy_part(self: &Arc<Self>, number: PartNumber, range: ByteRange) -> Result<(), Trouble> {
+        let (key, upload, base) = {
+            let inner = self.lock();
+            let (Some(upload), Some(base)) = (&inner.state.upload, inner.base()) else { return Ok(()) };
+            (inner.state.key.clone(), upload.id.clone(), base.clone())
+        };
+        let etag = self.shared.client.upload_part_copy(&key, &upload, number, &key, range, Some(&base.etag)).await?;
+        let mut inner = self.lock();
+        self.append(&mut inner, &Record::Copied { part: number, range, etag })?;
+        Ok(())
+    }
+
+    async fn upload_part(self: &Arc<Self>, number: PartNumber, range: ByteRange) -> Result<(), Trouble> {
+        self.fill(range).await?;
+        let Some(sum) = self.seal(number, range).await? else { return Ok(()) };
+        let (key, upload, spool) = {
+            let mut inner = self.lock();
+            let held = inner.state.parts.get(&number).and_then(|part| part.held.clone());
+            if let Some(held) = held.filter(|held| held.equals(&sum)) {
+                self.append(&mut inner, &Record::Sent { part: number, sum, etag: held.etag, kept: true })?;
+                drop(inner);
+                self.notify();
+                return Ok(());
+            }
+            let Some(upload) = inner.state.upload.clone() else { return Ok(()) };
+            self.append(&mut inner, &Record::Sending { part: number, sum })?;
+            (inner.state.key.clone(), upload.id, inner.store()?.spool.clone())
+        };
+        self.shared.rate.take(sum.len).await;
+        let body = Body::Source(Arc::new(spool.body(range)));
+        let sent = self.shared.client.upload_part(&key, &upload, number, body, &sum.md5).await;
+        let checked = match sent {
+            Ok(outcome) => check_stored(&sum, &outcome).map(|()| outcome),
+            Err(e) if e.kind == BosErrorKind::BadDigest => Err(e.to_string()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut inner = self.lock();
+        match checked {
+            Ok(outcome) => {
+                self.append(&mut inner, &Record::Sent { part: number, sum, etag: outcome.etag, kept: false })?;
+                inner.meter.add(sum.len);
+                inner.live.entry(number).or_default().mismatches = 0;
+            }
+            Err(message) => {
+                let live = inner.live.entry(number).or_default();
+                live.mismatches += 1;
+                live.sealed = None;
+                let mismatches = live.mismatches;
+                drop(inner);
+                return Err(mismatch(&key, &format!("part {number}"), mismatches, message));
+            }
+        }
+        drop(inner);
+        self.notify();
+        Ok(())
+    }
+
+    /// Fetches the bytes of `range` that are still only in the base, so that the spool has them all.
+    pub(super) async fn fill(self: &Arc<Self>, range: ByteRange) -> Result<(), Trouble> {
+        loop {
+            let (key, base, gap) = {
+                let mut inner = self.lock();
+                let key = inner.state.key.clone();
+                let base = inner.base().cloned();
+                let size = inner.size;
+                let store = inner.store()?;
+                let mut gap = None;
+                for piece in store.extents.pieces(range.intersect(ByteRange::new(0, size)), size) {
+                    match piece.from {
+                        Source::Held => {
+                            return Err(Trouble::Final {
+                                errno: libc::ENOSPC,
+                                message: format!(
+                                    "{key}: bytes {:?} were sent, taken out of the full spool and then partly rewritten; BOS \
+                                     cannot give them back. The other bytes are kept; write these again, whole parts at a time",
+                                    piece.range
+                                ),
+                            });
+                        }
+                        Source::Base if gap.is_none() => gap = Some(piece.range),
+                        _ => {}
+                    }
+                }
+                match (gap, base) {
+                    (Some(gap), Some(base)) => (key, base, ByteRange::at(gap.start, gap.len().min(FILL_BYTES_MAX))),
+                    _ => return Ok(()),
+                }
+            };
+            let bytes: Bytes = self.shared.client.get_range(&key, gap, Some(&base.etag)).await?;
+            let mut guard = self.lock();
+            let inner = &mut *guard;
+            let whole = ByteRange::new(0, inner.size);
+            let before = inner.store()?.extents.spool_blocks(whole);
+            let store = inner.store()?;
+            let spool = store.spool.clone();
+            store.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
+            let after = store.extents.spool_blocks(whole);
+            let more = after.saturating_sub(before) * crate::write::block_map::BLOCK_BYTES;
+            inner.spooled_bytes += more;
+            // Less than a part per file; a full spool must not stop the upload that empties it.
+            self.shared.budget.take(more);
+        }
+    }
+
+    /// The checksum of the part's present bytes; `None` when they changed while they were read.
+    pub(super) async fn seal(&self, number: PartNumber, range: ByteRange) -> Result<Option<Checksum>, Trouble> {
+        let (generation, spool) = {
+            let mut inner = self.lock();
+            let live = inner.live.entry(number).or_default();
+            if let Some((generation, sum)) = live.sealed
+                && generation == live.generation
+                && sum.len == range.len()
+            {
+                return Ok(Some(sum));
+            }
+            (live.generation, inner.store()?.spool.clone())
+        };
+        let sum = tokio::task::spawn_blocking(move || hash(&spool, range))
+            .await
+            .map_err(|e| Trouble::Again(e.to_string()))?
+            .map_err(|e| Trouble::Again(format!("the spool cannot be read: {e}")))?;
+        let mut inner = self.lock();
+        let live = inner.live.entry(number).or_default();
+        if live.generation != generation {
+            return Ok(None);
+        }
+        live.sealed = Some((generation, sum));
+        Ok(Some(sum))
+    }
+}
+
+/// Hashes a range of the spool.
+fn hash(spool: &Spool, range: ByteRange) -> std::io::Result<Checksum> {
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; HASH_BYTES.min(range.len() as usize)];
+    let mut at = range.start;
+    while at < range.end {
+        let len = buffer.len().min((range.end - at) as usize);
+        spool.read_at(at, &mut buffer[..len])?;
+        hasher.update(&buffer[..len]);
+        at += len as u64;
+    }
+    Ok(hasher.finish())
+}
+
+/// Whether BOS stored what was sent: by the ETag where it is the MD5; where it plainly is not (encrypted buckets), by
+/// the strongest CRC of the answer.
+pub(super) fn check_stored(sum: &Checksum, outcome: &StoredOutcome) -> Result<(), String> {
+    if outcome.etag.is_md5(&sum.md5) {
+        return Ok(());
+    }
+    let crcs = &sum.crcs;
+    let by_crc = outcome
+        .crc32c
+        .map(|crc| crc == crcs.crc32c)
+        .or_else(|| outcome.crc64.map(|crc| crc == crcs.crc64))
+        .or_else(|| outcome.crc32.map(|crc| crc == crcs.crc32));
+    match by_crc {
+        Some(true) => Ok(()),
+        Some(false) => Err(format!("BOS stored other bytes: ETag {} and CRC differ from MD5 {:?}", outcome.etag, sum.md5)),
+        None => Err(format!("BOS answered ETag {} for bytes with MD5 {:?} and gave no CRC", outcome.etag, sum.md5)),
+    }
+}
+
+/// What to do about a body that came back wrong for the `mismatches`th time in a row.
+pub(super) fn mismatch(key: &crate::object::ObjectKey, what: &str, mismatches: u32, message: String) -> Trouble {
+    if mismatches < MISMATCHES_MAX {
+        return Trouble::Again(format!("{what}: {message}"));
+    }
+    Trouble::Final {
+        errno: libc::EIO,
+        message: format!(
+            "{key}: {what} came back wrong {mismatches} times ({message}); the bytes are kept. If the bucket encrypts its \
+             objects and gives no CRC, bosfs cannot prove what it sends"
+        ),
+    }
+}
+
+impl Trouble {
+    /// Trouble that a missing key of BOS means.
+    pub(super) fn is_kind(&self, kind: BosErrorKind) -> bool {
+        matches!(self, Trouble::Bos(BosError { kind: found, .. }) if *found == kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::ETag;
+
+    fn answer(etag: &str, crc32c: Option<u32>, crc32: Option<u32>) -> StoredOutcome {
+        StoredOutcome { etag: ETag::new(etag), crc32c, crc32, crc64: None }
+    }
+
+    #[test]
+    fn an_md5_etag_proves_a_part_and_another_one_needs_a_crc() {
+        let sum = Checksum::of(b"01234567");
+        assert!(check_stored(&sum, &answer("2e9ec317e197819358fbc43afca7d837", None, None)).is_ok());
+        assert!(check_stored(&sum, &answer("2E9EC317E197819358FBC43AFCA7D837", None, None)).is_ok());
+        assert!(check_stored(&sum, &answer("ffffc317e197819358fbc43afca7d837", None, None)).is_err());
+        assert!(check_stored(&sum, &answer("opaque", Some(2887918368), None)).is_ok());
+        assert!(check_stored(&sum, &answer("opaque", None, Some(763378421))).is_ok());
+        assert!(check_stored(&sum, &answer("opaque", Some(1), Some(763378421))).is_err(), "the stronger one counts");
+    }
+
+    #[test]
+    fn a_check_that_can_never_succeed_ends() {
+        let key = crate::object::ObjectKey::parse("k").unwrap();
+        assert!(matches!(mismatch(&key, "part 1", 1, "m".into()), Trouble::Again(_)));
+        assert!(matches!(mismatch(&key, "part 1", MISMATCHES_MAX, "m".into()), Trouble::Final { .. }));
+    }
+}

@@ -1,0 +1,498 @@
+//! Freezing a state for publication, and everything that waits: close, fsync, full spools, unlink.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dirty_file::{DirtyFile, Inner, Removal, disk_error};
+use super::state::Stage;
+use super::{FileStatus, InterruptedPolicy, WriteError, WriterEnd};
+use crate::journal::Record;
+use crate::journal::record::Publication;
+use crate::object::{ByteRange, Timestamp};
+
+/// How often a writer that waits for room looks again by itself: other programs free disk space without telling us.
+const ROOM_POLL: Duration = Duration::from_millis(500);
+
+impl DirtyFile {
+    /// A handle for writing was opened.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn add_writer(self: &Arc<Self>) -> Result<(), WriteError> {
+        let mut inner = self.lock();
+        inner.writers += 1;
+        if inner.state.interrupted.is_some() {
+            self.append(&mut inner, &Record::Reopened)?;
+        }
+        Ok(())
+    }
+
+    /// The last duplicate of a handle for writing is gone. With the last writer the end is settled: what is new is
+    /// published in the background, or kept as interrupted if the writer was killed.
+    pub fn remove_writer(self: &Arc<Self>, end: WriterEnd) {
+        let mut inner = self.lock();
+        inner.writers = inner.writers.saturating_sub(1);
+        if inner.writers > 0 || inner.removal != Removal::None {
+            return;
+        }
+        let result = match end {
+            WriterEnd::Killed { process, pid, signal } if inner.new_content || inner.new_file => {
+                self.interrupt(&mut inner, process, pid, signal)
+            }
+            _ => self.begin_publication(&mut inner, true).map(|_| ()),
+        };
+        if let Err(e) = result {
+            // Nobody waits for a release: the log and `status` tell.
+            log::error!("{e}");
+            inner.last_error = Some(e.to_string());
+        }
+        if !inner.is_pending() {
+            self.retire(&mut inner);
+        }
+        drop(inner);
+        self.notify();
+        self.start_driver();
+    }
+
+    fn interrupt(self: &Arc<Self>, inner: &mut Inner, process: String, pid: u32, signal: i32) -> Result<(), WriteError> {
+        let key = inner.state.key.clone();
+        match self.shared.options.interrupted {
+            InterruptedPolicy::Complete => {
+                log::warn!("{key}: {process} ({pid}) was killed by signal {signal}; published all the same (--interrupted complete)");
+                return self.begin_publication(inner, true).map(|_| ());
+            }
+            InterruptedPolicy::Discard => {
+                log::warn!("{key}: {process} ({pid}) was killed by signal {signal}; its bytes are thrown away (--interrupted discard)");
+                return self.discard(inner);
+            }
+            InterruptedPolicy::Keep => {}
+        }
+        self.materialise(inner)?;
+        self.append(inner, &Record::Interrupted { process: process.clone(), pid, signal })?;
+        log::warn!(
+            "{key}: {process} ({pid}) was killed by signal {signal} before it closed the file; it is kept, not published. \
+             Run the same command again to go on, or `bosfs uploads complete BUCKET/{key}` to publish it as it is"
+        );
+        Ok(())
+    }
+
+    /// Throws away what was written since the last publication.
+    fn discard(self: &Arc<Self>, inner: &mut Inner) -> Result<(), WriteError> {
+        inner.new_content = false;
+        inner.new_file = false;
+        if inner.store.is_some() {
+            self.append(inner, &Record::Unlinked)?;
+            inner.removal = Removal::Wanted;
+        }
+        Ok(())
+    }
+
+    /// Freezes what is new. `release`: a file that was only created or emptied counts, too. Returns the publication to
+    /// wait for; `None` when there is nothing to wait for.
+    pub(super) fn begin_publication(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        release: bool,
+    ) -> Result<Option<Publication>, WriteError> {
+        if inner.removal != Removal::None {
+            return Ok(None);
+        }
+        let attrs_only = release && inner.attrs_pending() && !inner.new_content && !inner.new_file;
+        let new = inner.new_content || (release && inner.new_file) || attrs_only;
+        let present = inner.state.stage.frozen().map(|frozen| frozen.publication);
+        if !new {
+            let again = inner.publish_again.then_some(1);
+            return Ok(present.map(|number| number + again.unwrap_or(0)));
+        }
+        if attrs_only && inner.state.published.is_some() {
+            // The driver copies the object onto itself; nothing to freeze.
+            return Ok(None);
+        }
+        if let Some(present) = present {
+            inner.publish_again = true;
+            return Ok(Some(present + 1));
+        }
+        self.materialise(inner)?;
+        let publication = inner.state.publications + 1;
+        let (size, attrs) = (inner.size, inner.state.attrs);
+        self.append(inner, &Record::Closed { publication, size, attrs })?;
+        inner.new_content = false;
+        inner.new_file = false;
+        inner.publish_again = false;
+        inner.retry_at = None;
+        // What was ready early is now part of the frozen list.
+        inner.ready.clear();
+        Ok(Some(publication))
+    }
+
+    /// Takes back a publication whose file is being emptied before anything irrevocable was sent.
+    pub(super) fn supersede(&self, inner: &mut Inner) -> Result<(), WriteError> {
+        if let Stage::Closed(frozen) = inner.state.stage {
+            self.append(inner, &Record::Superseded { publication: frozen.publication })?;
+            inner.settled_publication = frozen.publication;
+            inner.publish_again = false;
+        }
+        Ok(())
+    }
+
+    /// `flush` by the process that opened the file: publishes the state at this moment if something new was written, and
+    /// waits as the mode says (default: object complete and proved; write-back: synced to the local disk).
+    ///
+    /// # Errors
+    /// What kept the file from being published. Its bytes stay in the journal.
+    pub async fn publish(self: &Arc<Self>) -> Result<(), WriteError> {
+        self.publish_as(false, self.shared.options.write_back).await
+    }
+
+    /// Publishes what there is, whatever the mode, and waits for the proof (before a rename; `uploads complete`).
+    /// Nothing new: returns at once.
+    ///
+    /// # Errors
+    /// See [`DirtyFile::publish`].
+    pub async fn publish_and_wait(self: &Arc<Self>) -> Result<(), WriteError> {
+        self.publish_as(true, false).await
+    }
+
+    async fn publish_as(self: &Arc<Self>, release: bool, write_back: bool) -> Result<(), WriteError> {
+        let ticket = {
+            let mut inner = self.lock();
+            let ticket = self.begin_publication(&mut inner, release)?;
+            if ticket.is_none() {
+                // A second close of a file whose publication failed must not look like success.
+                inner.trouble()?;
+            }
+            ticket
+        };
+        let Some(ticket) = ticket else { return Ok(()) };
+        self.start_driver();
+        self.wake.notify_one();
+        if write_back {
+            return self.sync().await;
+        }
+        self.bounded(self.wait_published(ticket)).await
+    }
+
+    async fn wait_published(&self, publication: Publication) -> Result<(), WriteError> {
+        let mut changed = self.subscribe();
+        loop {
+            changed.borrow_and_update();
+            {
+                let inner = self.lock();
+                if inner.settled_publication >= publication || inner.removal != Removal::None {
+                    return Ok(());
+                }
+                inner.trouble()?;
+            }
+            if changed.changed().await.is_err() {
+                return Err(self.stopped());
+            }
+        }
+    }
+
+    /// Applies `--timeout`.
+    async fn bounded(&self, wait: impl Future<Output = Result<(), WriteError>>) -> Result<(), WriteError> {
+        let Some(limit) = self.shared.options.timeout else { return wait.await };
+        match tokio::time::timeout(limit, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(WriteError::failed(
+                libc::EIO,
+                format!(
+                    "{}: not in BOS after {} s (--timeout); the bytes are kept and the upload goes on behind: see `bosfs status`",
+                    self.key(),
+                    limit.as_secs()
+                ),
+            )),
+        }
+    }
+
+    fn stopped(&self) -> WriteError {
+        WriteError::failed(libc::EIO, format!("{}: bosfs is stopping; the bytes are in the journal", self.key()))
+    }
+
+    /// Spool and journal to stable storage; with `--fsync bos` also every byte into BOS.
+    ///
+    /// # Errors
+    /// When the local disk fails, or (with `--fsync bos`) as [`DirtyFile::publish`].
+    pub async fn fsync(self: &Arc<Self>) -> Result<(), WriteError> {
+        {
+            let mut inner = self.lock();
+            // A lock file or a marker that is created, synced and kept open must be there for others.
+            if inner.new_file && !inner.new_content && inner.size == 0 {
+                self.begin_publication(&mut inner, true)?;
+            }
+        }
+        self.start_driver();
+        self.sync().await?;
+        if !self.shared.options.fsync_bos {
+            return Ok(());
+        }
+        self.lock().send_all = true;
+        self.start_driver();
+        self.wake.notify_one();
+        let all_sent = async {
+            let mut changed = self.subscribe();
+            loop {
+                changed.borrow_and_update();
+                {
+                    let inner = self.lock();
+                    inner.trouble()?;
+                    if !inner.send_all {
+                        return Ok(());
+                    }
+                }
+                if changed.changed().await.is_err() {
+                    return Err(self.stopped());
+                }
+            }
+        };
+        self.bounded(all_sent).await
+    }
+
+    /// Spool, map and journal to stable storage, in this order, without holding the file's lock meanwhile.
+    pub(super) async fn sync(self: &Arc<Self>) -> Result<(), WriteError> {
+        let (key, size, handles) = {
+            let mut inner = self.lock();
+            let key = inner.state.key.clone();
+            let size = inner.size;
+            if inner.store.is_none() {
+                return Ok(());
+            }
+            let store = inner.store()?;
+            let handles = (|| Ok((store.spool.sync_handle()?, store.extents.sync_handle()?, store.dir.clone())))();
+            (key.clone(), size, handles.map_err(|e: std::io::Error| disk_error(&key, &e))?)
+        };
+        let (spool, map, dir) = handles;
+        let shared = self.shared.clone();
+        let synced = tokio::task::spawn_blocking(move || {
+            spool.sync_data()?;
+            map.sync_data()?;
+            std::fs::File::open(&dir)?.sync_all()?;
+            shared.state_dir.sync_uploads()
+        });
+        flatten(synced.await).map_err(|e| disk_error(&key, &e))?;
+        let journal = {
+            let mut inner = self.lock();
+            if inner.store.is_none() {
+                // Published and put away meanwhile.
+                return Ok(());
+            }
+            self.append(&mut inner, &Record::Synced { size })?;
+            inner.store()?.journal.sync_handle().map_err(|e| disk_error(&key, &e))?
+        };
+        flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| disk_error(&key, &e))
+    }
+
+    /// Awaited after [`WriteError::MustWait`]: returns when the write has a chance.
+    ///
+    /// # Errors
+    /// `ENOSPC` when nothing can ever make room; `EIO` after `--timeout`.
+    pub async fn wait_writable(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), WriteError> {
+        let range = ByteRange::at(offset, len);
+        let wait = async {
+            let mut changed = self.subscribe();
+            let mut freed = self.shared.budget.freed();
+            loop {
+                changed.borrow_and_update();
+                freed.borrow_and_update();
+                {
+                    let inner = self.lock();
+                    if inner.is_frozen(range) {
+                        inner.trouble()?;
+                    } else if self.shared.budget.fits(len + 2 * crate::write::block_map::BLOCK_BYTES) {
+                        return Ok(());
+                    }
+                }
+                if self.shared.make_room() {
+                    continue;
+                }
+                self.shared.room_may_come(&self.key())?;
+                tokio::select! {
+                    result = changed.changed() => if result.is_err() { return Err(self.stopped()) },
+                    _ = freed.changed() => {}
+                    () = tokio::time::sleep(ROOM_POLL) => {}
+                }
+            }
+        };
+        self.bounded(wait).await
+    }
+
+    /// The file lost its name while handles are open: nothing of it is published any more.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn orphan(self: &Arc<Self>) -> Result<(), WriteError> {
+        let mut inner = self.lock();
+        if inner.removal == Removal::None {
+            if inner.store.is_some() {
+                self.append(&mut inner, &Record::Unlinked)?;
+            }
+            inner.removal = Removal::Orphaned;
+            self.shared.forget(self, &inner.state.key);
+        }
+        drop(inner);
+        self.notify();
+        Ok(())
+    }
+
+    /// Removes the file: journals it, aborts the upload, deletes the object if it is the base or ours. Returns when BOS
+    /// has neither.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or BOS refuses for good.
+    pub async fn unlink(self: &Arc<Self>) -> Result<(), WriteError> {
+        {
+            let mut inner = self.lock();
+            self.materialise(&mut inner)?;
+            if !inner.state.unlinked {
+                self.append(&mut inner, &Record::Unlinked)?;
+            }
+            if inner.removal != Removal::Done {
+                inner.removal = Removal::Wanted;
+            }
+            inner.retry_at = None;
+        }
+        self.start_driver();
+        self.wake.notify_one();
+        let removed = async {
+            let mut changed = self.subscribe();
+            loop {
+                changed.borrow_and_update();
+                {
+                    let inner = self.lock();
+                    if inner.removal == Removal::Done {
+                        return Ok(());
+                    }
+                    inner.trouble()?;
+                }
+                if changed.changed().await.is_err() {
+                    return Err(self.stopped());
+                }
+            }
+        };
+        self.bounded(removed).await
+    }
+
+    /// Publishes an interrupted or failed file now (`uploads complete`); `force` also over a conflict.
+    ///
+    /// # Errors
+    /// See [`DirtyFile::publish`].
+    pub async fn complete_now(self: &Arc<Self>, force: bool) -> Result<(), WriteError> {
+        {
+            let mut inner = self.lock();
+            if inner.state.conflict.is_some() && !force {
+                inner.trouble()?;
+            }
+            self.retry(&mut inner, force)?;
+        }
+        self.publish_and_wait().await
+    }
+
+    /// Forgets the trouble of the last try, so that the next one is made.
+    pub(super) fn retry(self: &Arc<Self>, inner: &mut Inner, force: bool) -> Result<(), WriteError> {
+        if force && inner.state.conflict.take().is_some() {
+            let key = inner.state.key.clone();
+            self.append(inner, &Record::Renamed { key, condition: crate::object::Condition::Any })?;
+        }
+        if inner.state.interrupted.is_some() || inner.state.failed.is_some() {
+            self.append(inner, &Record::Reopened)?;
+            inner.new_content |= inner.state.stage == Stage::Open && !inner.state.rebasing;
+        }
+        inner.retry_at = None;
+        inner.tries = 0;
+        Ok(())
+    }
+
+    /// Its entry in `status`, with the list of parts if `parts`.
+    pub fn status(&self, parts: bool) -> FileStatus {
+        let inner = self.lock();
+        let state = &inner.state;
+        let size = state.stage.frozen().map_or(inner.size, |frozen| frozen.size);
+        let plan = &inner.plan;
+        let numbers = || ByteRange::new(0, size);
+        let mut bytes_in_bos = 0;
+        let mut parts_in_bos = 0;
+        let mut listed = Vec::new();
+        for number in plan.parts_in(numbers()) {
+            let len = plan.range_in(number, size).len();
+            let known = state.parts.get(&number);
+            let word = if state.is_sent(number, len) {
+                bytes_in_bos += len;
+                parts_in_bos += 1;
+                "sent"
+            } else if known.is_some_and(|part| part.copied.is_some() && !part.dirty) {
+                "copied"
+            } else if inner.live.get(&number).is_some_and(|live| live.job.is_some()) {
+                "sending"
+            } else if inner.store.as_ref().is_none_or(|s| s.extents.is_untouched(plan.range_in(number, size), size)) {
+                "base"
+            } else {
+                "dirty"
+            };
+            if parts {
+                listed.push((number.get(), word.to_owned()));
+            }
+        }
+        FileStatus {
+            key: state.key.to_string(),
+            journal_id: state.journal_id.clone(),
+            state: inner.state_word().to_owned(),
+            upload_id: state.upload.as_ref().map(|upload| upload.id.to_string()),
+            size,
+            bytes_in_bos,
+            bytes_spooled: inner.spooled_bytes,
+            parts_total: plan.part_count(size),
+            parts_in_bos,
+            parts_kept: state.parts_kept,
+            parts_sent: state.parts_sent,
+            bytes_per_s: inner.meter.bytes_per_s(),
+            tries: inner.tries,
+            last_error: state
+                .conflict
+                .clone()
+                .or_else(|| state.failed.as_ref().map(|(message, _)| message.clone()))
+                .or_else(|| inner.last_error.clone()),
+            proof: state.published.as_ref().map(|published| published.proof),
+            parts: parts.then_some(listed),
+            updated_at: Timestamp::now().sec,
+        }
+    }
+}
+
+impl Inner {
+    /// The error that whoever waits for this file is told.
+    pub(super) fn trouble(&self) -> Result<(), WriteError> {
+        if let Some(message) = &self.state.conflict {
+            return Err(WriteError::failed(libc::ESTALE, message.clone()));
+        }
+        if let Some((message, errno)) = &self.state.failed {
+            return Err(WriteError::failed(*errno, message.clone()));
+        }
+        Ok(())
+    }
+
+    fn state_word(&self) -> &'static str {
+        let state = &self.state;
+        if state.conflict.is_some() {
+            return "conflict";
+        }
+        if state.failed.is_some() {
+            return "failed";
+        }
+        if self.removal != Removal::None {
+            return "removing";
+        }
+        match &state.stage {
+            Stage::Closed(_) => "uploading",
+            Stage::Putting { .. } | Stage::Completing { .. } => "completing",
+            Stage::Completed { .. } => "proving",
+            Stage::Open if state.interrupted.is_some() => "interrupted",
+            Stage::Open if self.writers > 0 => "writing",
+            Stage::Open if self.new_content || self.new_file => "interrupted",
+            Stage::Open => "idle",
+        }
+    }
+}
+
+fn flatten<T>(joined: Result<std::io::Result<T>, tokio::task::JoinError>) -> std::io::Result<T> {
+    joined.unwrap_or_else(|e| Err(std::io::Error::other(e)))
+}
