@@ -135,13 +135,14 @@ pub enum WriterEnd {
 }
 
 /// State of one journaled file, for `status`.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct FileStatus {
     /// Key of the object.
     pub key: String,
     /// Name of the journal.
     pub journal_id: String,
-    /// `writing`, `uploading`, `completing`, `proving`, `interrupted`, `failed`, `conflict`, `idle`.
+    /// `writing`, `uploading`, `completing`, `proving`, `interrupted`, `failed`, `conflict`, `removing`,
+    /// `idle`, `done`.
     pub state: String,
     /// Upload ID, once there is one.
     pub upload_id: Option<String>,
@@ -167,7 +168,9 @@ pub struct FileStatus {
     pub last_error: Option<String>,
     /// How the last publication was proved.
     pub proof: Option<crate::journal::record::Proof>,
-    /// Parts, by number: `sent`, `sending`, `dirty`, `base`; only in `.bosfs/uploads/`.
+    /// When this was so, seconds since 1970.
+    pub updated_at: i64,
+    /// Parts, by number: `sent`, `copied`, `sending`, `dirty`, `base`; only in `.bosfs/uploads/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parts: Option<Vec<(u32, String)>>,
 }

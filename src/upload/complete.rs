@@ -7,15 +7,14 @@ use super::decide::{Found, found};
 use super::dirty_file::{DirtyFile, Inner, Removal, disk_error};
 use super::driver::Trouble;
 use super::part::check_stored;
-use super::state::{Frozen, Stage};
+use super::state::{Frozen, Held, Stage};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, ObjectHeaders, ObjectMeta, StoredOutcome};
 use crate::journal::Record;
 use crate::journal::record::Proof;
-use crate::object::{ByteRange, Checksum, Condition, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
+use crate::object::{ByteRange, Condition, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
 use crate::posix_meta::{MARK, write_attrs};
 use crate::write::block_map::BLOCK_BYTES;
-use crate::write::part_plan::Piece;
 
 /// Publications of one state that may be disproved before the file fails.
 const DISPROOFS_MAX: u32 = 3;
@@ -26,7 +25,12 @@ impl DirtyFile {
         let (key, stage, condition, ask_object) = {
             let inner = self.lock();
             let sent = matches!(inner.state.stage, Stage::Putting { .. } | Stage::Completing { .. });
-            (inner.state.key.clone(), inner.state.stage.clone(), inner.state.condition.clone(), sent || inner.suspect_base)
+            (
+                inner.state.key.clone(),
+                inner.state.stage.clone(),
+                inner.state.condition.clone(),
+                sent || inner.suspect_base,
+            )
         };
         if ask_object && self.settle_object(&key, &stage, &condition).await? {
             return Ok(());
@@ -138,7 +142,7 @@ impl DirtyFile {
                 self.append(inner, &Record::Sent { part, sum, etag, kept: true })?;
             } else {
                 // Not known to be the file's present bytes: compared when the part is sealed again.
-                part.held = Some(super::state::Held { len: there.size, etag: there.etag.clone(), sum: None });
+                part.held = Some(Held { len: there.size, etag: there.etag.clone(), sum: None });
                 part.dirty = true;
             }
         }
@@ -219,17 +223,13 @@ impl DirtyFile {
             self.compare_parts(&mut inner, &listed)?;
             return Ok(());
         }
-        let (frozen, parts, headers, condition) = {
+        let (frozen, listed, headers, condition) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
-            let mut parts: Vec<(PartNumber, ETag)> = Vec::new();
-            for piece in inner.pieces(frozen.size) {
-                let number = piece.part();
-                match inner.state.parts.get(&number).and_then(|part| part.held.as_ref()) {
-                    Some(held) => parts.push((number, held.etag.clone())),
-                    None => return Err(Trouble::Again(format!("part {number} is missing"))),
-                }
-            }
+            // Taken now: later writes may change what the list would be, but not what is published.
+            let Some(listed) = inner.listed(frozen.size) else {
+                return Err(Trouble::Again("a part is missing".into()));
+            };
             let mark = inner.state.mark(frozen.publication);
             let condition = inner.state.condition.clone();
             let headers = inner.publication_headers(&frozen, &mark, None);
@@ -238,11 +238,12 @@ impl DirtyFile {
                 mark,
                 condition: condition.clone(),
                 size: frozen.size,
-                part_count: parts.len() as u32,
+                part_count: listed.len() as u32,
             };
             self.append(&mut inner, &record)?;
-            (frozen, parts, headers, condition)
+            (frozen, listed, headers, condition)
         };
+        let parts: Vec<(PartNumber, ETag)> = listed.iter().map(|(number, held)| (*number, held.etag.clone())).collect();
         let outcome = self.shared.client.complete(&key, &upload.id, &parts, &headers, &condition).await?;
         {
             let mut inner = self.lock();
@@ -250,7 +251,7 @@ impl DirtyFile {
             self.append(&mut inner, &Record::Completed { publication, etag, size })?;
         }
         // An answer without any CRC leaves the proof to the HEAD of the next step.
-        match self.judge(&frozen, &outcome, None) {
+        match judge_composed(whole_crcs(&listed), &outcome, Some(&predicted_etag(&listed)), false) {
             Some(verdict) => self.conclude(frozen, verdict).await,
             None => Ok(()),
         }
@@ -275,7 +276,12 @@ impl DirtyFile {
         }
         let verdict = match put {
             Some(sum) => check_stored(&sum, &outcome).map(|()| Proof::Proved),
-            None => self.judge(&frozen, &outcome, Some(&head)).unwrap_or(Ok(Proof::Composed)),
+            None => {
+                let listed = self.lock().listed(frozen.size);
+                let whole = listed.as_ref().and_then(|listed| whole_crcs(listed));
+                let predicted = listed.map(|listed| predicted_etag(&listed));
+                judge_composed(whole, &outcome, predicted.as_ref(), true).unwrap_or(Ok(Proof::Composed))
+            }
         };
         self.conclude(frozen, verdict).await
     }
@@ -287,13 +293,6 @@ impl DirtyFile {
         }
     }
 
-    /// Compares a composed object with the parts. `None`: the answer gives nothing to compare and HEAD may.
-    fn judge(&self, frozen: &Frozen, outcome: &StoredOutcome, head: Option<&ObjectMeta>) -> Option<Result<Proof, String>> {
-        let inner = self.lock();
-        let whole = inner.whole_crcs(frozen.size);
-        judge_composed(whole, outcome, inner.predicted_etag(frozen.size).as_ref(), head.is_some())
-    }
-
     fn disproved(self: &Arc<Self>, frozen: Frozen, message: String) -> Result<(), Trouble> {
         let mut inner = self.lock();
         let key = inner.state.key.clone();
@@ -303,7 +302,9 @@ impl DirtyFile {
         if inner.state.disproofs >= DISPROOFS_MAX {
             return Err(Trouble::Final {
                 errno: libc::EIO,
-                message: format!("{key}: the object came out wrong {DISPROOFS_MAX} times ({message}); the bytes are kept"),
+                message: format!(
+                    "{key}: the object came out wrong {DISPROOFS_MAX} times ({message}); the bytes are kept"
+                ),
             });
         }
         Ok(())
@@ -326,7 +327,8 @@ impl DirtyFile {
         let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
         self.append(&mut inner, &Record::Proved { publication: frozen.publication, proof })?;
         log::info!("{key}: published, {} bytes, ETag {etag}, {proof:?}", frozen.size);
-        inner.last_published = Some(Published { etag, size: frozen.size, attrs: frozen.attrs, headers: headers.clone() });
+        inner.last_published =
+            Some(Published { etag, size: frozen.size, attrs: frozen.attrs, headers: headers.clone() });
         inner.state.headers = headers;
         inner.settled_publication = frozen.publication;
         inner.reconcile = false;
@@ -339,8 +341,13 @@ impl DirtyFile {
     pub(super) async fn rebase(self: &Arc<Self>) -> Result<(), Trouble> {
         let journal = {
             let mut inner = self.lock();
-            let several_parts = inner.state.published.as_ref().is_some_and(|p| p.object.size > inner.plan.first_bytes());
-            if several_parts { Some(inner.store()?.journal.sync_handle().map_err(super::WriteError::from)?) } else { None }
+            let several_parts =
+                inner.state.published.as_ref().is_some_and(|p| p.object.size > inner.plan.first_bytes());
+            if several_parts {
+                Some(inner.store()?.journal.sync_handle().map_err(super::WriteError::from)?)
+            } else {
+                None
+            }
         };
         if let Some(journal) = journal {
             // "completed" on stable storage before the only local copy goes.
@@ -415,7 +422,8 @@ impl DirtyFile {
         }
         if let Some(etag) = etag {
             inner.state.condition = Condition::Matches(etag.clone());
-            inner.last_published = Some(Published { etag: etag.clone(), size: base.size, attrs, headers: headers.clone() });
+            inner.last_published =
+                Some(Published { etag: etag.clone(), size: base.size, attrs, headers: headers.clone() });
             if let Some(published) = &mut inner.state.published {
                 published.attrs = attrs;
                 published.object.etag = etag.clone();
@@ -455,7 +463,10 @@ impl DirtyFile {
             if (is_base || is_ours) && !newer {
                 self.shared.client.delete_object(&key).await?;
             } else if !newer {
-                log::warn!("{key}: removed here, but BOS holds an object of somebody else (ETag {}); it is left", head.etag);
+                log::warn!(
+                    "{key}: removed here, but BOS holds an object of somebody else (ETag {}); it is left",
+                    head.etag
+                );
             }
         }
         let mut inner = self.lock();
@@ -490,27 +501,23 @@ impl Inner {
         headers
     }
 
-    /// CRCs of the whole object, where every piece's are known.
-    fn whole_crcs(&self, size: u64) -> Option<Crcs> {
-        let mut whole = Crcs::default();
-        for piece in self.sent_pieces(size) {
-            let sum: Checksum = piece?.1?;
-            whole = whole.then(sum.crcs, sum.len);
-        }
-        Some(whole)
+    /// What BOS holds of every piece of a publication of `size` bytes; `None` if something is missing.
+    fn listed(&self, size: u64) -> Option<Vec<(PartNumber, Held)>> {
+        let held = |number| self.state.parts.get(&number).and_then(|part| part.held.clone());
+        self.pieces(size).iter().map(|piece| Some((piece.part(), held(piece.part())?))).collect()
     }
+}
 
-    fn predicted_etag(&self, size: u64) -> Option<ETag> {
-        let etags: Option<Vec<ETag>> = self.sent_pieces(size).into_iter().map(|piece| Some(piece?.0)).collect();
-        etags.map(|etags| composed_etag(etags.iter()))
-    }
+/// CRCs of the whole object, where every piece's are known.
+fn whole_crcs(listed: &[(PartNumber, Held)]) -> Option<Crcs> {
+    listed.iter().try_fold(Crcs::default(), |whole, (_, held)| {
+        let sum = held.sum?;
+        Some(whole.then(sum.crcs, sum.len))
+    })
+}
 
-    /// ETag and checksum of every listed piece.
-    fn sent_pieces(&self, size: u64) -> Vec<Option<(ETag, Option<Checksum>)>> {
-        let pieces: Vec<Piece> = self.pieces(size);
-        let held = |piece: &Piece| self.state.parts.get(&piece.part()).and_then(|part| part.held.clone());
-        pieces.iter().map(|piece| held(piece).map(|held| (held.etag, held.sum))).collect()
-    }
+fn predicted_etag(listed: &[(PartNumber, Held)]) -> ETag {
+    composed_etag(listed.iter().map(|(_, held)| &held.etag))
 }
 
 /// The verdict on a composed object, by the strongest checksum that BOS gives. `None`: nothing given, and HEAD was not

@@ -34,9 +34,9 @@ pub fn found(head: Option<&ObjectMeta>, mark: Option<&str>, size: u64, condition
         (Condition::Any, _) | (Condition::Absent, None) => Found::AsExpected,
         (Condition::Matches(etag), Some(head)) if head.etag == *etag => Found::AsExpected,
         (Condition::Matches(_), None) => Found::Other { what: "no object there any more".into() },
-        (_, Some(head)) => Found::Other {
-            what: format!("an object of {} bytes with ETag {} there", head.size, head.etag),
-        },
+        (_, Some(head)) => {
+            Found::Other { what: format!("an object of {} bytes with ETag {} there", head.size, head.etag) }
+        }
     }
 }
 

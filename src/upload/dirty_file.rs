@@ -103,6 +103,10 @@ pub(super) struct Inner {
     pub(super) spooled_bytes: u64,
     pub(super) last_published: Option<Published>,
     pub(super) meter: super::meter::Meter,
+    /// The base was refused by a condition: HEAD must tell what is there.
+    pub(super) suspect_base: bool,
+    /// Parts of this file on their way at once.
+    pub(super) jobs_max: usize,
 }
 
 impl DirtyFile {
@@ -111,6 +115,7 @@ impl DirtyFile {
         let state = FileState::opened(&opened_record(&shared, String::new(), &opening))
             .unwrap_or_else(|_| unreachable!("an opened record of our own format"));
         let plan = shared.plan_for(None);
+        let jobs_max = shared.jobs_max();
         Self::with_inner(
             shared,
             Inner {
@@ -136,6 +141,8 @@ impl DirtyFile {
                 spooled_bytes: 0,
                 last_published: None,
                 meter: Default::default(),
+                suspect_base: false,
+                jobs_max,
             },
         )
     }
@@ -145,10 +152,14 @@ impl DirtyFile {
         let plan = state.upload.as_ref().map_or_else(|| shared.plan_for(None), |upload| upload.plan.clone());
         let spooled_bytes = store.extents.spool_blocks(ByteRange::new(0, size)) * BLOCK_BYTES;
         shared.budget.take(spooled_bytes);
+        let jobs_max = shared.jobs_max();
         let settled_publication = match state.stage.frozen() {
             Some(frozen) => frozen.publication - 1,
             None => state.publications,
         };
+        let whole = ByteRange::new(0, size);
+        let unchanged =
+            state.base.as_ref().is_some_and(|base| base.size == size) && store.extents.is_untouched(whole, size);
         let reconcile = state.upload.is_some() || !matches!(state.stage, Stage::Open | Stage::Closed(_));
         Self::with_inner(
             shared,
@@ -157,7 +168,7 @@ impl DirtyFile {
                 plan,
                 live: BTreeMap::new(),
                 writers: 0,
-                new_content: matches!(state.stage, Stage::Open) && !state.rebasing,
+                new_content: matches!(state.stage, Stage::Open) && !state.rebasing && !unchanged,
                 new_file: false,
                 publish_again: false,
                 ready: BTreeSet::new(),
@@ -173,6 +184,8 @@ impl DirtyFile {
                 spooled_bytes,
                 last_published: None,
                 meter: Default::default(),
+                suspect_base: false,
+                jobs_max,
                 state,
                 store: Some(store),
             },
@@ -256,7 +269,8 @@ impl DirtyFile {
             return Err(WriteError::MustWait);
         }
         self.materialise(inner)?;
-        let plan = inner.store()?.extents.plan_write(offset, range.len());
+        let size = inner.size;
+        let plan = inner.store()?.extents.plan_write(offset, range.len(), size);
         if plan.held_partial {
             return Err(WriteError::failed(
                 libc::ENOSPC,
@@ -276,6 +290,11 @@ impl DirtyFile {
         if result.is_err() {
             inner.spooled_bytes -= more_bytes;
             self.shared.budget.release(more_bytes);
+            // What a failed write left in blocks that do not count must read as zeros again.
+            let store = inner.store()?;
+            if let Err(e) = store.extents.scrub(&store.spool, range) {
+                log::error!("{}: {e}", inner.state.key);
+            }
         }
         result?;
         let woken = inner.advance_writer(range);
@@ -297,10 +316,7 @@ impl DirtyFile {
         let key = inner.state.key.clone();
         let store = inner.store()?;
         for edge in &plan.zero_edges {
-            let edge = ByteRange::new(edge.start, edge.end.min(range.start.max(store.spool.len())));
-            if !edge.is_empty() {
-                store.spool.write_at(edge.start, &vec![0; edge.len() as usize]).map_err(|e| disk_error(&key, &e))?;
-            }
+            store.spool.zero(*edge).map_err(|e| disk_error(&key, &e))?;
         }
         store.spool.write_at(range.start, bytes).map_err(|e| disk_error(&key, &e))?;
         for (block, ranges) in &plan.partial_changes {
@@ -355,6 +371,21 @@ impl DirtyFile {
             return Err(WriteError::MustWait);
         }
         self.materialise(inner)?;
+        if let Some(cut) = inner.plan.part_at(size)
+            && size < old
+        {
+            let kept = ByteRange::new(inner.plan.range(cut).start, size);
+            if inner.store()?.extents.held_blocks(kept) > 0 {
+                return Err(WriteError::failed(
+                    libc::ENOSPC,
+                    format!(
+                        "{}: {size} lies in a part that only BOS holds (the spool was full); the file keeps its size: cut it \
+                         to 0, or finish the upload with `bosfs uploads complete` first",
+                        inner.state.key
+                    ),
+                ));
+            }
+        }
         if size != old || size == 0 {
             let boundary = ByteRange::at(touched.start, touched.len().max(1));
             if inner.state.stage.frozen().is_some() {
@@ -403,7 +434,8 @@ impl DirtyFile {
     pub fn read(&self, offset: u64, len: usize) -> Result<DirtyRead, WriteError> {
         let inner = self.lock();
         let range = ByteRange::at(offset, len as u64).intersect(ByteRange::new(0, inner.size));
-        let mut read = DirtyRead { bytes: vec![0; range.len() as usize], gaps: Vec::new(), base: inner.state.base.clone() };
+        let mut read =
+            DirtyRead { bytes: vec![0; range.len() as usize], gaps: Vec::new(), base: inner.state.base.clone() };
         let Some(store) = &inner.store else {
             let base_end = inner.state.base.as_ref().map_or(0, |base| base.size);
             let gap = range.intersect(ByteRange::new(0, base_end));
@@ -416,10 +448,9 @@ impl DirtyFile {
             match piece.from {
                 Source::Zero => {}
                 Source::Base => read.gaps.push(piece.range),
-                Source::Spool => store
-                    .spool
-                    .read_at(piece.range.start, bytes)
-                    .map_err(|e| disk_error(&inner.state.key, &e))?,
+                Source::Spool => {
+                    store.spool.read_at(piece.range.start, bytes).map_err(|e| disk_error(&inner.state.key, &e))?
+                }
                 Source::Held => {
                     return Err(WriteError::failed(
                         libc::EIO,
@@ -543,7 +574,7 @@ impl Inner {
     pub(super) fn attrs_pending(&self) -> bool {
         self.store.is_some()
             && self.state.stage == Stage::Open
-            && self.last_published.as_ref().map_or(self.state.published.is_none(), |p| p.attrs != self.state.attrs)
+            && self.state.published.as_ref().is_none_or(|published| published.attrs != self.state.attrs)
     }
 
     /// Whether bytes of `range` belong to the frozen state and are not in BOS yet.
@@ -644,6 +675,8 @@ pub(super) fn disk_error(key: &ObjectKey, error: &std::io::Error) -> WriteError 
     };
     WriteError::failed(
         errno,
-        format!("{key}: the state directory took nothing of this call ({error}); what was accepted before stays there; {hint}"),
+        format!(
+            "{key}: the state directory took nothing of this call ({error}); what was accepted before stays there; {hint}"
+        ),
     )
 }

@@ -73,8 +73,6 @@ pub(super) enum Trouble {
         /// What happened, what became of the bytes, what to do.
         message: String,
     },
-    /// What BOS holds must be asked first.
-    Reconcile,
     /// Worth another try after a pause, for the reason given.
     Again(String),
 }
@@ -190,7 +188,6 @@ impl DirtyFile {
                 inner.tries = 0;
                 inner.last_error = None;
             }
-            Err(Trouble::Reconcile) => inner.reconcile = true,
             Err(Trouble::Again(message)) => inner.back_off(&key.to_string(), what, message),
             Err(Trouble::Local(e)) => {
                 // A journal that cannot be written can still be tried again: space may come back.
@@ -199,6 +196,7 @@ impl DirtyFile {
             Err(Trouble::Bos(e)) => match e.kind {
                 BosErrorKind::NoSuchUpload | BosErrorKind::InvalidPart | BosErrorKind::PreconditionFailed => {
                     inner.reconcile = true;
+                    inner.suspect_base |= e.kind == BosErrorKind::PreconditionFailed;
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
                 _ if e.is_transient() || e.is_ambiguous() => {

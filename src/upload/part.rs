@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
+use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, StoredOutcome};
-use crate::bos::{BosError, BosErrorKind};
 use crate::journal::Record;
 use crate::object::{ByteRange, Checksum, Hasher, PartNumber};
 use crate::write::extents::Source;
@@ -197,7 +197,7 @@ impl DirtyFile {
 }
 
 /// Hashes a range of the spool.
-fn hash(spool: &Spool, range: ByteRange) -> std::io::Result<Checksum> {
+pub(super) fn hash(spool: &Spool, range: ByteRange) -> std::io::Result<Checksum> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; HASH_BYTES.min(range.len() as usize)];
     let mut at = range.start;
@@ -224,7 +224,9 @@ pub(super) fn check_stored(sum: &Checksum, outcome: &StoredOutcome) -> Result<()
         .or_else(|| outcome.crc32.map(|crc| crc == crcs.crc32));
     match by_crc {
         Some(true) => Ok(()),
-        Some(false) => Err(format!("BOS stored other bytes: ETag {} and CRC differ from MD5 {:?}", outcome.etag, sum.md5)),
+        Some(false) => {
+            Err(format!("BOS stored other bytes: ETag {} and CRC differ from MD5 {:?}", outcome.etag, sum.md5))
+        }
         None => Err(format!("BOS answered ETag {} for bytes with MD5 {:?} and gave no CRC", outcome.etag, sum.md5)),
     }
 }
@@ -240,13 +242,6 @@ pub(super) fn mismatch(key: &crate::object::ObjectKey, what: &str, mismatches: u
             "{key}: {what} came back wrong {mismatches} times ({message}); the bytes are kept. If the bucket encrypts its \
              objects and gives no CRC, bosfs cannot prove what it sends"
         ),
-    }
-}
-
-impl Trouble {
-    /// Trouble that a missing key of BOS means.
-    pub(super) fn is_kind(&self, kind: BosErrorKind) -> bool {
-        matches!(self, Trouble::Bos(BosError { kind: found, .. }) if *found == kind)
     }
 }
 

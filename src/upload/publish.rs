@@ -1,7 +1,6 @@
 //! Freezing a state for publication, and everything that waits: close, fsync, full spools, unlink.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::dirty_file::{DirtyFile, Inner, Removal, disk_error};
 use super::state::Stage;
@@ -9,9 +8,6 @@ use super::{FileStatus, InterruptedPolicy, WriteError, WriterEnd};
 use crate::journal::Record;
 use crate::journal::record::Publication;
 use crate::object::{ByteRange, Timestamp};
-
-/// How often a writer that waits for room looks again by itself: other programs free disk space without telling us.
-const ROOM_POLL: Duration = Duration::from_millis(500);
 
 impl DirtyFile {
     /// A handle for writing was opened.
@@ -54,15 +50,25 @@ impl DirtyFile {
         self.start_driver();
     }
 
-    fn interrupt(self: &Arc<Self>, inner: &mut Inner, process: String, pid: u32, signal: i32) -> Result<(), WriteError> {
+    fn interrupt(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        process: String,
+        pid: u32,
+        signal: i32,
+    ) -> Result<(), WriteError> {
         let key = inner.state.key.clone();
         match self.shared.options.interrupted {
             InterruptedPolicy::Complete => {
-                log::warn!("{key}: {process} ({pid}) was killed by signal {signal}; published all the same (--interrupted complete)");
+                log::warn!(
+                    "{key}: {process} ({pid}) was killed by signal {signal}; published all the same (--interrupted complete)"
+                );
                 return self.begin_publication(inner, true).map(|_| ());
             }
             InterruptedPolicy::Discard => {
-                log::warn!("{key}: {process} ({pid}) was killed by signal {signal}; its bytes are thrown away (--interrupted discard)");
+                log::warn!(
+                    "{key}: {process} ({pid}) was killed by signal {signal}; its bytes are thrown away (--interrupted discard)"
+                );
                 return self.discard(inner);
             }
             InterruptedPolicy::Keep => {}
@@ -77,7 +83,7 @@ impl DirtyFile {
     }
 
     /// Throws away what was written since the last publication.
-    fn discard(self: &Arc<Self>, inner: &mut Inner) -> Result<(), WriteError> {
+    pub(super) fn discard(self: &Arc<Self>, inner: &mut Inner) -> Result<(), WriteError> {
         inner.new_content = false;
         inner.new_file = false;
         if inner.store.is_some() {
@@ -293,23 +299,26 @@ impl DirtyFile {
             let mut freed = self.shared.budget.freed();
             loop {
                 changed.borrow_and_update();
-                freed.borrow_and_update();
-                {
+                let frozen = {
                     let inner = self.lock();
-                    if inner.is_frozen(range) {
+                    let frozen = inner.is_frozen(range);
+                    if frozen {
                         inner.trouble()?;
-                    } else if self.shared.budget.fits(len + 2 * crate::write::block_map::BLOCK_BYTES) {
+                    }
+                    frozen
+                };
+                if !frozen {
+                    if self.shared.budget.free_bytes() >= len + 2 * crate::write::block_map::BLOCK_BYTES {
                         return Ok(());
                     }
+                    if self.shared.make_room() {
+                        continue;
+                    }
+                    self.shared.room_may_come(&self.key())?;
                 }
-                if self.shared.make_room() {
-                    continue;
-                }
-                self.shared.room_may_come(&self.key())?;
                 tokio::select! {
                     result = changed.changed() => if result.is_err() { return Err(self.stopped()) },
-                    _ = freed.changed() => {}
-                    () = tokio::time::sleep(ROOM_POLL) => {}
+                    () = freed.wait() => {}
                 }
             }
         };

@@ -181,6 +181,8 @@ pub struct FileState {
     pub resizing: Option<u64>,
     /// Size at the last sync.
     pub synced_size: Option<u64>,
+    /// A sync came after the last freeze.
+    pub synced_since_closed: bool,
     /// How far the publication is.
     pub stage: Stage,
     /// Number of the last publication that was begun.
@@ -261,6 +263,7 @@ impl FileState {
             base_end: base.as_ref().map_or(0, |b| b.size),
             resizing: None,
             synced_size: None,
+            synced_since_closed: false,
             stage: Stage::Open,
             publications: 0,
             published: None,
@@ -347,7 +350,10 @@ impl FileState {
                     frozen.attrs = *attrs;
                 }
             }
-            Record::Synced { size } => self.synced_size = Some(*size),
+            Record::Synced { size } => {
+                self.synced_size = Some(*size);
+                self.synced_since_closed = true;
+            }
             Record::Punched { part } => {
                 if let Some(entry) = self.parts.get_mut(part) {
                     entry.punched = true;
@@ -359,6 +365,7 @@ impl FileState {
                 self.stage = Stage::Closed(Frozen { publication: *publication, size: *size, attrs: *attrs });
                 self.changed_since_freeze.clear();
                 self.size_min_since_freeze = None;
+                self.synced_since_closed = false;
                 self.interrupted = None;
                 self.failed = None;
             }
@@ -369,8 +376,7 @@ impl FileState {
             }
             Record::Putting { mark, condition, sum, .. } => {
                 if let Some(frozen) = self.stage.frozen().copied() {
-                    self.stage =
-                        Stage::Putting { frozen, mark: mark.clone(), condition: condition.clone(), sum: *sum };
+                    self.stage = Stage::Putting { frozen, mark: mark.clone(), condition: condition.clone(), sum: *sum };
                 }
             }
             Record::Completing { mark, condition, .. } => {
@@ -472,9 +478,7 @@ impl FileState {
 
     /// Whether BOS holds a copy of `range` of the base under `number`.
     pub fn is_copied(&self, number: PartNumber, range: ByteRange) -> bool {
-        self.parts
-            .get(&number)
-            .is_some_and(|part| !part.dirty && part.held.is_some() && part.copied == Some(range))
+        self.parts.get(&number).is_some_and(|part| !part.dirty && part.held.is_some() && part.copied == Some(range))
     }
 
     /// The mark of publication `number`: new for every publication, so that an object that carries it is that very one.

@@ -1,0 +1,470 @@
+//! All dirty files of one mount, and what they share.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::dirty_file::{DirtyFile, Removal};
+use super::recover::recover;
+use super::state::Stage;
+use super::{FileStatus, Opening, UploadOptions, WriteError};
+use crate::bos::BosClient;
+use crate::journal::record::Proof;
+use crate::journal::{Record, StateDir};
+use crate::object::{ByteRange, ObjectKey, PartNumber, Timestamp, UploadId};
+use crate::write::block_map::BLOCK_BYTES;
+use crate::write::budget::SpoolBudget;
+use crate::write::part_plan::PartPlan;
+
+/// Finished files that `status` still shows.
+const FINISHED_MAX: usize = 100;
+/// Spool bytes that are punched out at once when a writer needs room.
+const ROOM_BYTES: u64 = 64 << 20;
+/// Smallest spool limit, in parts of the first size.
+const SPOOL_PARTS_MIN: u64 = 4;
+/// Pages of unfinished uploads that `--adopt` reads at most, 1000 uploads each.
+const ADOPT_PAGES_MAX: usize = 100;
+
+/// What the files of one mount share.
+pub(super) struct Shared {
+    pub(super) options: UploadOptions,
+    pub(super) client: BosClient,
+    pub(super) state_dir: Arc<StateDir>,
+    pub(super) budget: Arc<SpoolBudget>,
+    pub(super) rate: RateLimit,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) runtime: Handle,
+    pub(super) boot_id: String,
+    slots: Semaphore,
+    files: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
+    finished: Mutex<VecDeque<FileStatus>>,
+    damaged: Mutex<Vec<FileStatus>>,
+    adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
+    punch: AtomicBool,
+}
+
+/// A file that is wholly in BOS, for the list of the last ones.
+pub(super) struct Finished {
+    pub(super) key: String,
+    pub(super) journal_id: String,
+    pub(super) size: u64,
+    pub(super) parts_total: u32,
+    pub(super) parts_kept: u64,
+    pub(super) parts_sent: u64,
+    pub(super) proof: Option<Proof>,
+}
+
+/// All dirty files of one mount.
+pub struct Uploads {
+    shared: Arc<Shared>,
+}
+
+impl Uploads {
+    /// Replays the journals of `state_dir` and begins with what they ask for, in the background. Must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read. A single damaged journal is no error: its file is listed as failed.
+    pub fn start(options: UploadOptions, client: BosClient, state_dir: Arc<StateDir>) -> io::Result<Arc<Self>> {
+        // Fewer than a few parts could never be sealed and sent.
+        let limit_min = SPOOL_PARTS_MIN * PartPlan::growing(options.part_bytes).first_bytes();
+        let limit = options.spool_limit_bytes.map(|limit| limit.max(limit_min));
+        let budget = Arc::new(SpoolBudget::new(state_dir.path(), limit)?);
+        let punch = options.punch && state_dir.punches();
+        let shared = Arc::new(Shared {
+            client,
+            budget,
+            rate: RateLimit::new(options.rate_bytes_per_s),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+            boot_id: crate::journal::state_dir::boot_id(),
+            slots: Semaphore::new(options.uploads_max.max(1)),
+            files: Mutex::default(),
+            finished: Mutex::default(),
+            damaged: Mutex::default(),
+            adoptable: Mutex::default(),
+            punch: AtomicBool::new(punch),
+            options,
+            state_dir: state_dir.clone(),
+        });
+        let uploads = Arc::new(Self { shared: shared.clone() });
+        for dir in state_dir.uploads()? {
+            match recover(&shared, &dir) {
+                Ok(None) => {}
+                Ok(Some(file)) => uploads.take_over(file),
+                Err(damaged) => {
+                    log::error!("{}", damaged.last_error.as_deref().unwrap_or("damaged journal"));
+                    shared.damaged.lock().push(*damaged);
+                }
+            }
+        }
+        Ok(uploads)
+    }
+
+    fn take_over(&self, file: Arc<DirtyFile>) {
+        let key = file.key();
+        let unlinked = file.lock().removal != Removal::None;
+        if !unlinked {
+            let earlier = self.shared.files.lock().insert(key.clone(), file.clone());
+            if let Some(earlier) = earlier {
+                let mut status = earlier.status(false);
+                status.state = "failed".into();
+                status.last_error =
+                    Some(format!("{key}: a second journal of the same key, {}, is left untouched", status.journal_id));
+                self.shared.damaged.lock().push(status);
+            }
+        }
+        file.start_driver();
+    }
+
+    /// Reads the unfinished uploads under `prefix` once, so that files created later can adopt their parts (`--adopt`).
+    ///
+    /// # Errors
+    /// When BOS cannot be asked.
+    pub async fn find_adoptable(&self, prefix: &str) -> Result<usize, crate::bos::BosError> {
+        let mut next = None;
+        for _ in 0..ADOPT_PAGES_MAX {
+            let page = self.shared.client.list_uploads(prefix, next.as_ref()).await?;
+            let mut adoptable = self.shared.adoptable.lock();
+            for upload in page.uploads {
+                if let Ok(key) = ObjectKey::parse(&upload.key) {
+                    adoptable.insert(key, upload.upload_id);
+                }
+            }
+            drop(adoptable);
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        Ok(self.shared.adoptable.lock().len())
+    }
+
+    /// Nothing is punched out of the spool from now on: a lifecycle rule of the bucket may destroy the parts in BOS.
+    pub fn forbid_punching(&self) {
+        self.shared.punch.store(false, Ordering::Relaxed);
+    }
+
+    /// The dirty file of this key, if there is one with something that is not in BOS.
+    pub fn find(&self, key: &ObjectKey) -> Option<Arc<DirtyFile>> {
+        let file = self.shared.files.lock().get(key).cloned()?;
+        let known = {
+            let inner = file.lock();
+            inner.store.is_some() || inner.writers > 0 || inner.is_pending()
+        };
+        known.then_some(file)
+    }
+
+    /// All dirty files (after a mount: those of the journal, to be laid over the namespace).
+    pub fn files(&self) -> Vec<Arc<DirtyFile>> {
+        self.shared.files.lock().values().cloned().collect()
+    }
+
+    /// Begins a dirty file. If the key already has one (interrupted, pending), that one is returned. Nothing touches the
+    /// disk until the first change.
+    ///
+    /// # Errors
+    /// When the file is created and the state directory cannot take it.
+    pub fn open(&self, opening: Opening) -> Result<Arc<DirtyFile>, WriteError> {
+        let mut files = self.shared.files.lock();
+        let file = match files.get(&opening.key) {
+            Some(file) => {
+                let mut inner = file.lock();
+                if inner.store.is_none() && inner.writers == 0 && !inner.is_pending() {
+                    inner.refresh(&opening);
+                }
+                drop(inner);
+                file.clone()
+            }
+            None => {
+                let key = opening.key.clone();
+                let file = Arc::new(DirtyFile::begin(self.shared.clone(), opening.clone()));
+                files.insert(key, file.clone());
+                file
+            }
+        };
+        // Clean files that nobody holds any more are only remembered for their numbers.
+        if files.len() > 1024 {
+            files.retain(|_, file| Arc::strong_count(file) > 1 || file.lock().is_pending());
+        }
+        drop(files);
+        if opening.created {
+            file.materialise(&mut file.lock())?;
+        }
+        Ok(file)
+    }
+
+    /// Bytes that the spool may still take, for `statfs`.
+    pub fn spool_free_bytes(&self) -> u64 {
+        self.shared.budget.free_bytes()
+    }
+
+    /// Bytes that the spools take.
+    pub fn spool_used_bytes(&self) -> u64 {
+        self.shared.budget.used()
+    }
+
+    /// One entry per journaled file; then the damaged journals; then the last finished files, state `done`.
+    pub fn status(&self) -> Vec<FileStatus> {
+        let mut all: Vec<FileStatus> = self
+            .files()
+            .into_iter()
+            .filter(|file| file.lock().store.is_some())
+            .map(|file| file.status(false))
+            .collect();
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all.extend(self.shared.damaged.lock().iter().cloned());
+        all.extend(self.shared.finished.lock().iter().cloned());
+        all
+    }
+
+    /// Tries again what failed, at once.
+    pub fn retry_failed(&self) {
+        for file in self.files() {
+            let mut inner = file.lock();
+            if inner.state.conflict.is_none() && (inner.state.failed.is_some() || inner.retry_at.is_some()) {
+                if let Err(e) = file.retry(&mut inner, false) {
+                    log::error!("{e}");
+                }
+            }
+            drop(inner);
+            file.start_driver();
+        }
+    }
+
+    /// Waits until nothing closed is pending. Returns the files that failed, are in conflict or interrupted.
+    pub async fn drain(&self) -> Vec<FileStatus> {
+        loop {
+            let pending = self.files().into_iter().find(|file| {
+                let inner = file.lock();
+                let stuck = inner.state.failed.is_some() || inner.state.conflict.is_some();
+                let under_way = inner.state.stage != Stage::Open
+                    || inner.state.rebasing
+                    || inner.publish_again
+                    || inner.removal == Removal::Wanted
+                    || (inner.writers == 0 && inner.attrs_pending() && !inner.new_content && !inner.new_file);
+                !stuck && under_way
+            });
+            let Some(pending) = pending else { break };
+            let mut changed = pending.subscribe();
+            tokio::select! {
+                _ = changed.changed() => {}
+                // The change may have come before the subscription.
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                () = self.shared.stop.cancelled() => break,
+            }
+        }
+        self.status().into_iter().filter(|status| !matches!(status.state.as_str(), "done" | "idle")).collect()
+    }
+
+    /// Stops all tasks at once; the journal keeps everything.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    /// Part plan of the next upload of a file.
+    pub(super) fn plan_for(&self, _base_bytes: Option<u64>) -> PartPlan {
+        PartPlan::growing(self.options.part_bytes)
+    }
+
+    /// Parts of one file on their way at once: some more than requests, so that hashing runs ahead of sending.
+    pub(super) fn jobs_max(&self) -> usize {
+        self.options.uploads_max + 2
+    }
+
+    /// One of the requests that may carry parts at once.
+    pub(super) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.slots.acquire().await.ok()
+    }
+
+    pub(super) fn register(&self, file: &Arc<DirtyFile>, key: &ObjectKey) {
+        self.files.lock().entry(key.clone()).or_insert_with(|| file.clone());
+    }
+
+    /// The name no longer means this file.
+    pub(super) fn forget(&self, file: &DirtyFile, key: &ObjectKey) {
+        let mut files = self.files.lock();
+        if files.get(key).is_some_and(|found| std::ptr::eq(found.as_ref(), file)) {
+            files.remove(key);
+        }
+    }
+
+    /// Whether the name means another file by now.
+    pub(super) fn is_replaced(&self, file: &DirtyFile, key: &ObjectKey) -> bool {
+        self.files.lock().get(key).is_some_and(|found| !std::ptr::eq(found.as_ref(), file))
+    }
+
+    pub(super) fn take_adoptable(&self, key: &ObjectKey) -> Option<UploadId> {
+        self.adoptable.lock().remove(key)
+    }
+
+    pub(super) fn finished(&self, file: &DirtyFile, done: Finished) {
+        let bytes_per_s = file.lock().meter.bytes_per_s();
+        let mut finished = self.finished.lock();
+        if finished.len() >= FINISHED_MAX {
+            finished.pop_front();
+        }
+        finished.push_back(FileStatus {
+            key: done.key,
+            journal_id: done.journal_id,
+            state: "done".into(),
+            size: done.size,
+            bytes_in_bos: done.size,
+            parts_total: done.parts_total,
+            parts_in_bos: done.parts_total,
+            parts_kept: done.parts_kept,
+            parts_sent: done.parts_sent,
+            proof: done.proof,
+            bytes_per_s,
+            updated_at: Timestamp::now().sec,
+            ..FileStatus::default()
+        });
+    }
+
+    /// Punches parts that BOS holds out of spools, oldest files and lowest parts first; the first part of a file only
+    /// when nothing else is left, the last one never. True if room was made.
+    pub(super) fn make_room(&self) -> bool {
+        if !self.punch.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        files.sort_by_cached_key(|file| file.lock().state.opened_at);
+        let mut freed = 0;
+        for spare_first in [true, false] {
+            for file in &files {
+                freed += file.punch(spare_first, ROOM_BYTES - freed.min(ROOM_BYTES));
+                if freed >= ROOM_BYTES {
+                    return true;
+                }
+            }
+            if freed > 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether waiting for room makes sense: some upload is under way that will free some.
+    pub(super) fn room_may_come(&self, key: &ObjectKey) -> Result<(), WriteError> {
+        let files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        let frozen = files.iter().any(|file| file.lock().driving);
+        if frozen {
+            return Ok(());
+        }
+        Err(WriteError::failed(
+            libc::ENOSPC,
+            format!(
+                "{key}: the spool is full and no upload is under way that would make room; nothing of this write was \
+                 accepted, what was accepted before is kept; free disk space or mount with a larger --spool-limit"
+            ),
+        ))
+    }
+}
+
+impl DirtyFile {
+    /// Punches sent parts out of the spool until `wanted` bytes are free. Returns the bytes freed.
+    fn punch(&self, spare_first: bool, wanted: u64) -> u64 {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if inner.store.is_none() || inner.removal != Removal::None || inner.state.rebasing {
+            return 0;
+        }
+        if matches!(inner.state.stage, Stage::Putting { .. } | Stage::Completed { .. }) {
+            return 0;
+        }
+        let size = inner.state.stage.frozen().map_or(inner.size, |frozen| frozen.size);
+        let last = PartNumber::new(inner.plan.part_count(size));
+        let candidates: Vec<(PartNumber, ByteRange)> = inner
+            .state
+            .parts
+            .iter()
+            .filter(|(number, part)| {
+                let first = spare_first && **number == PartNumber::FIRST;
+                !first && Some(**number) != last && !part.contested && !part.punched && part.sending.is_none()
+            })
+            .map(|(number, _)| (*number, inner.part_range(*number, size)))
+            .filter(|(number, range)| inner.state.is_sent(*number, range.len()))
+            .collect();
+        let mut freed = 0;
+        for (part, range) in candidates {
+            if freed >= wanted {
+                break;
+            }
+            let punched = self.append(inner, &Record::Punched { part }).and_then(|()| {
+                let store = inner.store()?;
+                let mut bytes = 0;
+                for hole in store.extents.hold(range)? {
+                    store.spool.punch(hole)?;
+                    bytes += hole.len().next_multiple_of(BLOCK_BYTES);
+                }
+                Ok(bytes)
+            });
+            match punched {
+                Ok(bytes) => freed += bytes,
+                Err(e) => {
+                    log::warn!("{}: part {part} cannot be taken out of the spool: {e}", inner.state.key);
+                    break;
+                }
+            }
+        }
+        inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
+        self.shared.budget.release(freed);
+        freed
+    }
+}
+
+/// `--upload-rate`: bodies start no faster than the rate allows on average.
+pub(super) struct RateLimit {
+    bytes_per_s: Option<u64>,
+    /// When the bodies that were let through so far will have gone out at the rate.
+    free_at: Mutex<tokio::time::Instant>,
+}
+
+impl RateLimit {
+    fn new(bytes_per_s: Option<u64>) -> Self {
+        Self { bytes_per_s: bytes_per_s.filter(|rate| *rate > 0), free_at: Mutex::new(tokio::time::Instant::now()) }
+    }
+
+    /// Waits until a body of `bytes` may start.
+    pub(super) async fn take(&self, bytes: u64) {
+        let Some(rate) = self.bytes_per_s else { return };
+        let start = {
+            let mut free_at = self.free_at.lock();
+            let start = (*free_at).max(tokio::time::Instant::now());
+            *free_at = start + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            start
+        };
+        tokio::time::sleep_until(start).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_start_at_the_rate() {
+        let limit = RateLimit::new(Some(1_000_000));
+        let start = tokio::time::Instant::now();
+        for _ in 0..5 {
+            limit.take(2_000_000).await;
+        }
+        assert_eq!(start.elapsed().as_secs(), 8, "the fifth starts when four have gone out");
+        let free = RateLimit::new(None);
+        free.take(u64::MAX).await;
+    }
+}
