@@ -539,10 +539,10 @@ impl DirtyFile {
 
     /// Takes the place on the local disk back: everything is in BOS, or gone.
     pub(super) fn retire(&self, inner: &mut Inner) {
-        if let Some(store) = inner.store.take() {
-            if let Err(e) = self.shared.state_dir.remove_upload(&store.dir) {
-                log::warn!("{}: {} could not be removed: {e}", inner.state.key, store.dir.display());
-            }
+        if let Some(store) = inner.store.take()
+            && let Err(e) = self.shared.state_dir.remove_upload(&store.dir)
+        {
+            log::warn!("{}: {} could not be removed: {e}", inner.state.key, store.dir.display());
         }
         self.shared.budget.release(std::mem::take(&mut inner.spooled_bytes));
         inner.live.clear();

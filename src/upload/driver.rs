@@ -373,10 +373,10 @@ impl Inner {
     /// `--fsync bos`: every part of the present size, sent without a freeze.
     fn next_of_all(&mut self, jobs: usize) -> Option<Next> {
         let size = self.size;
-        if size > 0 {
-            if let Some(next) = self.next_part(size, jobs) {
-                return Some(next);
-            }
+        if size > 0
+            && let Some(next) = self.next_part(size, jobs)
+        {
+            return Some(next);
         }
         self.send_all = false;
         None

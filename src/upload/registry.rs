@@ -232,10 +232,12 @@ impl Uploads {
     pub fn retry_failed(&self) {
         for file in self.files() {
             let mut inner = file.lock();
-            if inner.state.conflict.is_none() && (inner.state.failed.is_some() || inner.retry_at.is_some()) {
-                if let Err(e) = file.retry(&mut inner, false) {
-                    log::error!("{e}");
-                }
+            let stuck = inner.state.failed.is_some() || inner.retry_at.is_some();
+            if inner.state.conflict.is_none()
+                && stuck
+                && let Err(e) = file.retry(&mut inner, false)
+            {
+                log::error!("{e}");
             }
             drop(inner);
             file.start_driver();
