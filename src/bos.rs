@@ -11,6 +11,7 @@
 
 mod body;
 mod endpoint;
+mod failure;
 mod get;
 mod model;
 mod multipart;

@@ -18,8 +18,9 @@ pub use super::model::{
 
 use super::credentials::CredentialsProvider;
 use super::error::{BosError, BosErrorKind};
+use super::failure::Failure;
 use super::retry::RetryPolicy;
-use super::send::{Answer, Call, Failure, Sender};
+use super::send::{Answer, Call, Sender};
 use super::sign::presigned_url;
 use super::wire::{self, ANSWER_BYTES_MAX, WireListObjects, WireListUploads, WireLocation};
 use crate::object::ObjectKey;

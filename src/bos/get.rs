@@ -6,8 +6,9 @@ use reqwest::Response;
 
 use super::client::{BosClient, Result};
 use super::error::{BosError, BosErrorKind, Story};
+use super::failure::Failure;
 use super::model::ObjectMeta;
-use super::send::{Call, Failure, Tries, content_length, next_piece, unix_now_s};
+use super::send::{Call, Tries, content_length, next_piece, unix_now_s};
 use super::wire;
 use crate::object::{ByteRange, ETag, ObjectKey};
 

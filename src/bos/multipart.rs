@@ -6,9 +6,9 @@ use http::{HeaderName, Method, header};
 use super::body::Body;
 use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, query, stored_headers};
 use super::error::{BosError, BosErrorKind};
+use super::failure::Failure;
 use super::model::{ListedPart, ObjectHeaders, StoredOutcome};
 use super::objects::{CONTENT_MD5, CRC32C_FLAG, complete_headers, stored_etag};
-use super::send::Failure;
 use super::wire::{self, ANSWER_BYTES_MAX, WireInitiated, WireListParts, WireStored};
 use crate::object::{ByteRange, Condition, ETag, Md5, ObjectKey, PartNumber, UploadId};
 

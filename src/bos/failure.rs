@@ -1,0 +1,147 @@
+//! A try that failed, as far as it can be known: from an answer, or from the lack of one.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+
+use super::body::Sending;
+use super::error::BosErrorKind;
+use super::send::{Call, unix_now_s};
+use super::wire::{self, WireError};
+
+/// A difference between our clock and an answer's `Date` beyond this makes the clock suspect.
+const CLOCK_SUSPECT_S: i64 = 300;
+/// Characters of an answer's or error's text that end up in a message.
+const MESSAGE_CHARS_MAX: usize = 500;
+
+/// A try that failed.
+pub(crate) struct Failure {
+    pub(crate) kind: BosErrorKind,
+    pub(crate) ambiguous: bool,
+    pub(crate) status: Option<u16>,
+    pub(crate) code: String,
+    pub(crate) message: String,
+    pub(crate) request_id: Option<String>,
+    pub(crate) timed_out: bool,
+    pub(crate) retry_after: Option<Duration>,
+    /// BOS's clock less ours, by the answer's `Date`.
+    pub(crate) clock_ahead_s: Option<i64>,
+    pub(crate) clock_suspect: bool,
+    pub(crate) token_suspect: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: BosErrorKind, ambiguous: bool, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            ambiguous,
+            status: None,
+            code: String::new(),
+            message: message.into(),
+            request_id: None,
+            timed_out: false,
+            retry_after: None,
+            clock_ahead_s: None,
+            clock_suspect: false,
+            token_suspect: false,
+        }
+    }
+
+    pub(crate) fn stalled(ambiguous: bool, message: String) -> Self {
+        Self { timed_out: true, ..Self::new(BosErrorKind::Network, ambiguous, message) }
+    }
+
+    /// An answer of status 2xx that is not what it should be. BOS may well have acted.
+    pub(crate) fn odd(headers: &HeaderMap, message: String) -> Self {
+        let request_id = wire::text(headers, "x-bce-request-id");
+        Self { request_id, ..Self::new(BosErrorKind::BadAnswer, true, message) }
+    }
+
+    /// Of an answer with an error status, or of a success status with an error in its body.
+    pub(crate) fn of_answer(call: &Call<'_>, status: u16, headers: &HeaderMap, body: &[u8], with_token: bool) -> Self {
+        let is_head = call.method == Method::HEAD;
+        let request_id = wire::text(headers, "x-bce-request-id");
+        let error = WireError::in_body(body);
+        let (code, message) = match &error {
+            Some(error) => (error.code.clone(), shortened(&error.message)),
+            None => (String::new(), shortened(String::from_utf8_lossy(body).trim())),
+        };
+        let mut kind = BosErrorKind::of_answer(status, &code, &message, is_head, call.key.is_some());
+        let mut message = message;
+        if is_head && status == 404 && request_id.is_none() {
+            // Every answer of BOS has a request ID. A 404 without one is some proxy's, and says nothing of the key.
+            kind = BosErrorKind::BadAnswer;
+            message = "an answer that is not BOS's (no x-bce-request-id)".to_owned();
+        }
+        let now_s = unix_now_s();
+        let clock_ahead_s =
+            wire::text(headers, "date").and_then(|date| wire::http_date(&date)).map(|date| date.saturating_sub(now_s));
+        let bare = code.is_empty() && is_head;
+        let ambiguous = match kind {
+            BosErrorKind::Server | BosErrorKind::Throttled => !(400..500).contains(&status),
+            BosErrorKind::BadAnswer => true,
+            _ => false,
+        };
+        Self {
+            kind,
+            ambiguous,
+            status: Some(status),
+            request_id: request_id.or(error.and_then(|error| error.request_id)),
+            timed_out: false,
+            retry_after: retry_after(headers, now_s),
+            clock_ahead_s,
+            clock_suspect: bare
+                && matches!(status, 400 | 403)
+                && clock_ahead_s.is_some_and(|ahead| ahead.abs() > CLOCK_SUSPECT_S),
+            token_suspect: bare && status == 400 && with_token,
+            code,
+            message,
+        }
+    }
+
+    /// Of a request that got no answer.
+    pub(crate) fn of_transport(error: &reqwest::Error, sending: &Sending) -> Self {
+        if let Some(message) = sending.take_read_error() {
+            // The request ends short of its Content-Length, so BOS cannot have taken it.
+            let message = format!("the local bytes could not be read: {message}");
+            return Failure::new(BosErrorKind::LocalRead, false, message);
+        }
+        if error.is_builder() {
+            return Failure::new(BosErrorKind::InvalidName, false, error_chain(error));
+        }
+        let mut failure = Failure::new(BosErrorKind::Network, !error.is_connect(), error_chain(error));
+        failure.timed_out = error.is_timeout();
+        failure
+    }
+}
+
+/// An error and its causes, each said once.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    shortened(&text)
+}
+
+fn shortened(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS_MAX + 1).collect();
+    match text.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+fn retry_after(headers: &HeaderMap, now_s: i64) -> Option<Duration> {
+    let text = wire::text(headers, "retry-after")?;
+    let seconds = match text.trim().parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => u64::try_from(wire::http_date(&text)?.saturating_sub(now_s)).unwrap_or(0),
+    };
+    Some(Duration::from_secs(seconds))
+}
