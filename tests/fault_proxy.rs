@@ -442,3 +442,52 @@ fn rules_are_read_from_json() {
     assert!(matches!(spec.action, Action::Answer { status: 503, acted: false, .. }));
     assert!(serde_json::from_str::<RuleSpec>(r#"{"when": {"call": "x"}}"#).is_err(), "a mistyped name is an error");
 }
+
+#[test]
+fn signed_requests_of_an_independent_client_pass_to_the_embedded_server() {
+    use support::Bucket;
+    let world = support::World::new();
+    let (direct, through) = (&world.bucket, Bucket::new(world.proxy.addr(), support::BUCKET, &world.server.keys()));
+    assert!(through.head("a b").unwrap().is_none());
+    let etag = through.put("目录 1/a+b%c d.bin", b"123456789").unwrap();
+    assert_eq!(direct.head("目录 1/a+b%c d.bin").unwrap().unwrap(), support::Seen { size: 9, etag });
+    let upload = through.initiate("big").unwrap();
+    let first = support::files::random_bytes(1, 5 << 20);
+    let parts = [
+        (1, through.upload_part("big", &upload, 1, &first).unwrap()),
+        (2, through.upload_part("big", &upload, 2, b"end").unwrap()),
+    ];
+    assert_eq!(direct.uploads("").unwrap().len(), 1);
+    let held = direct.parts("big", &upload).unwrap();
+    assert_eq!(held.iter().map(|p| (p.number, p.size)).collect::<Vec<_>>(), [(1, 5 << 20), (2, 3)]);
+    through.complete("big", &upload, &parts).unwrap();
+    let whole = [first.as_slice(), b"end"].concat();
+    assert_eq!(direct.get_md5("big").unwrap(), (bosfs::object::Md5::of(&whole), whole.len() as u64));
+    assert_eq!(through.get("big").unwrap(), whole);
+    assert_eq!(direct.list("").unwrap(), ["big", "目录 1/a+b%c d.bin"]);
+    let copy = through.initiate("copy").unwrap();
+    let etag = through.copy_part("copy", &copy, 1, "big", (0, 9)).unwrap();
+    through.complete("copy", &copy, &[(1, etag)]).unwrap();
+    assert_eq!(direct.get("copy").unwrap(), whole[..10]);
+    through.delete("copy").unwrap();
+    through.delete("copy").unwrap();
+    assert!(direct.head("copy").unwrap().is_none());
+    let counts = world.proxy.counts();
+    assert_eq!(counts.requests(Call::UploadPart), 2);
+    assert_eq!(counts.bytes_sent(), 9 + (5 << 20) + 3);
+    let wrong = support::TestKeys { secret_key: "no".into(), ..world.server.keys() };
+    assert!(Bucket::new(world.proxy.addr(), support::BUCKET, &wrong).get("big").is_err());
+}
+
+#[test]
+fn a_server_that_was_stopped_comes_back_with_its_data() {
+    let mut world = support::World::new();
+    world.bucket.put("k", b"x").unwrap();
+    let upload = world.bucket.initiate("big").unwrap();
+    world.bucket.upload_part("big", &upload, 1, b"y").unwrap();
+    world.server.stop();
+    assert!(world.bucket.head("k").is_err());
+    world.server.start_again().unwrap();
+    assert_eq!(world.bucket.get("k").unwrap(), b"x");
+    assert_eq!(world.bucket.parts("big", &upload).unwrap().len(), 1);
+}

@@ -1,104 +1,74 @@
 //! One test's world: a temporary folder, the embedded server, the fault proxy before it, and mounts through the proxy.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bosfs::bos::sign::Credentials;
+use bosfs::serve::{ServeOptions, Server, ServerHandle, Variants};
 use tempfile::TempDir;
 
 use super::bucket::{Bucket, TestKeys};
-use super::mounted::{MountSpec, Mounted, bosfs_binary};
+use super::mounted::{MountSpec, Mounted};
 use super::proxy::FaultProxy;
 
 /// Bucket of every test.
 pub const BUCKET: &str = "bkt";
-/// Longest wait for the server to answer.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// `bosfs serve` as a process: it can be killed and started again at the same port with the same data.
+/// The embedded server; it can be stopped and started again at the same port with the same data.
 pub struct TestServer {
-    dir: PathBuf,
-    addr: SocketAddr,
-    keys: TestKeys,
-    child: Option<Child>,
+    options: ServeOptions,
+    handle: Option<ServerHandle>,
 }
 
 impl TestServer {
     /// Starts one over `dir` at a free port, with bucket [`BUCKET`].
-    pub fn start(dir: &Path) -> io::Result<Self> {
-        // The port is free now and, as the kernel hands ports out in turn, still free when the server binds it.
-        let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let keys = TestKeys { access_key: "testaccesskey".into(), secret_key: "testsecretkey0123456789".into() };
-        let mut server = Self { dir: dir.to_owned(), addr, keys, child: None };
-        server.start_again()?;
-        Ok(server)
+    pub fn start(dir: &Path, variants: Variants) -> io::Result<Self> {
+        let mut options = ServeOptions::new(dir);
+        options.credentials = Some(Credentials::new("testaccesskey", "testsecretkey0123456789"));
+        options.faithful_variants = variants;
+        let handle = Server::start(options.clone())?;
+        options.listen = handle.addr();
+        handle.create_bucket(BUCKET).map_err(|e| io::Error::other(format!("{e:?}")))?;
+        Ok(Self { options, handle: Some(handle) })
+    }
+
+    /// Cuts all connections; nothing answers at the address any more.
+    pub fn stop(&mut self) {
+        self.handle = None;
     }
 
     /// Starts the server again at the same address.
     pub fn start_again(&mut self) -> io::Result<()> {
-        std::fs::create_dir_all(&self.dir)?;
-        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
-        let mut child = Command::new(bosfs_binary())
-            .arg("serve")
-            .arg(self.dir.join("data"))
-            .args(["--listen", &self.addr.to_string(), "--bucket", BUCKET])
-            .args(["--ak", &self.keys.access_key, "--sk", &self.keys.secret_key])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let end = Instant::now() + SERVER_TIMEOUT;
-        loop {
-            // The bucket, not the port, says that the server is ready and ours.
-            if TcpStream::connect(self.addr).is_ok()
-                && self.bucket().call("HEAD", "", &[], &[], b"", &mut |_| {}).is_ok_and(|reply| reply.status == 200)
-            {
-                self.child = Some(child);
-                return Ok(());
-            }
-            let ended = child.try_wait()?;
-            if ended.is_some() || Instant::now() > end {
-                let _ = child.kill();
-                let _ = child.wait();
-                let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-                return Err(io::Error::other(format!("bosfs serve does not answer (ended: {ended:?})\n{log}")));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.stop();
+        self.handle = Some(Server::start(self.options.clone())?);
+        Ok(())
     }
 
-    fn log(&self) -> PathBuf {
-        self.dir.join("serve.log")
+    /// The same data with other habits from now on.
+    pub fn set_variants(&mut self, variants: Variants) -> io::Result<()> {
+        self.options.faithful_variants = variants;
+        self.start_again()
     }
+
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.options.listen
     }
-    pub fn keys(&self) -> &TestKeys {
-        &self.keys
+
+    /// The running server.
+    pub fn handle(&self) -> &ServerHandle {
+        self.handle.as_ref().expect("the server runs")
     }
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+
+    pub fn keys(&self) -> TestKeys {
+        let credentials = self.options.credentials.clone().expect("given at the start");
+        TestKeys { access_key: credentials.access_key_id, secret_key: credentials.secret_access_key }
     }
 
     /// The bucket, asked directly and not through any proxy.
     pub fn bucket(&self) -> Bucket {
-        Bucket::new(self.addr, BUCKET, &self.keys)
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-impl Drop for TestServer {
-    fn drop(&mut self) {
-        self.kill();
+        Bucket::new(self.addr(), BUCKET, &self.keys())
     }
 }
 
@@ -117,12 +87,21 @@ impl World {
         Self::try_new().unwrap_or_else(|e| panic!("test world: {e}"))
     }
 
+    /// With a server of other habits.
+    pub fn with(variants: Variants) -> Self {
+        Self::build(variants).unwrap_or_else(|e| panic!("test world: {e}"))
+    }
+
     pub fn try_new() -> io::Result<Self> {
+        Self::build(Variants::default())
+    }
+
+    fn build(variants: Variants) -> io::Result<Self> {
         let tmp = match std::env::var_os("BOSFS_TEST_DIR") {
             Some(dir) => TempDir::with_prefix_in("bosfs-test-", dir)?,
             None => TempDir::with_prefix("bosfs-test-")?,
         };
-        let server = TestServer::start(&tmp.path().join("server"))?;
+        let server = TestServer::start(&tmp.path().join("server"), variants)?;
         let proxy = FaultProxy::start(server.addr())?;
         let world = Self { bucket: server.bucket(), proxy, server, tmp };
         let keys = world.server.keys();
