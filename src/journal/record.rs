@@ -18,6 +18,7 @@ pub type Publication = u32;
 /// One line of a file's journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one Opened per journal; records are folded and dropped")]
 pub enum Record {
     /// The first line: which file this is.
     Opened {

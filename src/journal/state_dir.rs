@@ -104,9 +104,9 @@ pub enum StateDirError {
         /// The path.
         path: PathBuf,
         /// Whose it is.
-        found: Identity,
+        found: Box<Identity>,
         /// Whose was asked for.
-        wanted: Identity,
+        wanted: Box<Identity>,
     },
     /// A newer bosfs made it.
     #[error("the state directory {} has layout {format}, this bosfs knows up to {LAYOUT}; use a newer bosfs", path.display())]
@@ -414,7 +414,8 @@ fn check_identity(path: &Path, wanted: &Identity) -> Result<(), StateDirError> {
     }
     let found = serde_json::from_value::<IdentityFile>(json).map_err(|e| damaged(e.to_string()))?.identity;
     if found != *wanted {
-        return Err(StateDirError::OtherIdentity { path: path.to_owned(), found, wanted: wanted.clone() });
+        let (found, wanted) = (Box::new(found), Box::new(wanted.clone()));
+        return Err(StateDirError::OtherIdentity { path: path.to_owned(), found, wanted });
     }
     Ok(())
 }
