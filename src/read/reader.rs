@@ -24,7 +24,7 @@ use crate::object::{ByteRange, ETag, ObjectKey};
 /// A GET that is cut this often in a row, with less than a unit in between, fails.
 const CUTS_MAX: u32 = 6;
 /// Pause before a cut GET goes on; doubles with each cut in a row.
-const CUT_PAUSE: Duration = Duration::from_millis(100);
+const CUT_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 100 });
 
 /// What all readers of a mount share: the client, the cache and the right to download.
 pub struct ReadPool {
