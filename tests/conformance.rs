@@ -55,3 +55,53 @@ fn the_sdk_finds_a_bos() {
         assert!(counts[call].requests > 0, "{call}");
     }
 }
+
+/// Bytes that differ from place to place.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+const STORY_PART_BYTES: usize = 256 << 10;
+
+#[test]
+fn an_upload_goes_on_in_another_program_and_after_a_restart_of_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bos, file) = (dir.path().join("bos"), dir.path().join("huge.iso"));
+    // 40 parts and a bit.
+    std::fs::write(&file, noise(40 * STORY_PART_BYTES + 1234)).unwrap();
+    let file = file.to_str().unwrap();
+    let server = start(&bos);
+    server.create_bucket("story").unwrap();
+    run(&server, "story.py", &["start", file, "saved"], dir.path());
+    run(&server, "story.py", &["start", file, "lost"], dir.path());
+    std::fs::remove_file(dir.path().join("lost.json")).unwrap();
+    let credentials = server.credentials().clone();
+    server.stop();
+
+    let server = start(&bos);
+    assert_eq!(*server.credentials(), credentials, "the same key after a restart");
+    run(&server, "story.py", &["finish", file, "saved"], dir.path());
+    run(&server, "story.py", &["find", file, "lost"], dir.path());
+    // 41 parts each, of which 28 were sent before the restart.
+    assert_eq!(server.counts()["UploadPart"].requests, 2 * 13);
+    assert_eq!(server.counts()["UploadPart"].body_bytes, 2 * (12 * STORY_PART_BYTES as u64 + 1234));
+    assert_eq!(server.counts()["CompleteMultipartUpload"].requests, 2);
+}
+
+#[test]
+fn a_folder_is_served_by_one_server_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = start(dir.path());
+    let refusal = Server::start(ServeOptions::new(dir.path())).err().expect("the folder is taken").to_string();
+    assert!(refusal.contains("already served by process"), "{refusal}");
+    first.stop();
+    start(dir.path()).stop();
+}
