@@ -1,6 +1,7 @@
 //! Where settings come from: credentials, endpoints, sizes, durations and the `-o` list of mount(8). Plain values; knows
 //! nothing of mounts.
 
+pub mod bcecmd;
 pub mod credentials;
 pub mod endpoint;
 pub mod option_list;

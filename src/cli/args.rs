@@ -299,6 +299,10 @@ pub struct UploadsCompleteArgs {
     #[arg(value_name = "BUCKET/KEY")]
     pub object: String,
 
+    /// Overwrite what another writer put there meanwhile
+    #[arg(long)]
+    pub force: bool,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub bos: BosArgs,

@@ -161,7 +161,7 @@ mod tests {
         let mut table = Table::new(&["KEY", ">SIZE"]);
         table.row(vec!["目录/a".into(), "1 B".into()]);
         table.row(vec!["b\u{1b}[2J".into(), "1000 B".into()]);
-        assert_eq!(table.render(), "KEY           SIZE\n目录/a         1 B\nb\\u{1b}[2J  1000 B");
+        assert_eq!(table.render(), "KEY           SIZE\n目录/a           1 B\nb\\u{1b}[2J  1000 B");
     }
 
     #[test]

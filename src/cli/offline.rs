@@ -1,0 +1,70 @@
+//! What a journal says of its file while nobody works on it.
+
+use std::path::Path;
+
+use crate::object::{ByteRange, PartNumber};
+use crate::upload::FileStatus;
+use crate::upload::state::{FileState, Stage};
+use crate::write::part_plan::PartPlan;
+
+/// Size of the first parts where no upload has fixed them yet.
+const PART_BYTES_DEFAULT: u64 = 8 << 20;
+
+/// The entry of `status` for the folded journal `state` in `dir`.
+pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
+    let spool = std::fs::metadata(dir.join("spool")).ok();
+    let size = match state.stage.frozen() {
+        Some(frozen) => frozen.size,
+        None => state.resizing.or_else(|| spool.as_ref().map(|meta| meta.len())).or(state.synced_size).unwrap_or(0),
+    };
+    let plan = state.upload.as_ref().map_or_else(|| PartPlan::growing(PART_BYTES_DEFAULT), |upload| upload.plan.clone());
+    let parts_total = plan.part_count(size);
+    let (mut parts_in_bos, mut bytes_in_bos) = (0, 0);
+    for number in (1..=parts_total).filter_map(PartNumber::new) {
+        let range: ByteRange = plan.range_in(number, size);
+        if state.is_sent(number, range.len()) {
+            parts_in_bos += 1;
+            bytes_in_bos += range.len();
+        }
+    }
+    // Blocks that were really written: the spool is sparse.
+    let allocated = spool.map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512);
+    let last_error = state.conflict.clone().or_else(|| state.failed.as_ref().map(|(message, _)| message.clone()));
+    FileStatus {
+        key: state.key.to_string(),
+        journal_id: state.journal_id.clone(),
+        state: state_word(state).to_owned(),
+        upload_id: state.upload.as_ref().map(|upload| upload.id.to_string()),
+        size,
+        bytes_in_bos,
+        bytes_spooled: allocated.min(size.saturating_sub(bytes_in_bos)),
+        parts_total,
+        parts_in_bos,
+        parts_kept: state.parts_kept,
+        parts_sent: state.parts_sent,
+        bytes_per_s: 0,
+        tries: 0,
+        last_error,
+        proof: state.published.as_ref().map(|published| published.proof),
+        parts: None,
+        updated_at: state.opened_at,
+    }
+}
+
+fn state_word(state: &FileState) -> &'static str {
+    if state.conflict.is_some() {
+        return "conflict";
+    }
+    if state.failed.is_some() {
+        return "failed";
+    }
+    if state.unlinked {
+        return "removing";
+    }
+    match &state.stage {
+        Stage::Closed(_) => "uploading",
+        Stage::Putting { .. } | Stage::Completing { .. } => "completing",
+        Stage::Completed { .. } => "proving",
+        Stage::Open => "interrupted",
+    }
+}

@@ -1,0 +1,205 @@
+//! `bosfs umount`: wait until every closed file is in BOS, detach, wait until the process has ended.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::args::UmountArgs;
+use super::exit::{CliError, Exit};
+use super::mount_point::{self, answered};
+use super::{output, status};
+use crate::observe::control::{Answer, ControlClient, Request};
+use crate::observe::{StatusSnapshot, mount_table};
+use crate::upload::FileStatus;
+
+/// Longest silence of a session that is asked for progress four times a second.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Runs the command.
+///
+/// # Errors
+/// The folder is no bosfs mount, is busy, `--timeout` has passed, or files remain that are not in BOS.
+pub fn run(args: &UmountArgs) -> Result<(), CliError> {
+    let shown = args.dir.display();
+    let dir = mount_table::resolve(&args.dir).map_err(|e| CliError::caused(format!("cannot find {shown}"), &e))?;
+    let Some(entry) = mount_table::at(&dir)? else {
+        return Err(CliError::failed(format!("nothing is mounted at {shown}")));
+    };
+    if !entry.is_bosfs() {
+        return Err(CliError::failed(format!("{shown} is no bosfs mount but {}", entry.fs_type))
+            .hint(format!("use the system's own: umount {shown}")));
+    }
+    let Some(state_dir) = state_dir_of(&dir) else {
+        return umount_dead(&dir, &entry.source);
+    };
+    let mut client = ControlClient::connect(&state_dir)
+        .map_err(|e| CliError::caused(format!("the process of the mount at {shown} does not answer"), &e))?;
+    client.send(&Request::Drain)?;
+    follow(args, &dir, &mut client)
+}
+
+/// Where the state directory of the mount at `dir` is: by asking the sessions of this user's state directories, or the
+/// mount itself. `None`: the mount is dead.
+fn state_dir_of(dir: &Path) -> Option<PathBuf> {
+    let held = status::known_state_dirs().into_iter().find(|state_dir| {
+        crate::journal::state_dir::read_holder(state_dir).is_some_and(|holder| {
+            holder.mount_point.as_deref() == Some(dir)
+                || ControlClient::status(state_dir).is_ok_and(|s| s.mount_point.as_deref() == Some(dir))
+        })
+    });
+    held.or_else(|| snapshot_through(dir).map(|snapshot| snapshot.state_dir))
+}
+
+/// What the mount at `dir` says of itself in `.bosfs/status.json`; `None` when it does not answer.
+pub fn snapshot_through(dir: &Path) -> Option<StatusSnapshot> {
+    let path = dir.join(".bosfs/status.json");
+    let text = answered(move || std::fs::read(path))?.ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn umount_dead(dir: &Path, source: &str) -> Result<(), CliError> {
+    mount_point::detach(dir, true)
+        .map_err(|e| CliError::caused(format!("the mount at {} is dead and cannot be detached", dir.display()), &e))?;
+    let message = format!("the mount of {source} at {} had no process any more; it is detached", dir.display());
+    let offline: Vec<FileStatus> = status::offline_snapshots()
+        .into_iter()
+        .filter(|snapshot| snapshot.source() == source)
+        .flat_map(|snapshot| snapshot.files)
+        .collect();
+    if offline.is_empty() {
+        output::note(message);
+        return Ok(());
+    }
+    Err(CliError::new(Exit::FilesRemain, format!("{message}; {} in the journal are not in BOS yet", files(offline.len())))
+        .hint(format!("mount it again and the uploads go on: bosfs mount {source} {}", dir.display())))
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+}
+
+/// Shows progress until the session has ended; detaches the mount when nothing closed is pending.
+fn follow(args: &UmountArgs, dir: &Path, client: &mut ControlClient) -> Result<(), CliError> {
+    let started = Instant::now();
+    let bar = output::byte_bar(0);
+    let mut pid = 0;
+    let mut detached = false;
+    let mut sent_before = 0u64;
+    let mut still: Option<StatusSnapshot> = None;
+    let remaining = loop {
+        let left = args.timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+        if left == Some(Duration::ZERO) {
+            bar.finish_and_clear();
+            return Err(timed_out(args, detached, still.as_ref()));
+        }
+        let wait = left.map_or(SILENCE_MAX, |left| left.min(SILENCE_MAX));
+        match client.next(Some(wait)) {
+            Ok(Some(Answer::Progress { status })) => {
+                pid = status.pid;
+                let total = status.totals.bytes;
+                let done = status.totals.bytes_in_bos;
+                sent_before = sent_before.max(total);
+                bar.set_length(sent_before.max(1));
+                bar.set_position(done + sent_before.saturating_sub(total));
+                bar.set_message(format!("{} to go", files(status.files.len())));
+                still = Some(*status);
+            }
+            Ok(Some(Answer::Drained { remaining })) if !detached => {
+                if let Err(error) = mount_point::detach(dir, args.lazy) {
+                    bar.finish_and_clear();
+                    return Err(cannot_detach(dir, &error, &remaining));
+                }
+                detached = true;
+                bar.set_message("ending");
+            }
+            Ok(Some(Answer::Ended { remaining })) => break remaining,
+            Ok(Some(Answer::Failed { message })) => return Err(CliError::failed(message)),
+            Ok(Some(_)) => {}
+            Ok(None) if detached => break still.map(|status| status.files).unwrap_or_default(),
+            Ok(None) => {
+                bar.finish_and_clear();
+                return Err(CliError::new(Exit::Interrupted, "the process of the mount was ended before it was done")
+                    .hint("its journal keeps everything; mount again and the uploads go on"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && left.is_some() => {}
+            Err(error) => {
+                bar.finish_and_clear();
+                return Err(CliError::caused("the process of the mount does not answer any more", &error));
+            }
+        }
+    };
+    bar.finish_and_clear();
+    wait_for_end(pid, Duration::from_secs(30));
+    if !detached && mount_table::at(dir)?.is_some_and(|entry| entry.is_bosfs()) {
+        mount_point::detach(dir, true)?;
+    }
+    result_of(&remaining)
+}
+
+/// What `umount` says of the files that are left. Interrupted ones are named, not counted as a failure.
+fn result_of(remaining: &[FileStatus]) -> Result<(), CliError> {
+    for file in remaining.iter().filter(|file| file.state == "interrupted") {
+        output::note(format!(
+            "{} was interrupted and is kept, not published; publish it with: bosfs uploads complete BUCKET/{}",
+            output::printable(&file.key),
+            output::printable(&file.key)
+        ));
+    }
+    let left: Vec<&FileStatus> = remaining.iter().filter(|f| !matches!(f.state.as_str(), "interrupted" | "idle" | "done")).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    let mut message = format!("unmounted, but {} not in BOS; the journal keeps them:", files(left.len()));
+    for file in left.iter().take(20) {
+        let why = file.last_error.as_deref().unwrap_or("not sent yet");
+        message.push_str(&format!("\n  {} ({}): {}", output::printable(&file.key), file.state, output::printable(why)));
+    }
+    if left.len() > 20 {
+        message.push_str(&format!("\n  and {} more; see bosfs status", left.len() - 20));
+    }
+    Err(CliError::new(Exit::FilesRemain, message)
+        .hint("the next mount tries failed files again; a conflict waits for: bosfs uploads complete --force, or abort"))
+}
+
+fn timed_out(args: &UmountArgs, detached: bool, still: Option<&StatusSnapshot>) -> CliError {
+    let count = still.map_or(0, |status| status.files.len());
+    let what = if detached { "detached, but its process still works" } else { "still mounted" };
+    CliError::new(Exit::Interrupted, format!("--timeout has passed: {} is {what}, {} to go", args.dir.display(), files(count)))
+        .hint("the uploads go on; look at them with: bosfs status")
+}
+
+fn cannot_detach(dir: &Path, error: &io::Error, remaining: &[FileStatus]) -> CliError {
+    let base = CliError::caused(format!("{} cannot be detached; it stays mounted", dir.display()), error);
+    if error.kind() != io::ErrorKind::ResourceBusy {
+        return base;
+    }
+    let users = mount_point::users_of(dir, 8);
+    let who = if users.is_empty() { "some process".to_owned() } else { users.join(", ") };
+    let hint = format!("in use by {who}; end them, or detach all the same with: bosfs umount --lazy {}", dir.display());
+    match remaining.iter().find(|file| file.state == "writing") {
+        Some(file) => base.hint(format!("{} is being written; {hint}", output::printable(&file.key))),
+        None => base.hint(hint),
+    }
+}
+
+/// Waits until process `pid` is gone, `longest` at most.
+fn wait_for_end(pid: u32, longest: Duration) {
+    let started = Instant::now();
+    while pid != 0 && Path::new(&format!("/proc/{pid}")).exists() && started.elapsed() < longest {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::tests::file;
+
+    #[test]
+    fn interrupted_files_are_no_failure_but_failed_ones_are_listed() {
+        assert_eq!(result_of(&[file("a", "interrupted", 5, 2)]), Ok(()));
+        let error = result_of(&[file("a", "interrupted", 5, 2), file("b", "conflict", 5, 5)]).unwrap_err();
+        assert_eq!(error.exit_code(), Exit::FilesRemain as u8);
+        assert!(error.to_string().contains("b (conflict)") && !error.to_string().contains("a ("), "{error}");
+    }
+}

@@ -1,0 +1,338 @@
+//! `bosfs uploads`: list, resume, complete and abort unfinished uploads.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+
+use super::args::{BosArgs, UploadsAbortArgs, UploadsCommand, UploadsCompleteArgs, UploadsListArgs, UploadsResumeArgs};
+use super::connect::{self, Access};
+use super::exit::{CliError, Exit};
+use super::output::{self, Table};
+use super::status;
+use crate::bos::BosClient;
+use crate::bos::client::ListedUpload;
+use crate::config::credentials::GivenKeys;
+use crate::config::paths::BucketPath;
+use crate::journal::StateDir;
+use crate::journal::state_dir::{Identity, read_holder, read_identity};
+use crate::object::{ObjectKey, Timestamp, UploadId};
+use crate::observe::control::{Answer, ControlClient, Request};
+use crate::upload::{FileStatus, InterruptedPolicy, UploadOptions, Uploads};
+
+/// ListParts calls in flight at once.
+const LIST_PARTS_PARALLEL: usize = 8;
+
+/// Runs the command.
+///
+/// # Errors
+/// As each command says.
+pub fn run(command: &UploadsCommand) -> Result<(), CliError> {
+    match command {
+        UploadsCommand::List(args) => list(args),
+        UploadsCommand::Resume(args) => resume(args),
+        UploadsCommand::Complete(args) => complete(args),
+        UploadsCommand::Abort(args) => abort(args),
+    }
+}
+
+/// One unfinished upload, as `uploads list` shows it.
+#[derive(serde::Serialize)]
+struct Row {
+    key: String,
+    upload_id: String,
+    /// Seconds since 1970.
+    initiated: i64,
+    /// Parts that BOS holds; `None`: it could not be asked.
+    parts: Option<u64>,
+    bytes: Option<u64>,
+    /// `ours`, `possibly ours` or `foreign`.
+    whose: &'static str,
+}
+
+fn list(args: &UploadsListArgs) -> Result<(), CliError> {
+    let access = Access::new(&args.bos, &GivenKeys::default())?;
+    let client = access.client(&args.bucket.bucket)?;
+    let journaled = journaled_in(&args.bos, &access.endpoint.to_string(), &args.bucket.bucket);
+    let rows = connect::runtime()?.block_on(list_rows(&client, &args.bucket.prefix, &journaled))?;
+    if args.json {
+        return output::json(&serde_json::json!({ "bucket": args.bucket.bucket, "uploads": rows }), false);
+    }
+    if rows.is_empty() {
+        return output::line(format!("no unfinished uploads in {}", args.bucket));
+    }
+    let now = Timestamp::now().sec;
+    let mut table = Table::new(&["KEY", ">AGE", ">PARTS", ">BYTES", "WHOSE", "UPLOAD ID"]);
+    for row in rows {
+        let number = |n: Option<u64>, show: fn(u64) -> String| n.map_or_else(|| "?".to_owned(), show);
+        table.row(vec![
+            row.key,
+            output::duration(Duration::from_secs(u64::try_from(now - row.initiated).unwrap_or(0))),
+            number(row.parts, |n| n.to_string()),
+            number(row.bytes, output::bytes),
+            row.whose.to_owned(),
+            row.upload_id,
+        ]);
+    }
+    output::line(table.render())
+}
+
+async fn list_rows(client: &BosClient, prefix: &str, journaled: &[FileStatus]) -> Result<Vec<Row>, CliError> {
+    let mut uploads: Vec<ListedUpload> = Vec::new();
+    let mut next = None;
+    loop {
+        let page = match client.list_uploads(prefix, next.as_ref()).await {
+            Ok(page) => page,
+            Err(error) => return Err(connect::explain(client, error).await),
+        };
+        uploads.extend(page.uploads);
+        match page.next {
+            Some(marker) => next = Some(marker),
+            None => break,
+        }
+    }
+    let ours: HashMap<&str, &FileStatus> =
+        journaled.iter().filter_map(|file| file.upload_id.as_deref().map(|id| (id, file))).collect();
+    let rows = stream::iter(uploads).map(|upload| {
+        let whose = match ours.contains_key(upload.upload_id.as_str()) {
+            true => "ours",
+            false if journaled.iter().any(|file| file.upload_id.is_none() && file.key == upload.key) => "possibly ours",
+            false => "foreign",
+        };
+        async move {
+            let held = match ObjectKey::parse(&upload.key) {
+                Ok(key) => client.list_parts(&key, &upload.upload_id).await.ok(),
+                Err(_) => None,
+            };
+            Row {
+                parts: held.as_ref().map(|parts| parts.len() as u64),
+                bytes: held.map(|parts| parts.iter().map(|part| part.size).sum()),
+                key: upload.key,
+                upload_id: upload.upload_id.to_string(),
+                initiated: upload.initiated,
+                whose,
+            }
+        }
+    });
+    Ok(rows.buffered(LIST_PARTS_PARALLEL).collect().await)
+}
+
+/// State directories that may hold journals of `bucket`: `--state-dir`, or all known ones of it.
+fn state_dirs(bos: &BosArgs, endpoint: &str, bucket: &str) -> Vec<(PathBuf, Identity)> {
+    let candidates = match &bos.state_dir {
+        Some(dir) => vec![crate::config::paths::absolute(dir)],
+        None => status::known_state_dirs(),
+    };
+    let named = bos.state_dir.is_some();
+    candidates
+        .into_iter()
+        .filter_map(|dir| read_identity(&dir).map(|identity| (dir, identity)))
+        .filter(|(_, identity)| identity.bucket == bucket && (named || identity.endpoint == endpoint))
+        .collect()
+}
+
+fn journaled_in(bos: &BosArgs, endpoint: &str, bucket: &str) -> Vec<FileStatus> {
+    let dirs = state_dirs(bos, endpoint, bucket);
+    dirs.iter().filter_map(|(dir, _)| status::journal_snapshot(dir)).flat_map(|snapshot| snapshot.files).collect()
+}
+
+/// A journaled file: where its journal lies, whose that is, and what it says.
+struct Journaled {
+    state_dir: PathBuf,
+    identity: Identity,
+    file: FileStatus,
+}
+
+fn find_journaled(bos: &BosArgs, bucket: &str, key: &ObjectKey) -> Result<Option<Journaled>, CliError> {
+    let endpoint = connect::endpoint(bos, bos.credentials.as_deref())?.to_string();
+    for (state_dir, identity) in state_dirs(bos, &endpoint, bucket) {
+        let files = status::journal_snapshot(&state_dir).map(|snapshot| snapshot.files).unwrap_or_default();
+        if let Some(file) = files.into_iter().find(|file| file.key == key.as_str()) {
+            return Ok(Some(Journaled { state_dir, identity, file }));
+        }
+    }
+    Ok(None)
+}
+
+fn no_journal(object: &str) -> CliError {
+    CliError::failed(format!("no journal on this machine knows an unfinished upload of {object}"))
+        .hint("bosfs uploads list shows what BOS holds; with the source file at hand: bosfs uploads resume --from FILE")
+}
+
+fn parse_object(object: &str) -> Result<(String, ObjectKey), CliError> {
+    BucketPath::parse_key(object).map_err(CliError::usage)
+}
+
+fn resume(args: &UploadsResumeArgs) -> Result<(), CliError> {
+    let (bucket, key) = parse_object(&args.object)?;
+    if let Some(source) = &args.from {
+        return resume_from(args, &bucket, &key, source);
+    }
+    let found = find_journaled(&args.bos, &bucket, &key)?.ok_or_else(|| no_journal(&args.object))?;
+    if found.file.state == "interrupted" {
+        return Err(CliError::failed(format!("{} is unfinished: its writer was killed before it closed the file", args.object))
+            .hint(format!(
+                "write it again through a mount and what BOS holds is kept, or publish it as it is: bosfs uploads complete {}",
+                args.object
+            )));
+    }
+    let request = Request::Complete { key: key.to_string(), force: false };
+    decide(&args.bos, found, &key, &request, args.max_uploads, args.part_size)
+}
+
+fn resume_from(args: &UploadsResumeArgs, bucket: &str, key: &ObjectKey, source: &Path) -> Result<(), CliError> {
+    if let Some(found) = find_journaled(&args.bos, bucket, key)?
+        && found.file.upload_id.is_some()
+        && args.upload_id.is_none()
+    {
+        return Err(CliError::failed(format!("the journal in {} works on {}", found.state_dir.display(), args.object)).hint(
+            format!("let it go on without --from, or drop it first: bosfs uploads abort {}", args.object),
+        ));
+    }
+    let access = Access::new(&args.bos, &GivenKeys::default())?;
+    let client = access.client(bucket)?;
+    let upload_id = args.upload_id.as_deref().map(UploadId::new);
+    super::resume::from_file(&client, key, source, upload_id, args)
+}
+
+fn complete(args: &UploadsCompleteArgs) -> Result<(), CliError> {
+    let (bucket, key) = parse_object(&args.object)?;
+    let found = find_journaled(&args.bos, &bucket, &key)?.ok_or_else(|| no_journal(&args.object))?;
+    let request = Request::Complete { key: key.to_string(), force: args.force };
+    decide(&args.bos, found, &key, &request, 8, 8 << 20)
+}
+
+fn abort(args: &UploadsAbortArgs) -> Result<(), CliError> {
+    let (bucket, key) = parse_object(&args.object)?;
+    let found = find_journaled(&args.bos, &bucket, &key)?;
+    let is_journaled = |found: &Journaled| match &args.upload_id {
+        Some(id) => found.file.upload_id.as_ref() == Some(id),
+        None => true,
+    };
+    match found.filter(is_journaled) {
+        Some(found) => {
+            let question = format!(
+                "Drop the unfinished upload of {} ({} written, state {})? Bytes that are only in it are lost.",
+                args.object,
+                output::bytes(found.file.size),
+                found.file.state
+            );
+            ask(args, &question)?;
+            let request = Request::Abort { key: key.to_string() };
+            decide(&args.bos, found, &key, &request, 8, 8 << 20)
+        }
+        None => abort_foreign(args, &bucket, &key),
+    }
+}
+
+fn ask(args: &UploadsAbortArgs, question: &str) -> Result<(), CliError> {
+    if args.yes || output::confirmed(question)? {
+        return Ok(());
+    }
+    Err(CliError::new(Exit::Interrupted, "nothing was dropped").hint("answer y, or give --yes"))
+}
+
+fn abort_foreign(args: &UploadsAbortArgs, bucket: &str, key: &ObjectKey) -> Result<(), CliError> {
+    let Some(id) = &args.upload_id else {
+        return Err(CliError::failed(format!("no journal on this machine knows an unfinished upload of {}", args.object))
+            .hint("to drop somebody else's, name it with --upload-id; bosfs uploads list shows the IDs"));
+    };
+    ask(args, &format!("Drop the upload {id} of {}, which no journal here knows? Somebody may be sending it.", args.object))?;
+    let access = Access::new(&args.bos, &GivenKeys::default())?;
+    let client = access.client(bucket)?;
+    match connect::runtime()?.block_on(client.abort(key, &UploadId::new(id))) {
+        Ok(true) => output::line(format!("the upload {id} of {} is gone", args.object)),
+        Ok(false) => Err(CliError::failed(format!("BOS knows no upload {id} of {}", args.object))),
+        Err(error) => Err(CliError::bos(format!("cannot drop the upload {id} of {}", args.object), &error)),
+    }
+}
+
+/// Has `request` done by the session that holds the journal, or here when none does.
+fn decide(
+    bos: &BosArgs,
+    found: Journaled,
+    key: &ObjectKey,
+    request: &Request,
+    uploads_max: u16,
+    part_bytes: u64,
+) -> Result<(), CliError> {
+    if let Some(holder) = read_holder(&found.state_dir) {
+        return match ControlClient::ask(&found.state_dir, request, None) {
+            Ok(Answer::Done { message }) => output::line(message),
+            Ok(Answer::Failed { message }) => Err(CliError::failed(message)),
+            Ok(other) => Err(CliError::failed(format!("unexpected answer {other:?}"))),
+            Err(error) => Err(CliError::caused(format!("{holder} does not answer"), &error)),
+        };
+    }
+    let mut bos = bos.clone();
+    if bos.endpoint.is_none() && bos.region.is_none() {
+        // The journal knows where it belongs.
+        bos.endpoint = Some(found.identity.endpoint.clone());
+    }
+    let access = Access::new(&bos, &GivenKeys::default())?;
+    let client = access.client(&found.identity.bucket)?;
+    crate::observe::logging::init(log::LevelFilter::Warn, None);
+    let state = StateDir::open(&found.state_dir, &found.identity)
+        .map_err(|e| CliError::caused(format!("cannot open the state folder {}", found.state_dir.display()), &e))?;
+    connect::runtime()?.block_on(decide_here(client, Arc::new(state), key, request, uploads_max, part_bytes))
+}
+
+async fn decide_here(
+    client: BosClient,
+    state: Arc<StateDir>,
+    key: &ObjectKey,
+    request: &Request,
+    uploads_max: u16,
+    part_bytes: u64,
+) -> Result<(), CliError> {
+    let options = UploadOptions {
+        part_bytes,
+        uploads_max: uploads_max.into(),
+        write_back: false,
+        fsync_bos: false,
+        interrupted: InterruptedPolicy::Keep,
+        timeout: None,
+        overwrite_on_conflict: false,
+        adopt: false,
+        punch: false,
+        spool_limit_bytes: None,
+        rate_bytes_per_s: None,
+        storage_class: None,
+    };
+    let uploads = Uploads::start(options, client, state)
+        .map_err(|e| CliError::caused("cannot take up the journal", &e))?;
+    let Some(file) = uploads.find(key) else {
+        // Recovery found that the object was complete already.
+        uploads.stop().await;
+        return output::line(format!("{key} needs nothing more"));
+    };
+    let bar = output::byte_bar(file.status(false).size.max(1));
+    let work = async {
+        match request {
+            Request::Abort { .. } => crate::session::abort(&file).await.map(|()| format!("the unfinished upload of {key} is gone")),
+            Request::Complete { force, .. } => {
+                crate::session::complete(&file, *force).await.map(|()| format!("{key} is complete and proved in BOS"))
+            }
+            _ => Ok(String::new()),
+        }
+    };
+    tokio::pin!(work);
+    let mut ticks = tokio::time::interval(Duration::from_millis(250));
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result.map_err(|e| CliError::failed(e.to_string())),
+            _ = ticks.tick() => {
+                let status = file.status(false);
+                bar.set_length(status.size.max(1));
+                bar.set_position(status.bytes_in_bos);
+                bar.set_message(status.state);
+            }
+            _ = tokio::signal::ctrl_c() => break Err(CliError::new(Exit::Interrupted, "interrupted; the journal keeps everything")),
+        }
+    };
+    bar.finish_and_clear();
+    uploads.stop().await;
+    output::line(result?)
+}
