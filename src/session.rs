@@ -1,1 +1,297 @@
-//! (stub)
+//! One mount: builds the column from client to kernel, and owns the order of start and stop.
+//!
+//! Start: bucket looked at -> lease and state directory -> journals replayed -> kernel mount -> control socket -> ready.
+//! Stop: mount gone (someone unmounted) -> drain -> end; or a signal -> stop at once -> detach -> end. The journal keeps
+//! whatever is not in BOS either way.
+
+mod control;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::bos::{BosClient, BosError};
+use crate::config::CredentialsSource;
+use crate::config::paths::BucketPath;
+use crate::journal::StateDir;
+use crate::journal::state_dir::{Holder, Identity, StateDirError};
+use crate::object::Timestamp;
+use crate::observe::StatusSnapshot;
+use crate::observe::control::SOCKET_NAME;
+use crate::upload::{DirtyFile, FileStatus, UploadOptions, Uploads, WriteError};
+
+/// Longest wait for tasks to stop after a signal.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// Longest wait for `bosfs umount` to hear that the session ended.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
+
+/// Everything that one mount is made from.
+pub struct SessionOptions {
+    /// What is mounted.
+    pub bucket: BucketPath,
+    /// Where; absolute, resolved, checked.
+    pub mount_point: PathBuf,
+    /// What the state directory belongs to.
+    pub identity: Identity,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// Speaks to the bucket.
+    pub client: BosClient,
+    /// Looked at again every second.
+    pub credentials: Arc<CredentialsSource>,
+    /// Settings of uploads.
+    pub uploads: UploadOptions,
+    /// Settings of reads, attributes and the kernel mount.
+    pub mount: MountSettings,
+}
+
+/// Settings of reads, attributes and the kernel mount.
+#[derive(Clone, Debug)]
+pub struct MountSettings {
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Owner of files that carry none.
+    pub uid: u32,
+    /// Group of files that carry none.
+    pub gid: u32,
+    /// Permissions taken from files that carry none.
+    pub umask: u32,
+    /// How long attributes are believed.
+    pub metadata_ttl: Duration,
+    /// Memory for reads, bytes.
+    pub memory_bytes: u64,
+    /// Ranges fetched at the same time.
+    pub downloads_max: usize,
+}
+
+/// Why a mount could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The first look at the bucket failed.
+    #[error("the bucket cannot be reached")]
+    Bucket(#[source] Box<BosError>),
+    /// The bucket has a namespace of real folders, which behaves differently.
+    #[error(
+        "the bucket {0} has a hierarchical namespace, which bosfs does not know how to mount yet; use a flat bucket"
+    )]
+    Hierarchical(String),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// A step of the start failed.
+    #[error("{doing}: {source}")]
+    Step {
+        /// Which.
+        doing: &'static str,
+        /// How.
+        source: std::io::Error,
+    },
+}
+
+fn step(doing: &'static str) -> impl FnOnce(std::io::Error) -> SessionError {
+    move |source| SessionError::Step { doing, source }
+}
+
+/// What the control socket needs of a running session.
+pub(crate) struct Running {
+    pub(crate) uploads: Arc<Uploads>,
+    fixed: StatusSnapshot,
+    phase: Mutex<&'static str>,
+    stop: watch::Sender<bool>,
+    pub(crate) ended: watch::Sender<Option<Vec<FileStatus>>>,
+    connections: AtomicUsize,
+}
+
+/// Counts a connection of the control socket as long as it lives.
+pub(crate) struct Connection(Arc<Running>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Running {
+    /// The present state.
+    pub(crate) fn snapshot(&self) -> StatusSnapshot {
+        let mut snapshot = self.fixed.clone();
+        snapshot.phase = (*self.phase.lock()).to_owned();
+        snapshot.spool.free_bytes = self.uploads.spool_free_bytes();
+        snapshot.with_files(self.uploads.status())
+    }
+
+    pub(crate) fn connection(self: &Arc<Self>) -> Connection {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connection(self.clone())
+    }
+
+    pub(crate) fn ask_to_stop(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Publishes a file now: what its writer closed, or what an interrupted writer left. `force`: also over a conflict.
+///
+/// # Errors
+/// As a close of the file would fail.
+pub async fn complete(file: &Arc<DirtyFile>, force: bool) -> Result<(), WriteError> {
+    file.complete_now(force).await
+}
+
+/// Drops what is unfinished of a file: its upload is aborted, its spool removed; an object that was there before stays.
+///
+/// # Errors
+/// The journal cannot be written, or BOS refuses for good.
+pub async fn abort(file: &Arc<DirtyFile>) -> Result<(), WriteError> {
+    file.discard_now().await
+}
+
+/// Looks at the bucket; `Some(days)`: a lifecycle rule aborts unfinished uploads after so many days.
+async fn look_at_bucket(options: &SessionOptions) -> Result<Option<u32>, SessionError> {
+    let client = &options.client;
+    let bucket = client.head_bucket().await.map_err(|error| SessionError::Bucket(Box::new(error)))?;
+    if bucket.hierarchical {
+        return Err(SessionError::Hierarchical(options.bucket.bucket.clone()));
+    }
+    match client.abort_rule_days(&options.bucket.prefix).await {
+        Ok(days) => Ok(days),
+        Err(error) => {
+            // Keys often may not read the rules. Nothing is lost by that: the spool is just kept whole longer.
+            log::info!("the lifecycle rules of {} cannot be read: {error}", options.bucket.bucket);
+            Ok(None)
+        }
+    }
+}
+
+/// Mounts, tells `ready` once the mount is made, and works until the mount is gone and everything is sent, or until
+/// SIGTERM, SIGINT or a stop over the control socket. Must run in a tokio runtime with several threads.
+///
+/// # Errors
+/// The mount could not be made; `ready` was not called then. An error of `ready` (nobody waits for the mount) takes the
+/// mount away again.
+pub async fn run(
+    mut options: SessionOptions,
+    ready: impl FnOnce(&StatusSnapshot) -> std::io::Result<()>,
+) -> Result<(), SessionError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(step("cannot catch SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(step("cannot catch SIGINT"))?;
+    if let Some(days) = look_at_bucket(&options).await? {
+        log::warn!(
+            "a lifecycle rule of the bucket {} aborts unfinished uploads after {days} days: what is not complete by then is \
+             sent again from the spool, which is therefore kept whole (no --punch)",
+            options.bucket.bucket
+        );
+        options.uploads.punch = false;
+    }
+    let state = Arc::new(StateDir::open(&options.state_dir, &options.identity)?);
+    for sentence in state.weakened() {
+        log::warn!("{sentence}");
+    }
+    let uploads = Uploads::start(options.uploads.clone(), options.client.clone(), state.clone())
+        .map_err(step("cannot take up the journal"))?;
+    let running = Arc::new(Running {
+        uploads: uploads.clone(),
+        fixed: fixed_status(&options, &state),
+        phase: Mutex::new("mounted"),
+        stop: watch::Sender::new(false),
+        ended: watch::Sender::new(None),
+        connections: AtomicUsize::new(0),
+    });
+    let listener = control::bind(state.path()).map_err(step("cannot make the control socket"))?;
+    let serving = tokio::spawn(control::serve(listener, running.clone()));
+    let holder = Holder::this_process(Some(options.mount_point.clone()), Some(state.path().join(SOCKET_NAME)));
+    state.set_holder(&holder).map_err(step("cannot write the lease"))?;
+    let refreshing = tokio::spawn(refresh(options.credentials.clone()));
+
+    let mounted = mount::attach(&options, &running).map_err(step("cannot mount"));
+    let mut mounted = match mounted {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            stop(&uploads).await;
+            return Err(error);
+        }
+    };
+    log::info!("{} is mounted at {}", options.bucket, options.mount_point.display());
+    let mut stopped = running.stop.subscribe();
+    let told =
+        ready(&running.snapshot()).inspect_err(|_| log::warn!("nobody waits for the mount any more; it is taken away"));
+
+    let mut asked = told.is_err();
+    if !asked {
+        tokio::select! {
+            () = mounted.gone() => log::info!("{} was unmounted", options.mount_point.display()),
+            _ = terminate.recv() => asked = true,
+            _ = interrupt.recv() => asked = true,
+            _ = stopped.wait_for(|stop| *stop) => asked = true,
+        }
+    }
+    if !asked {
+        *running.phase.lock() = "draining";
+        tokio::select! {
+            remaining = uploads.drain() => {
+                running.ended.send_replace(Some(remaining));
+                farewell(&running).await;
+            }
+            _ = terminate.recv() => asked = true,
+            _ = interrupt.recv() => asked = true,
+            _ = stopped.wait_for(|stop| *stop) => asked = true,
+        }
+    }
+    if asked {
+        log::info!("stopping; the journal keeps everything that is not in BOS yet");
+    }
+    stop(&uploads).await;
+    mounted.detach();
+    refreshing.abort();
+    serving.abort();
+    let _ = std::fs::remove_file(state.path().join(SOCKET_NAME));
+    told.map_err(step("nobody waits for the mount"))
+}
+
+async fn stop(uploads: &Uploads) {
+    if tokio::time::timeout(STOP_WITHIN, uploads.stop()).await.is_err() {
+        log::warn!("uploads did not stop within {STOP_WITHIN:?}; the journal is complete all the same");
+    }
+}
+
+/// Gives whoever waits for the end the time to hear of it.
+async fn farewell(running: &Running) {
+    let all_gone = async {
+        while running.connections.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(FAREWELL_WITHIN, all_gone).await;
+}
+
+async fn refresh(credentials: Arc<CredentialsSource>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let credentials = credentials.clone();
+        let _ = tokio::task::spawn_blocking(move || credentials.refresh()).await;
+    }
+}
+
+fn fixed_status(options: &SessionOptions, state: &StateDir) -> StatusSnapshot {
+    let mut status = StatusSnapshot {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        bucket: options.bucket.bucket.clone(),
+        prefix: options.bucket.prefix.clone(),
+        endpoint: options.client.endpoint().to_owned(),
+        mount_point: Some(options.mount_point.clone()),
+        state_dir: state.path().to_owned(),
+        write_back: options.uploads.write_back,
+        since: Timestamp::now().sec,
+        ..StatusSnapshot::default()
+    };
+    status.spool.limit_bytes = options.uploads.spool_limit_bytes;
+    status
+}

@@ -88,7 +88,8 @@ pub async fn explain(client: &BosClient, error: BosError) -> CliError {
     if matches!(error.kind, BosErrorKind::NoSuchBucket | BosErrorKind::NoSuchKey)
         && let Ok(region) = client.location().await
     {
-        let right = Endpoint::of_region(&region).map_or_else(|_| format!("https://{region}.bcebos.com"), |e| e.to_string());
+        let right =
+            Endpoint::of_region(&region).map_or_else(|_| format!("https://{region}.bcebos.com"), |e| e.to_string());
         if !endpoint.eq_ignore_ascii_case(&right) {
             return explained.hint(format!("the bucket is in the region {region}; use --endpoint {right}"));
         }

@@ -39,7 +39,9 @@ pub fn check(dir: &Path, nonempty: bool) -> Result<PathBuf, CliError> {
                 return Err(CliError::failed(format!("the mount point {shown} does not exist"))
                     .hint(format!("make it first: mkdir -p {shown}")));
             }
-            Some(Err(error)) => return Err(CliError::caused(format!("cannot look at the mount point {shown}"), &error)),
+            Some(Err(error)) => {
+                return Err(CliError::caused(format!("cannot look at the mount point {shown}"), &error));
+            }
         }
     }
     let dir = std::fs::canonicalize(dir).map_err(|e| CliError::caused(format!("cannot resolve {shown}"), &e))?;
@@ -82,7 +84,8 @@ pub fn answered<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> 
 }
 
 fn detach_dead(dir: &Path) -> Result<(), CliError> {
-    let resolved = mount_table::resolve(dir).map_err(|e| CliError::caused(format!("cannot resolve {}", dir.display()), &e))?;
+    let resolved =
+        mount_table::resolve(dir).map_err(|e| CliError::caused(format!("cannot resolve {}", dir.display()), &e))?;
     let entry = mount_table::at(&resolved)?;
     let what = entry.map_or_else(|| "a dead mount".to_owned(), |entry| format!("the dead mount of {}", entry.source));
     output::note(format!("{what} at {} is detached first", resolved.display()));

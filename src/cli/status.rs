@@ -72,8 +72,16 @@ fn report_of(dir: &Path) -> Result<Report, CliError> {
     };
     let through = snapshot_through(&entry.dir);
     let Some(seen) = through else {
-        return Err(CliError::failed(format!("the mount of {} at {} does not answer", entry.source, entry.dir.display()))
-            .hint(format!("if its process is gone, mount it again: bosfs mount {} {}", entry.source, entry.dir.display())));
+        return Err(CliError::failed(format!(
+            "the mount of {} at {} does not answer",
+            entry.source,
+            entry.dir.display()
+        ))
+        .hint(format!(
+            "if its process is gone, mount it again: bosfs mount {} {}",
+            entry.source,
+            entry.dir.display()
+        )));
     };
     // The socket is fresher than a file that the kernel may have cached.
     let snapshot = ControlClient::status(&seen.state_dir).unwrap_or(seen);
@@ -167,7 +175,12 @@ fn render(report: &Report) -> String {
         let place = snapshot.mount_point.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default();
         let place = output::printable(&place);
         let what = if snapshot.phase == "draining" { "was at" } else { "at" };
-        text.push_str(&format!("{} {what} {place} (process {}, {})\n", snapshot.source(), snapshot.pid, snapshot.endpoint));
+        text.push_str(&format!(
+            "{} {what} {place} (process {}, {})\n",
+            snapshot.source(),
+            snapshot.pid,
+            snapshot.endpoint
+        ));
         add_files(&mut text, snapshot);
     }
     for snapshot in &report.offline {
@@ -190,8 +203,19 @@ fn render(report: &Report) -> String {
 }
 
 fn add_files(text: &mut String, snapshot: &StatusSnapshot) {
-    let mut table =
-        Table::new(&["  FILE", "STATE", ">IN BOS", ">SPOOLED", ">TOTAL", ">KEPT", ">SENT", ">SPEED", ">ETA", ">TRIES", "UPLOAD ID"]);
+    let mut table = Table::new(&[
+        "  FILE",
+        "STATE",
+        ">IN BOS",
+        ">SPOOLED",
+        ">TOTAL",
+        ">KEPT",
+        ">SENT",
+        ">SPEED",
+        ">ETA",
+        ">TRIES",
+        "UPLOAD ID",
+    ]);
     for file in &snapshot.files {
         let left = file.size.saturating_sub(file.bytes_in_bos);
         table.row(vec![
@@ -220,7 +244,9 @@ fn add_files(text: &mut String, snapshot: &StatusSnapshot) {
         }
         if file.state == "interrupted" {
             let key = output::printable(&format!("{}/{}", snapshot.bucket, file.key));
-            text.push_str(&format!("  {key}: its writer was killed; publish what is there with: bosfs uploads complete {key}\n"));
+            text.push_str(&format!(
+                "  {key}: its writer was killed; publish what is there with: bosfs uploads complete {key}\n"
+            ));
         }
     }
     for why in &snapshot.unreadable {

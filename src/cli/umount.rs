@@ -70,8 +70,11 @@ fn umount_dead(dir: &Path, source: &str) -> Result<(), CliError> {
         output::note(message);
         return Ok(());
     }
-    Err(CliError::new(Exit::FilesRemain, format!("{message}; {} in the journal are not in BOS yet", files(offline.len())))
-        .hint(format!("mount it again and the uploads go on: bosfs mount {source} {}", dir.display())))
+    Err(CliError::new(
+        Exit::FilesRemain,
+        format!("{message}; {} in the journal are not in BOS yet", files(offline.len())),
+    )
+    .hint(format!("mount it again and the uploads go on: bosfs mount {source} {}", dir.display())))
 }
 
 fn files(count: usize) -> String {
@@ -145,7 +148,8 @@ fn result_of(remaining: &[FileStatus]) -> Result<(), CliError> {
             output::printable(&file.key)
         ));
     }
-    let left: Vec<&FileStatus> = remaining.iter().filter(|f| !matches!(f.state.as_str(), "interrupted" | "idle" | "done")).collect();
+    let left: Vec<&FileStatus> =
+        remaining.iter().filter(|f| !matches!(f.state.as_str(), "interrupted" | "idle" | "done")).collect();
     if left.is_empty() {
         return Ok(());
     }
@@ -157,15 +161,19 @@ fn result_of(remaining: &[FileStatus]) -> Result<(), CliError> {
     if left.len() > 20 {
         message.push_str(&format!("\n  and {} more; see bosfs status", left.len() - 20));
     }
-    Err(CliError::new(Exit::FilesRemain, message)
-        .hint("the next mount tries failed files again; a conflict waits for: bosfs uploads complete --force, or abort"))
+    Err(CliError::new(Exit::FilesRemain, message).hint(
+        "the next mount tries failed files again; a conflict waits for: bosfs uploads complete --force, or abort",
+    ))
 }
 
 fn timed_out(args: &UmountArgs, detached: bool, still: Option<&StatusSnapshot>) -> CliError {
     let count = still.map_or(0, |status| status.files.len());
     let what = if detached { "detached, but its process still works" } else { "still mounted" };
-    CliError::new(Exit::Interrupted, format!("--timeout has passed: {} is {what}, {} to go", args.dir.display(), files(count)))
-        .hint("the uploads go on; look at them with: bosfs status")
+    CliError::new(
+        Exit::Interrupted,
+        format!("--timeout has passed: {} is {what}, {} to go", args.dir.display(), files(count)),
+    )
+    .hint("the uploads go on; look at them with: bosfs status")
 }
 
 fn cannot_detach(dir: &Path, error: &io::Error, remaining: &[FileStatus]) -> CliError {

@@ -187,9 +187,8 @@ fn resume_from(args: &UploadsResumeArgs, bucket: &str, key: &ObjectKey, source: 
         && found.file.upload_id.is_some()
         && args.upload_id.is_none()
     {
-        return Err(CliError::failed(format!("the journal in {} works on {}", found.state_dir.display(), args.object)).hint(
-            format!("let it go on without --from, or drop it first: bosfs uploads abort {}", args.object),
-        ));
+        return Err(CliError::failed(format!("the journal in {} works on {}", found.state_dir.display(), args.object))
+            .hint(format!("let it go on without --from, or drop it first: bosfs uploads abort {}", args.object)));
     }
     let access = Access::new(&args.bos, &GivenKeys::default())?;
     let client = access.client(bucket)?;
@@ -236,10 +235,16 @@ fn ask(args: &UploadsAbortArgs, question: &str) -> Result<(), CliError> {
 
 fn abort_foreign(args: &UploadsAbortArgs, bucket: &str, key: &ObjectKey) -> Result<(), CliError> {
     let Some(id) = &args.upload_id else {
-        return Err(CliError::failed(format!("no journal on this machine knows an unfinished upload of {}", args.object))
-            .hint("to drop somebody else's, name it with --upload-id; bosfs uploads list shows the IDs"));
+        return Err(CliError::failed(format!(
+            "no journal on this machine knows an unfinished upload of {}",
+            args.object
+        ))
+        .hint("to drop somebody else's, name it with --upload-id; bosfs uploads list shows the IDs"));
     };
-    ask(args, &format!("Drop the upload {id} of {}, which no journal here knows? Somebody may be sending it.", args.object))?;
+    ask(
+        args,
+        &format!("Drop the upload {id} of {}, which no journal here knows? Somebody may be sending it.", args.object),
+    )?;
     let access = Access::new(&args.bos, &GivenKeys::default())?;
     let client = access.client(bucket)?;
     match connect::runtime()?.block_on(client.abort(key, &UploadId::new(id))) {
@@ -301,8 +306,8 @@ async fn decide_here(
         rate_bytes_per_s: None,
         storage_class: None,
     };
-    let uploads = Uploads::start(options, client, state)
-        .map_err(|e| CliError::caused("cannot take up the journal", &e))?;
+    let uploads =
+        Uploads::start(options, client, state).map_err(|e| CliError::caused("cannot take up the journal", &e))?;
     let Some(file) = uploads.find(key) else {
         // Recovery found that the object was complete already.
         uploads.stop().await;
@@ -311,7 +316,9 @@ async fn decide_here(
     let bar = output::byte_bar(file.status(false).size.max(1));
     let work = async {
         match request {
-            Request::Abort { .. } => crate::session::abort(&file).await.map(|()| format!("the unfinished upload of {key} is gone")),
+            Request::Abort { .. } => {
+                crate::session::abort(&file).await.map(|()| format!("the unfinished upload of {key} is gone"))
+            }
             Request::Complete { force, .. } => {
                 crate::session::complete(&file, *force).await.map(|()| format!("{key} is complete and proved in BOS"))
             }

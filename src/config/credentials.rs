@@ -5,11 +5,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::paths;
+use crate::bos::credentials::CredentialsProvider;
+use crate::bos::sign::Credentials;
 
 /// Longest credential file that is read, bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -53,6 +56,16 @@ pub struct Keys {
     pub secret_access_key: Secret,
     /// Session token of temporary keys (STS).
     pub session_token: Option<Secret>,
+}
+
+impl Keys {
+    fn for_signing(&self) -> Arc<Credentials> {
+        Arc::new(Credentials {
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key: self.secret_access_key.expose().to_owned(),
+            session_token: self.session_token.as_ref().map(|token| token.expose().to_owned()),
+        })
+    }
 }
 
 /// Why there are no keys. Never carries a secret.
@@ -232,9 +245,17 @@ enum Place {
 
 struct Present {
     keys: Keys,
+    /// The same in the signer's form.
+    signing: Arc<Credentials>,
     version: Option<FileVersion>,
     interval: Duration,
     looked_at: Instant,
+}
+
+impl Present {
+    fn new(keys: Keys, version: Option<FileVersion>, interval: Duration) -> Self {
+        Self { signing: keys.for_signing(), keys, version, interval, looked_at: Instant::now() }
+    }
 }
 
 impl CredentialsSource {
@@ -244,8 +265,7 @@ impl CredentialsSource {
     }
 
     fn given(place: &'static str, keys: Keys) -> Self {
-        let present = Present { keys, version: None, interval: Duration::MAX, looked_at: Instant::now() };
-        Self { place: Place::Given(place), present: Mutex::new(present) }
+        Self { place: Place::Given(place), present: Mutex::new(Present::new(keys, None, Duration::MAX)) }
     }
 
     /// The keys in `path`. Warns in the log when others can read the file.
@@ -265,8 +285,8 @@ impl CredentialsSource {
                 path.display()
             );
         }
-        let present = Present { keys, version: Some(version), interval, looked_at: Instant::now() };
-        Ok(Self { place: Place::File(path), present: Mutex::new(present) })
+        let present = Mutex::new(Present::new(keys, Some(version), interval));
+        Ok(Self { place: Place::File(path), present })
     }
 
     /// Looks keys up: `options` (from `-o ak=,sk=,sts_token=`), then the file of `--credentials`, then the environment
@@ -309,44 +329,63 @@ impl CredentialsSource {
         }
     }
 
-    /// The present keys; the file is looked at first when its interval has passed. A file that is missing or broken at
-    /// that moment leaves the old keys in place, with a warning in the log.
+    /// The present keys.
     pub fn keys(&self) -> Keys {
-        let mut present = self.present.lock();
-        if let Place::File(path) = &self.place
-            && present.looked_at.elapsed() >= present.interval
+        self.present.lock().keys.clone()
+    }
+
+    /// Looks at the file if its interval has passed, and reads it if it has changed. A file that is missing or broken at
+    /// that moment leaves the old keys in place, with a warning in the log. A session calls this every second.
+    pub fn refresh(&self) {
+        let Place::File(path) = &self.place else { return };
         {
-            present.looked_at = Instant::now();
-            let version = std::fs::metadata(path).map(|meta| FileVersion::of(&meta)).ok();
-            if version != present.version {
-                Self::read_again(path, &mut present);
+            let mut present = self.present.lock();
+            if present.looked_at.elapsed() < present.interval {
+                return;
             }
+            present.looked_at = Instant::now();
         }
-        present.keys.clone()
+        // The file may lie on a slow disk: no lock while it is read.
+        let version = std::fs::metadata(path).map(|meta| FileVersion::of(&meta)).ok();
+        if version != self.present.lock().version {
+            self.read_again(path);
+        }
     }
 
     /// Reads the file again now, because BOS refused the keys. Whether other keys came out.
     pub fn reload_now(&self) -> bool {
-        let mut present = self.present.lock();
         let Place::File(path) = &self.place else { return false };
-        let before = present.keys.clone();
-        present.looked_at = Instant::now();
-        Self::read_again(path, &mut present);
-        present.keys != before
+        let before = self.keys();
+        self.read_again(path);
+        self.keys() != before
     }
 
-    fn read_again(path: &Path, present: &mut Present) {
-        match read_file(path) {
+    fn read_again(&self, path: &Path) {
+        let read = read_file(path);
+        let mut present = self.present.lock();
+        present.looked_at = Instant::now();
+        match read {
             Ok((keys, version, interval)) => {
                 if keys != present.keys {
                     log::info!("read new credentials from {} (access key ID {})", path.display(), keys.access_key_id);
+                    present.signing = keys.for_signing();
+                    present.keys = keys;
                 }
-                present.keys = keys;
                 present.version = Some(version);
                 present.interval = interval;
             }
             Err(error) => log::warn!("{error}; the earlier credentials stay in use"),
         }
+    }
+}
+
+impl CredentialsProvider for CredentialsSource {
+    fn current(&self) -> Arc<Credentials> {
+        self.present.lock().signing.clone()
+    }
+
+    fn reload(&self) -> bool {
+        self.reload_now()
     }
 }
 
@@ -453,9 +492,12 @@ mod tests {
         let (_dir, path) = file_with("ak = A\nsk = 1\n");
         let source = CredentialsSource::file(&path).unwrap();
         std::fs::write(&path, "ak = A\nsk = 22\n").unwrap();
+        source.refresh();
         assert_eq!(source.keys(), keys("A", "1", None), "looked at a moment ago");
         source.present.lock().interval = Duration::ZERO;
+        source.refresh();
         assert_eq!(source.keys(), keys("A", "22", None));
+        assert_eq!(source.current().secret_access_key, "22");
     }
 
     #[test]
