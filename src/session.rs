@@ -5,6 +5,7 @@
 //! whatever is not in BOS either way.
 
 mod control;
+mod mount;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,7 +151,17 @@ pub async fn complete(file: &Arc<DirtyFile>, force: bool) -> Result<(), WriteErr
 /// # Errors
 /// The journal cannot be written, or BOS refuses for good.
 pub async fn abort(file: &Arc<DirtyFile>) -> Result<(), WriteError> {
-    file.discard_now().await
+    // `unlink` also removes the object that was there before: only for files that have none.
+    if file.read(0, 0)?.base.is_some() || file.published().is_some() {
+        let key = file.key();
+        return Err(WriteError::failed(
+            libc::EBUSY,
+            format!(
+                "{key} has an earlier version in BOS and is in use by this mount; run the same command after bosfs umount"
+            ),
+        ));
+    }
+    file.unlink().await
 }
 
 /// Looks at the bucket; `Some(days)`: a lifecycle rule aborts unfinished uploads after so many days.

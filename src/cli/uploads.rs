@@ -25,6 +25,9 @@ use crate::upload::{FileStatus, InterruptedPolicy, UploadOptions, Uploads};
 /// ListParts calls in flight at once.
 const LIST_PARTS_PARALLEL: usize = 8;
 
+/// Aborts of one upload before BOS is believed to know it no more.
+const ABORT_TRIES: usize = 5;
+
 /// Runs the command.
 ///
 /// # Errors
@@ -276,12 +279,48 @@ fn decide(
         // The journal knows where it belongs.
         bos.endpoint = Some(found.identity.endpoint.clone());
     }
+    if let Some(port) = found.identity.endpoint.strip_prefix("local:") {
+        return Err(CliError::failed(format!("the embedded server over {port} does not run; its mount does"))
+            .hint(format!("mount it again first: bosfs mount --local={port} {} DIR", found.identity.bucket)));
+    }
     let access = Access::new(&bos, &GivenKeys::default())?;
     let client = access.client(&found.identity.bucket)?;
     crate::observe::logging::init(log::LevelFilter::Warn, None);
     let state = StateDir::open(&found.state_dir, &found.identity)
         .map_err(|e| CliError::caused(format!("cannot open the state folder {}", found.state_dir.display()), &e))?;
-    connect::runtime()?.block_on(decide_here(client, Arc::new(state), key, request, uploads_max, part_bytes))
+    let runtime = connect::runtime()?;
+    if matches!(request, Request::Abort { .. }) {
+        return runtime.block_on(abort_here(&client, &state, &found.file));
+    }
+    runtime.block_on(decide_here(client, Arc::new(state), key, request, uploads_max, part_bytes))
+}
+
+/// Drops a journaled file that no process works on: the upload first, then journal and spool. A crash in between leaves
+/// the journal, and the command can be repeated.
+async fn abort_here(client: &BosClient, state: &StateDir, file: &FileStatus) -> Result<(), CliError> {
+    let key = ObjectKey::parse(&file.key).map_err(|e| CliError::failed(e.to_string()))?;
+    if let Some(id) = &file.upload_id {
+        // Repeated until BOS knows it no more: a part that was on its way may have arrived after the first time.
+        for _ in 0..ABORT_TRIES {
+            match client.abort(&key, &UploadId::new(id)).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    return Err(CliError::bos(
+                        format!("cannot drop the upload {id} of {key}; nothing is lost yet"),
+                        &error,
+                    ));
+                }
+            }
+        }
+    }
+    let dir =
+        state.uploads()?.into_iter().find(|dir| dir.file_name().is_some_and(|name| name == file.journal_id.as_str()));
+    if let Some(dir) = dir {
+        state.remove_upload(&dir)?;
+        state.sync_uploads()?;
+    }
+    output::line(format!("the unfinished upload of {key} is gone"))
 }
 
 async fn decide_here(

@@ -140,18 +140,34 @@ async fn drain(
     let mut is_drained = false;
     let mut byte = [0u8];
     loop {
-        tokio::select! {
+        // Settled before it is sent: what `wait_for` gives must not live across an await.
+        let next = tokio::select! {
             biased;
             result = ended.wait_for(Option::is_some) => {
-                let remaining = result.ok().and_then(|r| r.clone()).unwrap_or_default();
-                return send(writer, &Answer::Ended { remaining }).await;
+                Next::Ended(result.ok().and_then(|remaining| remaining.clone()).unwrap_or_default())
             }
-            remaining = &mut drained, if !is_drained => {
+            remaining = &mut drained, if !is_drained => Next::Drained(remaining),
+            _ = ticks.tick() => Next::Tick,
+            read = reader.read(&mut byte) => match read? {
+                0 => return Ok(()),
+                _ => continue,
+            },
+        };
+        let answer = match next {
+            Next::Ended(remaining) => return send(writer, &Answer::Ended { remaining }).await,
+            Next::Drained(remaining) => {
                 is_drained = true;
-                send(writer, &Answer::Drained { remaining }).await?;
+                Answer::Drained { remaining }
             }
-            _ = ticks.tick() => send(writer, &Answer::Progress { status: Box::new(running.snapshot()) }).await?,
-            read = reader.read(&mut byte) => if read? == 0 { return Ok(()) },
-        }
+            Next::Tick => Answer::Progress { status: Box::new(running.snapshot()) },
+        };
+        send(writer, &answer).await?;
     }
+}
+
+/// What a drain has to tell next.
+enum Next {
+    Ended(Vec<FileStatus>),
+    Drained(Vec<FileStatus>),
+    Tick,
 }
