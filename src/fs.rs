@@ -1,1 +1,170 @@
-//! (stub)
+//! One method per operation; decides which part acts. Knows no kernel: `fuse` turns requests into these calls.
+//!
+//! Where a file's content is (see [`attr::Content`]):
+//!
+//! ```text
+//!   Object  --begin_write()-->  Dirty  --settle(): published, proved, no writer-->  Object
+//! ```
+//!
+//! Methods that are `async` may ask BOS; polled once they answer at once whenever memory and the local disk suffice.
+
+pub mod attr;
+mod change;
+mod create;
+mod data;
+mod dirs;
+pub mod error;
+pub mod handles;
+pub mod introspect;
+mod lookup;
+mod open;
+pub mod process;
+mod remove;
+mod rename;
+pub mod verdict;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::bos::client::BosClient;
+use crate::namespace::Namespace;
+use crate::namespace::inode::InodeTable;
+use crate::posix_meta::AttrDefaults;
+use crate::read::reader::ReadPool;
+use crate::upload::Uploads;
+use attr::{Attr, Body, Content};
+use error::{FsError, FsResult};
+use handles::{HandleTable, OpenDir, OpenFile};
+
+pub use dirs::{DirEntry, DirEntryPlus};
+pub use open::Opened;
+
+/// Settings of one mount.
+#[derive(Clone, Debug)]
+pub struct FsOptions {
+    /// Key prefix that is the root of the mount; empty: the whole bucket.
+    pub prefix: String,
+    /// Owner of what has none of its own.
+    pub uid: u32,
+    /// Group of what has none of its own.
+    pub gid: u32,
+    /// Permission bits taken away from what has none of its own.
+    pub umask: u32,
+    /// How long what BOS said of a name is believed.
+    pub metadata_ttl: Duration,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// A call that changes a file need not wait until the object is complete.
+    pub write_back: bool,
+}
+
+/// Makes the content of `.bosfs/status.json`.
+pub type StatusSource = Arc<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Calling thread; 0: not visible from here.
+    pub tid: u32,
+}
+
+/// A name and what it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its attributes; `attr.ino` is what later requests name it by.
+    pub attr: Attr,
+}
+
+/// Free space as `statfs` shows it, in blocks of [`Space::BLOCK_BYTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All blocks.
+    pub blocks: u64,
+    /// Free ones.
+    pub free: u64,
+}
+
+impl Space {
+    /// Size of a block.
+    pub const BLOCK_BYTES: u32 = 4096;
+    /// What a bucket is shown with, as it has no size: 1 PiB.
+    const BLOCKS: u64 = (1 << 50) / Self::BLOCK_BYTES as u64;
+}
+
+/// The file system over one prefix of a bucket.
+pub struct Fs {
+    options: FsOptions,
+    client: BosClient,
+    namespace: Namespace,
+    uploads: Arc<Uploads>,
+    pool: Arc<ReadPool>,
+    inodes: InodeTable<Body>,
+    files: HandleTable<OpenFile>,
+    dirs: HandleTable<OpenDir>,
+    /// Keys whose name was removed while handles are open: BOS may still have the object. With the inode that waits.
+    hidden: Mutex<HashMap<String, u64>>,
+    status_json: StatusSource,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Fs {
+    /// A file system over what `client` reaches. Tasks run on `runtime`.
+    pub fn new(
+        options: FsOptions,
+        client: BosClient,
+        uploads: Arc<Uploads>,
+        pool: Arc<ReadPool>,
+        status_json: StatusSource,
+        runtime: tokio::runtime::Handle,
+    ) -> Arc<Self> {
+        let defaults = AttrDefaults { uid: options.uid, gid: options.gid, umask: options.umask };
+        let namespace = Namespace::new(client.clone(), &options.prefix, options.metadata_ttl, defaults);
+        let root = Body::new(Content::Dir(namespace.plain_dir()));
+        Arc::new(Self {
+            options,
+            client,
+            namespace,
+            uploads,
+            pool,
+            inodes: InodeTable::new(root),
+            files: HandleTable::new(),
+            dirs: HandleTable::new(),
+            hidden: Mutex::new(HashMap::new()),
+            status_json,
+            runtime,
+        })
+    }
+
+    /// How long the kernel may believe an answer.
+    pub fn ttl(&self) -> Duration {
+        self.options.metadata_ttl
+    }
+
+    /// Where the tasks of this file system run.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
+    }
+
+    /// Free space. A bucket has no end; only a spool that can take nothing more shows as a full disk, because writers
+    /// wait for it.
+    pub fn statfs(&self) -> Space {
+        let free = if self.uploads.spool_free_bytes() == 0 { 0 } else { Space::BLOCKS };
+        Space { blocks: Space::BLOCKS, free }
+    }
+
+    /// Files open at present.
+    pub fn open_files(&self) -> usize {
+        self.files.len()
+    }
+
+    fn check_writable(&self) -> FsResult<()> {
+        if self.options.read_only { Err(FsError::READ_ONLY) } else { Ok(()) }
+    }
+}

@@ -114,6 +114,15 @@ impl<B> InodeTable<B> {
         tables.inodes.get(&ino).map(|entry| entry.inode.clone())
     }
 
+    /// As [`child`](Self::child), with its lookup count raised by one.
+    pub fn look_up_child(&self, parent: u64, name: &str) -> Option<Arc<Inode<B>>> {
+        let mut tables = self.tables.lock();
+        let ino = *tables.children.get(&(parent, Arc::from(name)))?;
+        let entry = tables.inodes.get_mut(&ino)?;
+        entry.lookups += 1;
+        Some(entry.inode.clone())
+    }
+
     /// The number that `name` in `parent` has or would be given now.
     pub fn number(&self, parent: u64, name: &str) -> u64 {
         let tables = self.tables.lock();
@@ -139,8 +148,8 @@ impl<B> InodeTable<B> {
     ) -> Arc<Inode<B>> {
         let mut tables = self.tables.lock();
         let slot = (parent.ino, Arc::from(name));
-        if let Some(ino) = tables.children.get(&slot).copied() {
-            let known = tables.inodes.get_mut(&ino).expect("a child has an inode");
+        let child = tables.children.get(&slot).copied();
+        if let Some(known) = child.and_then(|ino| tables.inodes.get_mut(&ino)) {
             if known.inode.kind == kind {
                 known.lookups += 1;
                 return known.inode.clone();
@@ -202,7 +211,11 @@ impl<B> InodeTable<B> {
             tables.children.remove(&slot);
         }
         let slot = (new_parent.ino, Arc::from(new_name));
-        let replaced = tables.children.insert(slot.clone(), inode.ino);
+        // An inode that the kernel has forgotten meanwhile is not entered again.
+        let replaced = match tables.inodes.contains_key(&inode.ino) {
+            true => tables.children.insert(slot.clone(), inode.ino),
+            false => tables.children.remove(&slot),
+        };
         let replaced = replaced.filter(|ino| *ino != inode.ino).and_then(|ino| tables.inodes.get(&ino));
         let replaced = replaced.map(|entry| entry.inode.clone());
         if let Some(replaced) = &replaced {
@@ -315,5 +328,16 @@ mod tests {
         assert!(table.rename(&a, &dir, "b").is_none(), "onto itself");
         table.rename(&dir, &root, "e");
         assert_eq!(a.path(), "e/b");
+    }
+
+    #[test]
+    fn renaming_a_forgotten_inode_leaves_no_name_behind() {
+        let (table, root) = table();
+        let a = table.enter(&root, "a", Kind::File, || 1);
+        table.enter(&root, "b", Kind::File, || 2);
+        table.forget(a.ino, 1);
+        assert_eq!(table.rename(&a, &root, "b").unwrap().body, 2);
+        assert!(table.child(ROOT, "b").is_none());
+        assert_eq!(table.enter(&root, "b", Kind::File, || 3).body, 3);
     }
 }

@@ -1,0 +1,261 @@
+//! What the mount keeps with each inode, and the attributes that follow from it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::introspect::Virtual;
+use crate::namespace::Object;
+use crate::namespace::inode::{Inode, Kind};
+use crate::object::{FileAttrs, Timestamp};
+use crate::posix_meta;
+use crate::upload::{DirtyFile, Published};
+
+/// An inode of the mount.
+pub type Node = Inode<Body>;
+
+/// Preferred size of reads and writes, told as `st_blksize`: cp, cat and stdio size their buffers by it.
+pub const IO_BYTES: u32 = 1 << 20;
+
+/// Attributes as `stat` shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Size in bytes.
+    pub size: u64,
+    /// Mode, owner, time.
+    pub attrs: FileAttrs,
+    /// 0 once the last name is gone, else 1 (for directories: "unknown").
+    pub nlink: u32,
+}
+
+/// Where the content of an inode is.
+#[derive(Clone)]
+pub enum Content {
+    /// In BOS: a file or a symbolic link.
+    Object(Object),
+    /// In the spool and the journal, as far as BOS does not have it yet.
+    Dirty(Arc<DirtyFile>),
+    /// A directory.
+    Dir(FileAttrs),
+    /// Made up by this mount.
+    Virtual(Virtual),
+}
+
+/// What changes about an inode.
+pub struct State {
+    /// Where its content is.
+    pub content: Content,
+    /// When BOS, or an act of this mount, last confirmed `content`; `None`: must be asked again.
+    pub confirmed: Option<Instant>,
+    /// Grows when somebody else replaced the object: handles opened before stay with what they opened.
+    pub epoch: u64,
+    /// Epoch whose pages the kernel may still have.
+    pub cached_epoch: Option<u64>,
+    /// Open handles.
+    pub handles: u32,
+    /// Those among them that write.
+    pub writers: u32,
+    /// Whether one of the writers since there was none closed the file properly.
+    pub closed_properly: bool,
+}
+
+/// What the mount keeps with an inode.
+pub struct Body {
+    /// Never locked while waiting.
+    pub state: Mutex<State>,
+    /// One act at a time on the object: opening for writing, copying attributes, unlink, rename. Taken by tasks only, as
+    /// it is held while BOS is asked.
+    pub turn: tokio::sync::Mutex<()>,
+}
+
+impl Body {
+    /// Of an inode with this content, just confirmed.
+    pub fn new(content: Content) -> Self {
+        Self {
+            state: Mutex::new(State {
+                content,
+                confirmed: Some(Instant::now()),
+                epoch: 0,
+                cached_epoch: None,
+                handles: 0,
+                writers: 0,
+                closed_properly: false,
+            }),
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+}
+
+impl State {
+    /// Whether the content may be shown without asking BOS. A file is not asked for while it is open: its reads are
+    /// pinned, and `getattr` must not wait for the network then.
+    pub fn is_fresh(&self, ttl: Duration) -> bool {
+        match self.content {
+            Content::Dirty(_) | Content::Virtual(_) => true,
+            Content::Object(_) | Content::Dir(_) => self.handles > 0 || self.confirmed_within(ttl),
+        }
+    }
+
+    /// Whether the content was confirmed less than `ttl` ago.
+    pub fn confirmed_within(&self, ttl: Duration) -> bool {
+        self.confirmed.is_some_and(|at| at.elapsed() < ttl)
+    }
+
+    /// Takes over what BOS has now. A dirty file is local truth and stays.
+    pub fn adopt(&mut self, object: Object) {
+        match &self.content {
+            Content::Dirty(_) | Content::Virtual(_) | Content::Dir(_) => return,
+            Content::Object(known) if known.etag != object.etag => self.epoch += 1,
+            Content::Object(_) => {}
+        }
+        self.content = Content::Object(object);
+        self.confirmed = Some(Instant::now());
+    }
+
+    /// A dirty file whose last publication is proved, and that nobody writes, is its object again.
+    /// `just_now`: it was published in the moment before, so that nobody else can have changed it unseen.
+    pub fn settle(&mut self, just_now: bool) {
+        if self.writers > 0 {
+            return;
+        }
+        let Content::Dirty(file) = &self.content else { return };
+        if let Some(published) = file.settled() {
+            self.content = Content::Object(published_object(published));
+            self.confirmed = just_now.then(Instant::now);
+        }
+    }
+
+    /// The attributes of the inode in this state.
+    pub fn attr(&self, node: &Node) -> Attr {
+        let (size, attrs) = match &self.content {
+            Content::Object(object) => (object.size, object.attrs),
+            Content::Dirty(file) => (file.size(), file.attrs()),
+            Content::Dir(attrs) => (0, *attrs),
+            Content::Virtual(file) => (0, file.attrs()),
+        };
+        let nlink = u32::from(node.is_linked());
+        Attr { ino: node.ino, kind: node.kind, size, attrs, nlink }
+    }
+}
+
+/// The object that a publication left.
+pub fn published_object(published: Published) -> Object {
+    Object {
+        size: published.size,
+        etag: published.etag,
+        last_modified: 0,
+        attrs: published.attrs,
+        headers: published.headers,
+    }
+}
+
+/// The kind that a mode tells.
+pub fn kind_of(mode: u32) -> Kind {
+    match mode & posix_meta::S_IFMT {
+        posix_meta::S_IFLNK => Kind::Symlink,
+        posix_meta::S_IFDIR => Kind::Dir,
+        _ => Kind::File,
+    }
+}
+
+/// The mode after a write, a change of size or a change of owner: set-user-ID always goes, set-group-ID where the group
+/// may execute. The kernel leaves this to the file system (`FUSE_HANDLE_KILLPRIV_V2`).
+pub fn without_privileges(mode: u32) -> u32 {
+    const S_ISUID: u32 = 0o4000;
+    const S_ISGID: u32 = 0o2000;
+    const S_IXGRP: u32 = 0o0010;
+    let mode = mode & !S_ISUID;
+    if mode & S_IXGRP != 0 { mode & !S_ISGID } else { mode }
+}
+
+/// What `setattr` asks for; `None` leaves a value as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttrChange {
+    /// Permission bits; type bits are not looked at.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Time of the last change.
+    pub mtime: Option<Timestamp>,
+}
+
+impl AttrChange {
+    /// `present` with the changes of mode, owner and time. A change of owner of a regular file takes its privileges.
+    pub fn apply(&self, present: FileAttrs) -> FileAttrs {
+        let mut attrs = present;
+        let regular = present.mode & posix_meta::S_IFMT == posix_meta::S_IFREG;
+        if regular && (self.uid.is_some() || self.gid.is_some()) {
+            attrs.mode = without_privileges(attrs.mode);
+        }
+        if let Some(mode) = self.mode {
+            attrs.mode = (present.mode & posix_meta::S_IFMT) | (mode & 0o7777);
+        }
+        attrs.uid = self.uid.unwrap_or(attrs.uid);
+        attrs.gid = self.gid.unwrap_or(attrs.gid);
+        attrs.mtime = self.mtime.unwrap_or(attrs.mtime);
+        attrs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bos::client::ObjectHeaders;
+    use crate::object::ETag;
+
+    fn object(etag: &str) -> Object {
+        Object {
+            size: 1,
+            etag: ETag::new(etag),
+            last_modified: 0,
+            attrs: FileAttrs { mode: 0o100_644, uid: 0, gid: 0, mtime: Timestamp::default() },
+            headers: ObjectHeaders::default(),
+        }
+    }
+
+    #[test]
+    fn privileges_go_as_the_kernel_would_take_them() {
+        assert_eq!(without_privileges(0o106_755), 0o100_755);
+        assert_eq!(without_privileges(0o102_644), 0o102_644, "mandatory locking bit, not set-group-ID");
+        assert_eq!(without_privileges(0o104_644), 0o100_644);
+    }
+
+    #[test]
+    fn changes_leave_the_type_and_all_else_alone() {
+        let present = FileAttrs { mode: 0o104_711, uid: 1, gid: 2, mtime: Timestamp { sec: 3, nsec: 4 } };
+        assert_eq!(AttrChange::default().apply(present), present);
+        let chmod = AttrChange { mode: Some(0o100_600), ..AttrChange::default() };
+        assert_eq!(chmod.apply(present), FileAttrs { mode: 0o100_600, ..present });
+        let chown = AttrChange { uid: Some(1), ..AttrChange::default() };
+        assert_eq!(chown.apply(present), FileAttrs { mode: 0o100_711, ..present });
+        let directory = FileAttrs { mode: 0o042_755, ..present };
+        assert_eq!(chown.apply(directory), directory);
+    }
+
+    #[test]
+    fn a_foreign_change_begins_a_new_epoch_and_the_same_content_does_not() {
+        let mut state = Body::new(Content::Object(object("a"))).state.into_inner();
+        state.adopt(object("a"));
+        assert_eq!(state.epoch, 0);
+        state.adopt(object("b"));
+        assert_eq!(state.epoch, 1);
+    }
+
+    #[test]
+    fn an_open_file_is_not_asked_for_again() {
+        let mut state = Body::new(Content::Object(object("a"))).state.into_inner();
+        state.confirmed = None;
+        assert!(!state.is_fresh(Duration::from_secs(1)));
+        state.handles = 1;
+        assert!(state.is_fresh(Duration::from_secs(1)));
+    }
+}

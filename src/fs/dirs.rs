@@ -1,0 +1,280 @@
+//! Listing directories.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use parking_lot::Mutex;
+
+use super::Fs;
+use super::attr::{Attr, Node, kind_of};
+use super::error::{FsError, FsResult};
+use super::handles::{DirSnapshot, OpenDir};
+use super::lookup::Looked;
+use crate::namespace::inode::{Kind, ROOT};
+use crate::namespace::listing::{Listed, ListedEntry, Listing, NextPage, check_name};
+use crate::namespace::{Object, SharedListing};
+use crate::object::ObjectKey;
+
+/// Entries per answer; a reply of 32 KiB (what glibc asks for) holds about 1000 short names, or 200 with attributes.
+const ENTRIES_MAX: usize = 1024;
+/// Entries with attributes per answer.
+const ENTRIES_PLUS_MAX: usize = 160;
+/// HEADs at once for the attributes of one answer.
+const HEADS_MAX: usize = 32;
+
+/// An entry as `readdir` gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Inode number.
+    pub ino: u64,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is, as far as is known without asking for its attributes.
+    pub kind: Kind,
+    /// Where the listing goes on behind it.
+    pub next_offset: u64,
+}
+
+/// An entry as `readdirplus` gives it.
+#[derive(Clone, Debug)]
+pub struct DirEntryPlus {
+    /// Its attributes.
+    pub attr: Attr,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where the listing goes on behind it.
+    pub next_offset: u64,
+    /// Whether the inode's lookup count grew: to be taken back with [`Fs::forget`] if the entry did not fit.
+    pub counted: bool,
+}
+
+impl Fs {
+    /// `opendir`: number of the handle. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, `ESTALE`.
+    pub fn opendir(&self, ino: u64) -> FsResult<u64> {
+        let node = self.directory(ino)?;
+        let listing = Mutex::new(self.new_snapshot(&node));
+        Ok(self.dirs.insert(OpenDir { node, listing }))
+    }
+
+    /// `releasedir`.
+    pub fn releasedir(&self, fh: u64) {
+        self.dirs.remove(fh);
+    }
+
+    fn new_snapshot(&self, node: &Arc<Node>) -> DirSnapshot {
+        let listing = match Self::virtual_of(node) {
+            Some(entry) => {
+                let mut listing = Listing::empty("", std::time::Instant::now());
+                for (name, kind) in self.virtual_names(&entry) {
+                    listing.add_local(&name, kind == Kind::Dir);
+                }
+                Arc::new(Mutex::new(listing))
+            }
+            None => self.namespace.new_listing(&self.prefix_of(node)),
+        };
+        DirSnapshot { listing, merged: Self::virtual_of(node).is_some(), used: false }
+    }
+
+    /// `readdir` from `offset` on (0: the start). An empty answer is the end.
+    ///
+    /// # Errors
+    /// When BOS could not be asked: never a listing that only looks complete.
+    pub async fn readdir(&self, fh: u64, offset: u64) -> FsResult<Vec<DirEntry>> {
+        let dir = self.dirs.get(fh).ok_or(FsError::BAD_HANDLE)?;
+        let mut entries = dots(&dir.node, offset);
+        let rest = self.entries(&dir, offset, ENTRIES_MAX).await?;
+        entries.extend(rest.into_iter().map(|(index, entry)| {
+            let kind = self.listed_kind(&dir.node, &entry);
+            let ino = self.inodes.number(dir.node.ino, &entry.name);
+            DirEntry { ino, name: entry.name, kind, next_offset: offset_after(index) }
+        }));
+        Ok(entries)
+    }
+
+    /// `readdirplus` from `offset` on (0: the start): entries with attributes, which are asked for in parallel where they
+    /// are not remembered. The lookup count of each `counted` entry grows by one.
+    ///
+    /// # Errors
+    /// See [`Fs::readdir`].
+    pub async fn readdirplus(&self, fh: u64, offset: u64) -> FsResult<Vec<DirEntryPlus>> {
+        let dir = self.dirs.get(fh).ok_or(FsError::BAD_HANDLE)?;
+        let mut from = offset;
+        let mut entries: Vec<DirEntryPlus> = Vec::new();
+        for dot in dots(&dir.node, offset) {
+            let node = self.inodes.get(dot.ino).unwrap_or_else(|| dir.node.clone());
+            let attr = self.attr_of(&node);
+            entries.push(DirEntryPlus { attr, name: dot.name, next_offset: dot.next_offset, counted: false });
+        }
+        loop {
+            let listed = self.entries(&dir, from, ENTRIES_PLUS_MAX).await?;
+            let Some((last, _)) = listed.last() else { return Ok(entries) };
+            from = offset_after(*last);
+            let found = stream::iter(listed.into_iter().map(|(index, entry)| {
+                let parent = &dir.node;
+                async move { (index, entry.name.clone(), self.look_up_listed(parent, &entry).await) }
+            }));
+            let found: Vec<_> = found.buffered(HEADS_MAX).collect().await;
+            let mut failed = None;
+            for (index, name, looked) in found {
+                match looked {
+                    // Removed since it was listed.
+                    Ok(None) => {}
+                    Ok(Some(looked)) if failed.is_none() => {
+                        let attr = self.attr_of(&looked.keep());
+                        entries.push(DirEntryPlus { attr, name, next_offset: offset_after(index), counted: true });
+                    }
+                    // Not reached by this answer; its lookup is taken back.
+                    Ok(Some(_)) => {}
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            match failed {
+                Some(error) if entries.is_empty() => return Err(error),
+                // The next call begins with the entry that failed.
+                Some(_) => return Ok(entries),
+                // Nothing of this batch exists any more: an empty answer would mean the end.
+                None if entries.is_empty() => {}
+                None => return Ok(entries),
+            }
+        }
+    }
+
+    async fn look_up_listed(&self, dir: &Arc<Node>, entry: &ListedEntry) -> FsResult<Option<Looked<'_>>> {
+        if let Listed::Object { size, etag, last_modified } = &entry.listed
+            && let Ok(key) = self.child_key(dir, &entry.name)
+            && self.inodes.child(dir.ino, &entry.name).is_none()
+            && self.local(&key).is_none()
+            && let Some(object) = self.namespace.known_object(&key, *size, etag, *last_modified)
+        {
+            return Ok(Some(self.enter_object(dir, &entry.name, object)));
+        }
+        self.find(dir, &entry.name).await
+    }
+
+    /// Up to `max` entries from `offset` on with their index, after as many pages as that takes.
+    async fn entries(&self, dir: &OpenDir, offset: u64, max: usize) -> FsResult<Vec<(usize, ListedEntry)>> {
+        if offset == 0 {
+            self.rewind(dir);
+        }
+        let start = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        loop {
+            let snapshot = dir.listing.lock().listing.clone();
+            let complete = {
+                let listing = snapshot.lock();
+                let found = self.shown(dir, &listing, start, max);
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+                *listing.next() == NextPage::End
+            };
+            if complete {
+                if !self.merge_local(dir, &snapshot) {
+                    return Ok(Vec::new());
+                }
+                continue;
+            }
+            let fetched = self.namespace.fetch_page(&snapshot).await;
+            if let Err(error) = fetched {
+                let prefix = snapshot.lock().prefix().to_owned();
+                return Err(FsError::from_bos("listing", &prefix, &error));
+            }
+        }
+    }
+
+    fn rewind(&self, dir: &OpenDir) {
+        let fresh = {
+            let mut snapshot = dir.listing.lock();
+            if !std::mem::replace(&mut snapshot.used, true) {
+                return;
+            }
+            drop(snapshot);
+            self.new_snapshot(&dir.node)
+        };
+        let mut snapshot = dir.listing.lock();
+        *snapshot = DirSnapshot { used: true, ..fresh };
+    }
+
+    fn shown(&self, dir: &OpenDir, listing: &Listing, start: usize, max: usize) -> Vec<(usize, ListedEntry)> {
+        let asked_at = listing.asked_at();
+        let entries = listing.entries().iter().enumerate().skip(start);
+        let shown = entries.filter(|(_, entry)| {
+            if !entry.shown {
+                return false;
+            }
+            let key = format!("{}{}", listing.prefix(), entry.name);
+            let is_bosfs = dir.node.ino == ROOT && &*entry.name == super::introspect::DIR_NAME;
+            let hidden = self.hidden.lock().contains_key(&key);
+            let removed = asked_at.is_some_and(|at| self.namespace.removed_since(&key, at));
+            let known_again = removed && self.inodes.child(dir.node.ino, &entry.name).is_some();
+            !is_bosfs && !hidden && (!removed || known_again)
+        });
+        shown.take(max).map(|(index, entry)| (index, entry.clone())).collect()
+    }
+
+    /// Adds what only this mount knows, once all pages are there. `false`: was done before.
+    fn merge_local(&self, dir: &OpenDir, snapshot: &SharedListing) -> bool {
+        {
+            let mut state = dir.listing.lock();
+            if !Arc::ptr_eq(&state.listing, snapshot) || std::mem::replace(&mut state.merged, true) {
+                return false;
+            }
+        }
+        let prefix = snapshot.lock().prefix().to_owned();
+        let mut local: Vec<(String, bool)> = Vec::new();
+        for file in self.uploads.files() {
+            let key: ObjectKey = file.key();
+            let Some(rest) = key.as_str().strip_prefix(&prefix) else { continue };
+            let (name, is_dir) = match rest.split_once('/') {
+                Some((name, _)) => (name, true),
+                None => (rest, false),
+            };
+            if check_name(name).is_ok() && file.settled().is_none() {
+                local.push((name.to_owned(), is_dir));
+            }
+        }
+        local.extend(self.namespace.kept_under(&prefix).into_iter().map(|name| (name, true)));
+        local.sort();
+        let mut listing = snapshot.lock();
+        for (name, is_dir) in local {
+            listing.add_local(&name, is_dir);
+        }
+        true
+    }
+
+    fn listed_kind(&self, dir: &Arc<Node>, entry: &ListedEntry) -> Kind {
+        if let Some(node) = self.inodes.child(dir.ino, &entry.name) {
+            return node.kind;
+        }
+        match &entry.listed {
+            Listed::Dir | Listed::Local { dir: true } => Kind::Dir,
+            Listed::Local { dir: false } => Kind::File,
+            Listed::Object { size, etag, last_modified } => {
+                let key = self.child_key(dir, &entry.name).ok();
+                let known = key.and_then(|key| self.namespace.known_object(&key, *size, etag, *last_modified));
+                known.map_or(Kind::File, |object: Object| kind_of(object.attrs.mode))
+            }
+        }
+    }
+}
+
+/// Offset of what comes behind the listed entry with this index; `.` and `..` come first.
+fn offset_after(index: usize) -> u64 {
+    index as u64 + 3
+}
+
+fn dots(dir: &Arc<Node>, offset: u64) -> Vec<DirEntry> {
+    let above = dir.parent().map_or(dir.ino, |parent| parent.ino);
+    let dots = [(dir.ino, "."), (above, "..")];
+    let rest = dots.into_iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX));
+    rest.map(|(index, (ino, name))| DirEntry {
+        ino,
+        name: name.into(),
+        kind: Kind::Dir,
+        next_offset: index as u64 + 1,
+    })
+    .collect()
+}

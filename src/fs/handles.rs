@@ -1,0 +1,131 @@
+//! Open files and directories.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use super::attr::Node;
+use super::verdict::WriterVerdict;
+use crate::namespace::SharedListing;
+use crate::object::{ETag, ObjectKey};
+use crate::read::reader::ObjectReader;
+use crate::upload::DirtyFile;
+
+/// The writing side of a handle.
+pub struct Writer {
+    /// What it writes to.
+    pub file: Arc<DirtyFile>,
+    /// How the writing ends.
+    pub verdict: Mutex<WriterVerdict>,
+    /// The kernel's thread number of the opener, for callers whose process cannot be read any more.
+    pub opener_tid: u32,
+}
+
+/// A reader that is kept for the next read.
+pub struct PinnedReader {
+    /// Key it reads.
+    pub key: ObjectKey,
+    /// Content it is pinned to.
+    pub etag: ETag,
+    /// Size of that content.
+    pub size: u64,
+    /// The reader.
+    pub reader: Arc<ObjectReader>,
+}
+
+/// One open of a file.
+pub struct OpenFile {
+    /// What is open.
+    pub node: Arc<Node>,
+    /// Set for handles that write.
+    pub writer: Option<Writer>,
+    /// Content of a made-up file, as it was at open.
+    pub snapshot: Option<Bytes>,
+    /// Epoch of the inode at open.
+    pub epoch: u64,
+    /// The last reader used.
+    pub reader: Mutex<Option<PinnedReader>>,
+}
+
+/// One open of a directory.
+pub struct OpenDir {
+    /// What is open.
+    pub node: Arc<Node>,
+    /// Its entries as this handle sees them; replaced when the reader rewinds.
+    pub listing: Mutex<DirSnapshot>,
+}
+
+/// The entries of a directory as one handle sees them.
+pub struct DirSnapshot {
+    /// Pages fetched so far, then local entries.
+    pub listing: SharedListing,
+    /// Whether local entries were merged (once all pages are there).
+    pub merged: bool,
+    /// Whether something was read from it.
+    pub used: bool,
+}
+
+/// Handles by number. Numbers are never used twice.
+pub struct HandleTable<T> {
+    handles: RwLock<HashMap<u64, Arc<T>>>,
+    next: AtomicU64,
+}
+
+impl<T> HandleTable<T> {
+    /// No handles.
+    pub fn new() -> Self {
+        Self { handles: RwLock::new(HashMap::new()), next: AtomicU64::new(1) }
+    }
+
+    /// Adds one; returns its number.
+    pub fn insert(&self, handle: T) -> u64 {
+        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().insert(fh, Arc::new(handle));
+        fh
+    }
+
+    /// The handle with this number.
+    pub fn get(&self, fh: u64) -> Option<Arc<T>> {
+        self.handles.read().get(&fh).cloned()
+    }
+
+    /// Takes it out.
+    pub fn remove(&self, fh: u64) -> Option<Arc<T>> {
+        self.handles.write().remove(&fh)
+    }
+
+    /// Number of open handles.
+    pub fn len(&self) -> usize {
+        self.handles.read().len()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Default for HandleTable<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_never_used_twice() {
+        let table = HandleTable::new();
+        let a = table.insert("a");
+        assert_eq!(table.remove(a).as_deref(), Some(&"a"));
+        let b = table.insert("b");
+        assert_ne!(a, b);
+        assert!(table.get(a).is_none() && table.remove(a).is_none());
+        assert_eq!(table.len(), 1);
+    }
+}

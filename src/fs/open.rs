@@ -1,0 +1,251 @@
+//! Opening and releasing files.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::attr::{Content, Node, published_object, without_privileges};
+use super::error::{FsError, FsResult};
+use super::handles::{OpenFile, Writer};
+use super::process;
+use super::verdict::WriterVerdict;
+use super::{Caller, Fs};
+use crate::namespace::inode::Kind;
+use crate::object::{BaseObject, Condition};
+use crate::upload::{DirtyFile, Opening, WriteError, WriterEnd};
+
+/// How a file was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Number of the handle.
+    pub fh: u64,
+    /// Reads and writes must not go through the kernel's page cache.
+    pub direct_io: bool,
+    /// Pages that the kernel has of this file are still right.
+    pub keep_cache: bool,
+    /// Closing a duplicate is of no interest.
+    pub no_flush: bool,
+}
+
+/// How often an opening begins anew because the file was published in between.
+const OPEN_TRIES_MAX: u32 = 8;
+
+impl Fs {
+    /// `open`, with the flags of open(2).
+    ///
+    /// # Errors
+    /// `ENOENT` when the object is gone, `EROFS`, `EIO` and others when BOS could not be asked.
+    pub async fn open(&self, ino: u64, flags: i32, caller: Caller) -> FsResult<Opened> {
+        let node = self.node(ino)?;
+        if node.kind == Kind::Dir {
+            return Err(FsError::plain(libc::EISDIR));
+        }
+        let access = flags & libc::O_ACCMODE;
+        let truncate = flags & libc::O_TRUNC != 0;
+        let writes = access != libc::O_RDONLY || truncate;
+        if let Some(entry) = Self::virtual_of(&node) {
+            if writes {
+                return Err(FsError::READ_ONLY);
+            }
+            let snapshot = self.virtual_content(&entry)?;
+            return Ok(self.opened_snapshot(node, snapshot));
+        }
+        if !writes {
+            self.refresh(&node).await?;
+            return Ok(self.opened_reader(node));
+        }
+        self.check_writable()?;
+        let file = self.begin_write(&node).await?;
+        let opened = self.opened_writer(node.clone(), file.clone(), access, caller);
+        if truncate {
+            let cut = async {
+                cut_waiting(&file, 0).await?;
+                drop_privileges(&file)
+            };
+            if let Err(error) = cut.await {
+                self.release(opened.fh);
+                return Err(error);
+            }
+        }
+        Ok(opened)
+    }
+
+    fn opened_snapshot(&self, node: Arc<Node>, snapshot: Bytes) -> Opened {
+        let open = OpenFile { node, writer: None, snapshot: Some(snapshot), epoch: 0, reader: Mutex::new(None) };
+        open.node.body.state.lock().handles += 1;
+        Opened { fh: self.files.insert(open), direct_io: true, keep_cache: false, no_flush: true }
+    }
+
+    fn opened_reader(&self, node: Arc<Node>) -> Opened {
+        let (epoch, keep_cache) = {
+            let mut state = node.body.state.lock();
+            state.handles += 1;
+            let keep_cache = state.cached_epoch == Some(state.epoch);
+            state.cached_epoch = Some(state.epoch);
+            (state.epoch, keep_cache)
+        };
+        let open = OpenFile { node, writer: None, snapshot: None, epoch, reader: Mutex::new(None) };
+        Opened { fh: self.files.insert(open), direct_io: false, keep_cache, no_flush: true }
+    }
+
+    /// A handle for `file`, of which the caller of this has become a writer (see [`Fs::begin_write`]).
+    pub(super) fn opened_writer(&self, node: Arc<Node>, file: Arc<DirtyFile>, access: i32, caller: Caller) -> Opened {
+        let epoch = {
+            let mut state = node.body.state.lock();
+            state.handles += 1;
+            state.epoch
+        };
+        let verdict = Mutex::new(WriterVerdict::new(process::thread_group(caller.tid)));
+        let writer = Some(Writer { file, verdict, opener_tid: caller.tid });
+        let open = OpenFile { node, writer, snapshot: None, epoch, reader: Mutex::new(None) };
+        // Small reads between writes (databases) need the page cache; streams are faster without it.
+        let direct_io = access == libc::O_WRONLY;
+        Opened { fh: self.files.insert(open), direct_io, keep_cache: false, no_flush: false }
+    }
+
+    /// The dirty file of an inode, with one writer more. Ended by [`Fs::end_write`].
+    pub(super) async fn begin_write(&self, node: &Arc<Node>) -> FsResult<Arc<DirtyFile>> {
+        let _turn = node.body.turn.lock().await;
+        let mut asked = false;
+        for _ in 0..OPEN_TRIES_MAX {
+            let key = self.key_of(node)?;
+            let known = {
+                let mut state = node.body.state.lock();
+                state.settle(false);
+                match &state.content {
+                    Content::Dirty(file) => Some(file.clone()),
+                    _ => None,
+                }
+            };
+            let linked = node.is_linked();
+            let known = known.or_else(|| if linked { self.local(&key) } else { None });
+            if let Some(file) = known {
+                file.add_writer()?;
+                let mut state = node.body.state.lock();
+                // Between finding it and joining it, it may have been published and left the journal.
+                let alive = !linked
+                    || state.writers > 0
+                    || self.uploads.find(&key).is_some_and(|present| Arc::ptr_eq(&present, &file));
+                if alive {
+                    state.content = Content::Dirty(file.clone());
+                    state.writers += 1;
+                    return Ok(file);
+                }
+                if let Some(published) = file.settled() {
+                    state.content = Content::Object(published_object(published));
+                    state.confirmed = None;
+                }
+                drop(state);
+                file.remove_writer(WriterEnd::Closed);
+                continue;
+            }
+            if !linked {
+                return Err(FsError::STALE);
+            }
+            let fresh = node.body.state.lock().confirmed_within(self.ttl());
+            if !fresh && !asked {
+                self.confirm(node).await?;
+                asked = true;
+                continue;
+            }
+            let Content::Object(object) = node.body.state.lock().content.clone() else { continue };
+            let file = self.uploads.open(Opening {
+                key,
+                condition: Condition::Matches(object.etag.clone()),
+                base: Some(BaseObject { etag: object.etag, size: object.size }),
+                headers: object.headers,
+                attrs: object.attrs,
+                created: false,
+            })?;
+            file.add_writer()?;
+            let mut state = node.body.state.lock();
+            state.content = Content::Dirty(file.clone());
+            state.writers += 1;
+            return Ok(file);
+        }
+        let path = node.path();
+        Err(FsError::told(libc::EBUSY, format!("opening {path:?} for writing: it is published over and over; try again")))
+    }
+
+    /// A writer ended. With the last one its end is that of the file: interrupted only if none closed it properly.
+    pub(super) fn end_write(&self, node: &Arc<Node>, file: &Arc<DirtyFile>, end: WriterEnd) {
+        let end = {
+            let mut state = node.body.state.lock();
+            state.writers = state.writers.saturating_sub(1);
+            state.closed_properly |= end == WriterEnd::Closed;
+            if state.writers > 0 {
+                end
+            } else if std::mem::take(&mut state.closed_properly) {
+                WriterEnd::Closed
+            } else {
+                end
+            }
+        };
+        file.remove_writer(end);
+        node.body.state.lock().settle(true);
+    }
+
+    /// `release`: the last duplicate of a handle is gone. Never waits.
+    pub fn release(self: &Fs, fh: u64) -> Option<Orphan> {
+        let open = self.files.remove(fh)?;
+        if let Some(writer) = &open.writer {
+            let end = writer.verdict.lock().end();
+            self.end_write(&open.node, &writer.file, end);
+        }
+        let mut state = open.node.body.state.lock();
+        state.handles = state.handles.saturating_sub(1);
+        if state.handles > 0 || open.node.is_linked() {
+            return None;
+        }
+        match &state.content {
+            Content::Dirty(file) => Some(Orphan { node: open.node.clone(), file: file.clone() }),
+            _ => None,
+        }
+    }
+
+    /// Removes what an unlinked file left, after its last handle was released.
+    pub async fn bury(&self, orphan: Orphan) {
+        let key = orphan.file.key();
+        if let Err(error) = orphan.file.unlink().await {
+            log::error!("{key}: removing the unlinked file: {error}; the journal keeps the task");
+        }
+        let mut hidden = self.hidden.lock();
+        if hidden.get(key.as_str()) == Some(&orphan.node.ino) {
+            hidden.remove(key.as_str());
+            self.namespace.changed(key.as_str(), true);
+        }
+    }
+}
+
+/// A dirty file without a name and without handles.
+pub struct Orphan {
+    node: Arc<Node>,
+    file: Arc<DirtyFile>,
+}
+
+/// Cuts or extends; waits for room and for frozen parts.
+pub(super) async fn cut_waiting(file: &Arc<DirtyFile>, size: u64) -> FsResult<()> {
+    loop {
+        match file.truncate(size) {
+            Ok(()) => return Ok(()),
+            Err(WriteError::MustWait) => {
+                let present = file.size();
+                let (start, end) = (size.min(present), size.max(present));
+                file.wait_writable(start, end - start).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes set-user-ID and set-group-ID away, as a change of content does.
+pub(super) fn drop_privileges(file: &Arc<DirtyFile>) -> FsResult<()> {
+    let mut attrs = file.attrs();
+    let mode = without_privileges(attrs.mode);
+    if mode != attrs.mode {
+        attrs.mode = mode;
+        file.set_attrs(attrs)?;
+    }
+    Ok(())
+}
