@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::Fs;
 use super::attr::{Attr, AttrChange, Content, Node};
 use super::error::{FsError, FsResult};
 use super::open::{cut_waiting, drop_privileges};
-use super::Fs;
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
 use crate::object::{FileAttrs, ObjectKey};

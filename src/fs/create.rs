@@ -11,8 +11,8 @@ use super::open::Opened;
 use super::{Caller, Entry, Fs};
 use crate::bos::client::{Body as BosBody, ObjectHeaders};
 use crate::bos::error::BosErrorKind;
-use crate::namespace::inode::Kind;
 use crate::namespace::Object;
+use crate::namespace::inode::Kind;
 use crate::object::{Condition, FileAttrs, Md5, ObjectKey, Timestamp};
 use crate::posix_meta::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::upload::Opening;
@@ -146,10 +146,8 @@ impl Fs {
             return Err(FsError::plain(libc::EEXIST));
         }
         let attrs = Self::new_attrs(&dir, S_IFLNK | 0o777, caller);
-        let mut headers = ObjectHeaders {
-            content_type: Some("application/octet-stream".to_owned()),
-            ..ObjectHeaders::default()
-        };
+        let mut headers =
+            ObjectHeaders { content_type: Some("application/octet-stream".to_owned()), ..ObjectHeaders::default() };
         posix_meta::write_attrs(&mut headers.metadata, &attrs);
         let body = Bytes::copy_from_slice(target.as_bytes());
         let md5 = Md5::of(&body);
@@ -179,7 +177,9 @@ impl Fs {
             return None;
         }
         match self.namespace.head(key).await {
-            Ok(Some(object)) if object.etag.is_md5(md5) && object.attrs.mode & S_IFMT == S_IFLNK => Some(Ok(object.etag)),
+            Ok(Some(object)) if object.etag.is_md5(md5) && object.attrs.mode & S_IFMT == S_IFLNK => {
+                Some(Ok(object.etag))
+            }
             Ok(Some(_)) => Some(Err(FsError::plain(libc::EEXIST))),
             Ok(None) | Err(_) => None,
         }

@@ -31,7 +31,11 @@ pub enum Written {
 
 enum Source {
     Dirty(Arc<DirtyFile>),
-    Object { key: ObjectKey, etag: ETag, size: u64 },
+    Object {
+        key: ObjectKey,
+        etag: ETag,
+        size: u64,
+    },
     /// The version that was open before somebody else replaced it.
     Pinned,
 }

@@ -270,11 +270,6 @@ fn dots(dir: &Arc<Node>, offset: u64) -> Vec<DirEntry> {
     let above = dir.parent().map_or(dir.ino, |parent| parent.ino);
     let dots = [(dir.ino, "."), (above, "..")];
     let rest = dots.into_iter().enumerate().skip(usize::try_from(offset).unwrap_or(usize::MAX));
-    rest.map(|(index, (ino, name))| DirEntry {
-        ino,
-        name: name.into(),
-        kind: Kind::Dir,
-        next_offset: index as u64 + 1,
-    })
-    .collect()
+    rest.map(|(index, (ino, name))| DirEntry { ino, name: name.into(), kind: Kind::Dir, next_offset: index as u64 + 1 })
+        .collect()
 }

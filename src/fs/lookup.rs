@@ -168,8 +168,7 @@ impl Fs {
         };
         if let Some(entry) = made_up {
             let (kind, ino) = (entry.kind(), entry.ino());
-            let node =
-                self.inodes.enter_numbered(dir, name, kind, ino, || Body::new(Content::Virtual(entry.clone())));
+            let node = self.inodes.enter_numbered(dir, name, kind, ino, || Body::new(Content::Virtual(entry.clone())));
             return Ok(Some(Some(self.looked(node))));
         }
         let key = match self.child_key(dir, name) {
@@ -182,9 +181,8 @@ impl Fs {
             let looked = self.looked(known);
             let mut state = looked.node.body.state.lock();
             state.settle(false);
-            let ownerless = matches!(state.content, Content::Dirty(_))
-                && state.writers == 0
-                && self.uploads.find(&key).is_none();
+            let ownerless =
+                matches!(state.content, Content::Dirty(_)) && state.writers == 0 && self.uploads.find(&key).is_none();
             let fresh = !ownerless && state.is_fresh(self.ttl());
             drop(state);
             if fresh {

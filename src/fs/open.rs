@@ -165,7 +165,10 @@ impl Fs {
             return Ok(file);
         }
         let path = node.path();
-        Err(FsError::told(libc::EBUSY, format!("opening {path:?} for writing: it is published over and over; try again")))
+        Err(FsError::told(
+            libc::EBUSY,
+            format!("opening {path:?} for writing: it is published over and over; try again"),
+        ))
     }
 
     /// A writer ended. With the last one its end is that of the file: interrupted only if none closed it properly.

@@ -57,8 +57,7 @@ pub fn process_state(pid: u32) -> Option<ProcessState> {
 
 /// Whether a signal waits that should end the call in which the thread `tid` hangs.
 pub fn stop_signal_pending(tid: u32) -> bool {
-    tid != 0
-        && fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| stopping_signals(&status) != 0)
+    tid != 0 && fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| stopping_signals(&status) != 0)
 }
 
 fn parse_stat(stat: &str) -> Option<ProcessState> {

@@ -108,7 +108,9 @@ impl Fs {
         deleted.map_err(|error| {
             FsError::told(
                 libc::EIO,
-                format!("renaming {key:?} to {new_key:?}: the copy is made but the old name could not be removed: {error}"),
+                format!(
+                    "renaming {key:?} to {new_key:?}: the copy is made but the old name could not be removed: {error}"
+                ),
             )
         })?;
         self.namespace.changed(key.as_str(), true);
