@@ -39,8 +39,10 @@ use attr::{Attr, Body, Content};
 use error::{FsError, FsResult};
 use handles::{HandleTable, OpenDir, OpenFile};
 
+pub use data::Written;
 pub use dirs::{DirEntry, DirEntryPlus};
-pub use open::Opened;
+pub use open::{Opened, Orphan};
+pub use rename::RenameOptions;
 
 /// Settings of one mount.
 #[derive(Clone, Debug)]

@@ -1,0 +1,610 @@
+//! One method per request: decode, call, reply.
+
+use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::options;
+use super::wait::{Wait, answer};
+use crate::fs::attr::{Attr, AttrChange, IO_BYTES};
+use crate::fs::error::FsError;
+use crate::fs::{Caller, Entry, Fs, Opened, RenameOptions, Space, Written};
+use crate::namespace::inode::Kind;
+use crate::object::{NAME_BYTES_MAX, Timestamp};
+
+/// Inode numbers are never used for another inode while the kernel knows them, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// Turns kernel requests into calls on [`Fs`].
+pub(super) struct Adapter {
+    fs: Arc<Fs>,
+}
+
+impl Adapter {
+    pub(super) fn new(fs: Arc<Fs>) -> Self {
+        Self { fs }
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), tid: req.pid() }
+}
+
+/// The errno of a failed request; what people should know of it goes to the log.
+fn told(request: &str, error: &FsError) -> Errno {
+    if !error.message.is_empty() {
+        log::warn!("{request}: {error}");
+    }
+    Errno::from_i32(error.errno)
+}
+
+/// Runs a handler that replies itself. Should it panic, its reply is dropped, which answers EIO, and the worker lives on.
+fn guarded(request: &str, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        log::error!("{request}: the handler panicked; answered with EIO; please report this");
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    let mtime: SystemTime = attr.attrs.mtime.into();
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: mtime,
+        mtime,
+        ctime: mtime,
+        crtime: mtime,
+        kind: file_type(attr.kind),
+        perm: (attr.attrs.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.attrs.uid,
+        gid: attr.attrs.gid,
+        rdev: 0,
+        blksize: IO_BYTES,
+        flags: 0,
+    }
+}
+
+/// An entry with inode 0: the kernel remembers for a time that the name is absent.
+fn absent_attr() -> FileAttr {
+    let zero = SystemTime::UNIX_EPOCH;
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: zero,
+        mtime: zero,
+        ctime: zero,
+        crtime: zero,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: IO_BYTES,
+        flags: 0,
+    }
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
+    flags
+}
+
+fn timestamp(time: TimeOrNow) -> Timestamp {
+    match time {
+        TimeOrNow::Now => Timestamp::now(),
+        TimeOrNow::SpecificTime(time) => time.into(),
+    }
+}
+
+/// A name as text; keys are UTF-8, so other names exist nowhere.
+macro_rules! text_or_reply {
+    ($name:expr, $reply:expr, $errno:expr) => {
+        match $name.to_str() {
+            Some(name) => name.to_owned(),
+            None => return $reply.error($errno),
+        }
+    };
+}
+
+impl Adapter {
+    fn reply_entry(
+        &self,
+        request: &'static str,
+        ttl: Duration,
+        reply: ReplyEntry,
+    ) -> impl FnOnce(Result<Entry, FsError>) + Send + 'static {
+        move |result| match result {
+            Ok(entry) => reply.entry(&ttl, &file_attr(&entry.attr), GENERATION),
+            Err(error) => reply.error(told(request, &error)),
+        }
+    }
+
+    /// Takes back the lookup of an entry that the kernel was not told of.
+    fn forget_entry(&self) -> impl FnOnce(Entry) + Send + 'static {
+        let fs = self.fs.clone();
+        move |entry| fs.forget(entry.attr.ino, 1)
+    }
+}
+
+fn reply_empty(request: &'static str, reply: ReplyEmpty) -> impl FnOnce(Result<(), FsError>) + Send + 'static {
+    move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(told(request, &error)),
+    }
+}
+
+/// Releases a handle; what it leaves behind is removed in a task.
+fn release(fs: &Arc<Fs>, fh: u64) {
+    let _runtime = fs.runtime().enter();
+    if let Some(orphan) = fs.release(fh) {
+        let fs = fs.clone();
+        fs.runtime().clone().spawn(async move { fs.bury(orphan).await });
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        options::negotiate(config);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = text_or_reply!(name, reply, Errno::ENOENT);
+        let (fs, undo, ttl) = (self.fs.clone(), self.fs.clone(), self.fs.ttl());
+        answer(
+            &self.fs,
+            req.pid(),
+            Wait::Asking,
+            async move { fs.lookup(parent.0, &name).await },
+            move |entry| {
+                if let Some(entry) = entry {
+                    undo.forget(entry.attr.ino, 1);
+                }
+            },
+            move |result| match result {
+                Ok(Some(entry)) => reply.entry(&ttl, &file_attr(&entry.attr), GENERATION),
+                Ok(None) if ttl.is_zero() => reply.error(Errno::ENOENT),
+                Ok(None) => reply.entry(&ttl, &absent_attr(), GENERATION),
+                Err(error) => reply.error(told("lookup", &error)),
+            },
+        );
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        guarded("forget", || self.fs.forget(ino.0, nlookup));
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (fs, ttl) = (self.fs.clone(), self.fs.ttl());
+        let work = async move { fs.getattr(ino.0).await };
+        answer(&self.fs, req.pid(), Wait::Asking, work, drop, move |result| match result {
+            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+            Err(error) => reply.error(told("getattr", &error)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = AttrChange { mode, uid, gid, size, mtime: mtime.map(timestamp) };
+        let wait = if size.is_some() { Wait::Publishing } else { Wait::Acting };
+        let (fs, ttl) = (self.fs.clone(), self.fs.ttl());
+        let work = async move { fs.setattr(ino.0, change, fh.map(|fh| fh.0)).await };
+        answer(&self.fs, req.pid(), wait, work, drop, move |result| match result {
+            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+            Err(error) => reply.error(told("setattr", &error)),
+        });
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let fs = self.fs.clone();
+        let work = async move { fs.readlink(ino.0).await };
+        answer(&self.fs, req.pid(), Wait::Asking, work, drop, move |result| match result {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(told("readlink", &error)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = text_or_reply!(name, reply, Errno::EILSEQ);
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let work = async move { fs.mknod(parent.0, &name, mode, caller).await };
+        let reply = self.reply_entry("mknod", self.fs.ttl(), reply);
+        answer(&self.fs, req.pid(), Wait::Acting, work, self.forget_entry(), reply);
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let name = text_or_reply!(name, reply, Errno::EILSEQ);
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let work = async move { fs.mkdir(parent.0, &name, mode, caller).await };
+        let reply = self.reply_entry("mkdir", self.fs.ttl(), reply);
+        answer(&self.fs, req.pid(), Wait::Acting, work, self.forget_entry(), reply);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = text_or_reply!(name, reply, Errno::ENOENT);
+        let fs = self.fs.clone();
+        let work = async move { fs.unlink(parent.0, &name).await };
+        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("unlink", reply));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = text_or_reply!(name, reply, Errno::ENOENT);
+        let fs = self.fs.clone();
+        let work = async move { fs.rmdir(parent.0, &name).await };
+        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("rmdir", reply));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let name = text_or_reply!(link_name, reply, Errno::EILSEQ);
+        let target = text_or_reply!(target, reply, Errno::EILSEQ);
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let work = async move { fs.symlink(parent.0, &name, &target, caller).await };
+        let reply = self.reply_entry("symlink", self.fs.ttl(), reply);
+        answer(&self.fs, req.pid(), Wait::Acting, work, self.forget_entry(), reply);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let options = RenameOptions { no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE) };
+        let name = text_or_reply!(name, reply, Errno::ENOENT);
+        let new_name = text_or_reply!(newname, reply, Errno::EILSEQ);
+        let fs = self.fs.clone();
+        let work = async move { fs.rename(parent.0, &name, newparent.0, &new_name, options).await };
+        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("rename", reply));
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
+        // An object has one key; hard links cannot be kept as plain objects.
+        reply.error(Errno::EPERM);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, undo, caller) = (self.fs.clone(), self.fs.clone(), caller(req));
+        // Truncation waits for frozen parts, which is a wait for data.
+        let wait = if flags.0 & libc::O_TRUNC != 0 { Wait::Publishing } else { Wait::Acting };
+        answer(
+            &self.fs,
+            req.pid(),
+            wait,
+            async move { fs.open(ino.0, flags.0, caller).await },
+            move |opened| release(&undo, opened.fh),
+            move |result| match result {
+                Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
+                Err(error) => reply.error(told("open", &error)),
+            },
+        );
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let name = text_or_reply!(name, reply, Errno::EILSEQ);
+        let (fs, undo, caller, ttl) = (self.fs.clone(), self.fs.clone(), caller(req), self.fs.ttl());
+        answer(
+            &self.fs,
+            req.pid(),
+            Wait::Acting,
+            async move { fs.create(parent.0, &name, mode, flags, caller).await },
+            move |(entry, opened)| {
+                release(&undo, opened.fh);
+                undo.forget(entry.attr.ino, 1);
+            },
+            move |result| match result {
+                Ok((entry, opened)) => {
+                    let (attr, fh) = (file_attr(&entry.attr), FileHandle(opened.fh));
+                    reply.created(&ttl, &attr, GENERATION, fh, open_flags(&opened));
+                }
+                Err(error) => reply.error(told("create", &error)),
+            },
+        );
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.read(fh.0, offset, size).await };
+        answer(&self.fs, req.pid(), Wait::Reading, work, drop, move |result| match result {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(told("read", &error)),
+        });
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // One request has at most 1 MiB.
+        let len = data.len() as u32;
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        guarded("write", || {
+            let runtime = self.fs.runtime().enter();
+            let result = self.fs.try_write(fh.0, offset, data, kill);
+            drop(runtime);
+            match result {
+                Ok(Written::All) => reply.written(len),
+                Err(error) => reply.error(told("write", &error)),
+                Ok(Written::MustWait) => {
+                    // The worker's buffer is needed for the next request.
+                    let bytes = Bytes::copy_from_slice(data);
+                    let fs = self.fs.clone();
+                    let work = async move { fs.write_waiting(fh.0, offset, bytes, kill).await };
+                    answer(&self.fs, req.pid(), Wait::Reading, work, drop, move |result| match result {
+                        Ok(()) => reply.written(len),
+                        Err(error) => reply.error(told("write", &error)),
+                    });
+                }
+            }
+        });
+    }
+
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        let work = async move { fs.flush(fh.0, caller).await };
+        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("flush", reply));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("release", || {
+            release(&self.fs, fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fsync(fh.0).await };
+        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("fsync", reply));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        guarded("opendir", || match self.fs.opendir(ino.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(error) => reply.error(told("opendir", &error)),
+        });
+    }
+
+    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let fs = self.fs.clone();
+        let work = async move { fs.readdir(fh.0, offset).await };
+        answer(&self.fs, req.pid(), Wait::Asking, work, drop, move |result| match result {
+            Ok(entries) => {
+                for entry in entries {
+                    let kind = file_type(entry.kind);
+                    if reply.add(INodeNo(entry.ino), entry.next_offset, kind, &*entry.name) {
+                        break;
+                    }
+                }
+                reply.ok();
+            }
+            Err(error) => reply.error(told("readdir", &error)),
+        });
+    }
+
+    fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let (fs, undo, back, ttl) = (self.fs.clone(), self.fs.clone(), self.fs.clone(), self.fs.ttl());
+        answer(
+            &self.fs,
+            req.pid(),
+            Wait::Asking,
+            async move { fs.readdirplus(fh.0, offset).await },
+            move |entries| {
+                for entry in entries.iter().filter(|entry| entry.counted) {
+                    undo.forget(entry.attr.ino, 1);
+                }
+            },
+            move |result| match result {
+                Ok(entries) => {
+                    let mut full = false;
+                    for entry in entries {
+                        let attr = file_attr(&entry.attr);
+                        full = full || reply.add(attr.ino, entry.next_offset, &*entry.name, &ttl, &attr, GENERATION);
+                        if full && entry.counted {
+                            back.forget(entry.attr.ino, 1);
+                        }
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(told("readdirplus", &error)),
+            },
+        );
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        guarded("releasedir", || {
+            self.fs.releasedir(fh.0);
+            reply.ok();
+        });
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // Directories are changed in BOS itself; nothing of them waits here.
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        guarded("statfs", || {
+            let space = self.fs.statfs();
+            let (block, name_max) = (Space::BLOCK_BYTES, NAME_BYTES_MAX as u32);
+            reply.statfs(space.blocks, space.free, space.free, space.blocks, space.blocks, block, name_max, block);
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        // Not ENOSYS: cp -p and sed then fall back to chmod, and the kernel goes on asking.
+        reply.error(Errno::EOPNOTSUPP);
+    }
+
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::NO_XATTR);
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(Errno::NO_XATTR);
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks permissions itself (`default_permissions`).
+        reply.ok();
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        // isatty() asks this way.
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fallocate(fh.0, offset, length, mode).await };
+        answer(&self.fs, req.pid(), Wait::Reading, work, drop, reply_empty("fallocate", reply));
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        guarded("lseek", || match self.fs.lseek(fh.0, offset, whence) {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(told("lseek", &error)),
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // For this call only; ENOSYS would be for good.
+        reply.error(Errno::EOPNOTSUPP);
+    }
+}

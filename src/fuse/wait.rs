@@ -1,0 +1,106 @@
+//! Answers a request in the worker when that needs no waiting, else from a task, where a signal or a time limit can end the
+//! wait.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::task::noop_waker_ref;
+use tokio::time::Instant;
+
+use crate::fs::Fs;
+use crate::fs::error::{FsError, FsResult};
+use crate::fs::process;
+
+/// How often a waiting call looks for signals.
+const SIGNAL_POLL: Duration = Duration::from_millis(100);
+/// How long a call that moves no data may take.
+const PLAIN_CALL_MAX: Duration = Duration::from_secs(30);
+
+/// How a call may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// At most [`PLAIN_CALL_MAX`]; then, or on a signal, it is given up.
+    Asking,
+    /// At most [`PLAIN_CALL_MAX`] for the program; the act goes on behind.
+    Acting,
+    /// Without limit; on a signal it is given up.
+    Reading,
+    /// Without limit; on a signal the act goes on behind.
+    Publishing,
+}
+
+impl Wait {
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Wait::Asking | Wait::Acting => Some(PLAIN_CALL_MAX),
+            Wait::Reading | Wait::Publishing => None,
+        }
+    }
+
+    fn goes_on(self) -> bool {
+        matches!(self, Wait::Acting | Wait::Publishing)
+    }
+}
+
+type Work<T> = Pin<Box<dyn Future<Output = FsResult<T>> + Send>>;
+
+/// Runs `work` for the thread `tid` and replies: at once from this thread if it needs no waiting. `undo` is given the
+/// result of an act whose caller is not waiting any more.
+pub(super) fn answer<T: Send + 'static>(
+    fs: &Arc<Fs>,
+    tid: u32,
+    wait: Wait,
+    work: impl Future<Output = FsResult<T>> + Send + 'static,
+    undo: impl FnOnce(T) + Send + 'static,
+    reply: impl FnOnce(FsResult<T>) + Send + 'static,
+) {
+    let mut work: Work<T> = Box::pin(AssertUnwindSafe(work).catch_unwind().map(|result| match result {
+        Ok(result) => result,
+        // The panic hook has told where.
+        Err(_) => Err(FsError::told(libc::EIO, "a request handler of bosfs panicked; please report this")),
+    }));
+    let _runtime = fs.runtime().enter();
+    if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
+        return reply(result);
+    }
+    fs.runtime().spawn(async move {
+        let mut task = tokio::spawn(work);
+        let given_up = tokio::select! {
+            biased;
+            joined = &mut task => {
+                return reply(joined.unwrap_or_else(|_| Err(FsError::told(libc::EIO, "bosfs is being stopped"))));
+            }
+            error = reason_to_stop(tid, wait.limit()) => error,
+        };
+        reply(Err(given_up));
+        if !wait.goes_on() {
+            task.abort();
+        }
+        // An act that ends after its caller has left must not leave handles or lookups that the kernel never heard of.
+        match task.await {
+            Ok(Ok(result)) => undo(result),
+            Ok(Err(error)) if !error.message.is_empty() => log::warn!("after its caller had left: {error}"),
+            Ok(Err(_)) | Err(_) => {}
+        }
+    });
+}
+
+/// Returns when the thread `tid` has a signal that should end its wait, or after `limit`.
+async fn reason_to_stop(tid: u32, limit: Option<Duration>) -> FsError {
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    loop {
+        tokio::time::sleep(SIGNAL_POLL).await;
+        if process::stop_signal_pending(tid) {
+            return FsError::plain(libc::EINTR);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            let message = format!("no answer from BOS within {} s", PLAIN_CALL_MAX.as_secs());
+            return FsError::told(libc::ETIMEDOUT, message);
+        }
+    }
+}
