@@ -226,6 +226,7 @@ pub async fn run(
         Ok(mounted) => mounted,
         Err(error) => {
             stop(&uploads).await;
+            let _ = std::fs::remove_file(state.path().join(SOCKET_NAME));
             return Err(error);
         }
     };

@@ -116,21 +116,13 @@ impl CliError {
         }
     }
 
-    /// For a failed call of BOS: the sentence, the story of the call, the code and hint that fit its kind.
+    /// For a failed call of BOS: the sentence, the story of the call, the code that fits its kind.
     pub fn bos(message: impl Into<String>, error: &BosError) -> Self {
+        // The error's own text ends in what to do.
         let this = Self::caused(message, error);
         match error.kind {
-            BosErrorKind::Denied => this.code(Exit::Credentials).hint(
-                "check the access key, the secret key and that this key may read and write the bucket (give them with \
-                 --credentials FILE or BCE_ACCESS_KEY_ID and BCE_SECRET_ACCESS_KEY)",
-            ),
-            BosErrorKind::Network => {
-                this.code(Exit::Network).hint("check the line and the endpoint (--endpoint or --region)")
-            }
-            BosErrorKind::Server | BosErrorKind::Throttled => this.code(Exit::Network).hint("try again later"),
-            BosErrorKind::NoSuchBucket => {
-                this.hint("check the name of the bucket and its region (--region or --endpoint)")
-            }
+            BosErrorKind::Denied => this.code(Exit::Credentials),
+            BosErrorKind::Network | BosErrorKind::Server | BosErrorKind::Throttled => this.code(Exit::Network),
             _ => this,
         }
     }

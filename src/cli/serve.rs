@@ -46,7 +46,10 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
         // Caught before we say that we are there: whoever reads that line may send a signal at once.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        announce(args, &server.endpoint(), &dir, given)?;
+        if let Err(error) = announce(args, &server.endpoint(), &dir, given) {
+            // Whoever started us may have read the first line and closed the pipe; the server is for others, too.
+            log::debug!("not announced: {error}");
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
