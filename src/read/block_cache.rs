@@ -9,6 +9,9 @@
 //!                         |------Filler::fail-------------> failed     taken out of the cache: the next one who wants it
 //!                         '------Filler dropped-----------> abandoned  fetches it again
 //! ```
+//!
+//! What a long sequential read leaves behind is *spent*: little of it is kept, so that copying a large file neither drives
+//! out everything else nor needs more memory than its window. Buffers are used again: fresh memory is slow to touch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,6 +27,12 @@ use crate::object::{ByteRange, ETag, ObjectKey};
 
 /// The smallest cache, bytes: every reader gets on with one run at a time.
 pub const CACHE_BYTES_MIN: u64 = 4 * BLOCK_BYTES;
+
+/// Part of the memory that spent runs may keep: for other readers of the same bytes, some way behind.
+const SPENT_SHARE: u64 = 4;
+/// Buffers kept for the next runs: one per this many bytes of memory, at most [`SPARE_BUFFERS_MAX`].
+const BYTES_PER_SPARE: u64 = 16 << 20;
+const SPARE_BUFFERS_MAX: u64 = 16;
 
 /// One content of one object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -143,7 +152,7 @@ impl Filler {
         let mut state = self.run.state.lock();
         let Fill::Filling(bytes) = &mut state.fill else { return true };
         if bytes.capacity() == 0 {
-            *bytes = BytesMut::with_capacity(len);
+            *bytes = self.cache.buffer(len);
         }
         let taken = arrived.split_to(arrived.len().min(len - bytes.len()));
         bytes.extend_from_slice(&taken);
@@ -197,13 +206,23 @@ pub struct Claim {
     pub end: u64,
 }
 
-/// Order of eviction: what was read before what was fetched ahead and is still to be read, then by age.
-type Rank = (bool, u64);
+/// Who still wants a run, the most dispensable first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    /// A long sequential read has passed it.
+    Spent,
+    /// Somebody read it.
+    Read,
+    /// Fetched ahead and still to be read.
+    Unread,
+}
+
+/// Order of eviction: by use, then by age.
+type Rank = (Use, u64);
 
 struct Slot {
     run: Arc<Run>,
-    /// Nobody asked for its bytes yet.
-    unread: bool,
+    wanted: Use,
     /// Its place in the order of eviction; `None` while it is filling.
     rank: Option<Rank>,
 }
@@ -215,17 +234,36 @@ struct Slots {
     order: BTreeMap<Rank, (Version, u64)>,
     /// Bytes of all runs, full length also while filling.
     bytes: u64,
+    /// Those of them that are spent.
+    spent_bytes: u64,
     clock: u64,
 }
 
 impl Slots {
+    /// Gives a run that is there another use, and its new place in the order of eviction.
+    fn set_use(&mut self, version: &Version, start: u64, wanted: Use) {
+        let Some(slot) = self.versions.get_mut(version).and_then(|runs| runs.get_mut(&start)) else { return };
+        let was = std::mem::replace(&mut slot.wanted, wanted);
+        let len = slot.run.range.len();
+        if slot.rank.is_none() {
+            return;
+        }
+        if was == Use::Spent {
+            self.spent_bytes -= len;
+        }
+        if wanted == Use::Spent {
+            self.spent_bytes += len;
+        }
+        self.place(version, start);
+    }
+
     fn place(&mut self, version: &Version, start: u64) {
         self.clock += 1;
         let Some(slot) = self.versions.get_mut(version).and_then(|runs| runs.get_mut(&start)) else { return };
         if let Some(old) = slot.rank {
             self.order.remove(&old);
         }
-        let rank = (slot.unread, self.clock);
+        let rank = (slot.wanted, self.clock);
         slot.rank = Some(rank);
         self.order.insert(rank, (version.clone(), start));
     }
@@ -240,6 +278,9 @@ impl Slots {
             self.order.remove(&rank);
         }
         self.bytes -= slot.run.range.len();
+        if slot.wanted == Use::Spent {
+            self.spent_bytes -= slot.run.range.len();
+        }
         Some(slot.run)
     }
 
@@ -247,6 +288,14 @@ impl Slots {
     fn at(&self, version: &Version, offset: u64) -> Option<&Slot> {
         let (_, slot) = self.versions.get(version)?.range(..=offset).next_back()?;
         (slot.run.range.end > offset).then_some(slot)
+    }
+
+    /// Starts of the runs that lie wholly in `range`, are there and have this use.
+    fn starts(&self, version: &Version, range: ByteRange, wanted: Use) -> Vec<u64> {
+        let runs = self.versions.get(version).into_iter().flat_map(|runs| runs.range(range.start..range.end));
+        runs.filter(|(_, slot)| slot.wanted == wanted && slot.rank.is_some() && slot.run.range.end <= range.end)
+            .map(|(start, _)| *start)
+            .collect()
     }
 
     /// Where the first run after `offset` starts.
@@ -262,13 +311,15 @@ pub struct BlockCache {
     bytes_max: u64,
     /// Something that could not be evicted before can be now.
     room: Notify,
+    /// Buffers of evicted blocks.
+    spare: Mutex<Vec<BytesMut>>,
 }
 
 impl BlockCache {
     /// Takes at most `bytes_max` bytes (but at least [`CACHE_BYTES_MIN`]).
     pub fn new(bytes_max: u64) -> Arc<Self> {
         let bytes_max = bytes_max.max(CACHE_BYTES_MIN);
-        Arc::new(Self { slots: Mutex::default(), bytes_max, room: Notify::new() })
+        Arc::new(Self { slots: Mutex::default(), bytes_max, room: Notify::new(), spare: Mutex::default() })
     }
 
     /// Most bytes it holds.
@@ -291,18 +342,12 @@ impl BlockCache {
         while claim.end < range.end {
             let at = claim.end;
             if let Some(slot) = slots.at(version, at) {
-                let (run, placed) = (slot.run.clone(), slot.rank.is_some());
-                let start = run.range.start;
+                let run = slot.run.clone();
+                if urgent {
+                    slots.set_use(version, run.range.start, Use::Read);
+                }
                 claim.end = run.range.end;
                 claim.runs.push(run);
-                if urgent {
-                    if let Some(slot) = slots.versions.get_mut(version).and_then(|runs| runs.get_mut(&start)) {
-                        slot.unread = false;
-                    }
-                    if placed {
-                        slots.place(version, start);
-                    }
-                }
                 continue;
             }
             debug_assert_eq!(at % UNIT_BYTES, 0);
@@ -313,14 +358,15 @@ impl BlockCache {
             }
             let run = Arc::new(Run::new(new));
             slots.bytes += new.len();
-            let slot = Slot { run: run.clone(), unread: !urgent, rank: None };
+            let wanted = if urgent { Use::Read } else { Use::Unread };
+            let slot = Slot { run: run.clone(), wanted, rank: None };
             slots.versions.entry(version.clone()).or_default().insert(at, slot);
             claim.end = new.end;
             claim.runs.push(run.clone());
             claim.fillers.push(Filler { run, version: version.clone(), cache: self.clone(), settled: false });
         }
         drop(slots);
-        drop(evicted);
+        self.take_buffers(evicted);
         claim
     }
 
@@ -332,25 +378,61 @@ impl BlockCache {
     /// Nobody will read these bytes soon: what of them was fetched ahead and not read is evicted like what was read.
     pub fn forsake(&self, version: &Version, range: ByteRange) {
         let mut slots = self.slots.lock();
-        let Some(runs) = slots.versions.get_mut(version) else { return };
-        let mut starts = Vec::new();
-        for (start, slot) in runs.range_mut(range.start..range.end) {
-            if std::mem::replace(&mut slot.unread, false) && slot.rank.is_some() {
-                starts.push(*start);
-            }
-        }
+        let starts = slots.starts(version, range, Use::Unread);
         let forsaken = !starts.is_empty();
-        starts.into_iter().for_each(|start| slots.place(version, start));
+        starts.into_iter().for_each(|start| slots.set_use(version, start, Use::Read));
         drop(slots);
         if forsaken {
             self.room.notify_waiters();
         }
     }
 
+    /// A long sequential read has passed these bytes: of all that is spent, only the latest is kept.
+    pub fn spend(&self, version: &Version, range: ByteRange) {
+        let mut evicted = Vec::new();
+        let mut slots = self.slots.lock();
+        for passed in [Use::Unread, Use::Read] {
+            for start in slots.starts(version, range, passed) {
+                slots.set_use(version, start, Use::Spent);
+            }
+        }
+        while slots.spent_bytes > self.bytes_max / SPENT_SHARE {
+            let Some((&(Use::Spent, _), (version, start))) = slots.order.first_key_value() else { break };
+            let (version, start) = (version.clone(), *start);
+            evicted.extend(slots.take_out(&version, start));
+        }
+        drop(slots);
+        self.take_buffers(evicted);
+    }
+
+    /// An empty buffer for `len` bytes.
+    fn buffer(&self, len: usize) -> BytesMut {
+        let spare = if len as u64 == BLOCK_BYTES { self.spare.lock().pop() } else { None };
+        spare.unwrap_or_else(|| BytesMut::with_capacity(len))
+    }
+
+    /// Keeps the buffers of evicted blocks that nobody reads any more, as far as some are wanted.
+    fn take_buffers(&self, evicted: Vec<Arc<Run>>) {
+        let spare_max = (self.bytes_max / BYTES_PER_SPARE).min(SPARE_BUFFERS_MAX) as usize;
+        for run in evicted {
+            let Some(Fill::Done(bytes)) = Arc::into_inner(run).map(|run| run.state.into_inner().fill) else { continue };
+            if bytes.len() as u64 != BLOCK_BYTES {
+                continue;
+            }
+            if let Ok(mut buffer) = bytes.try_into_mut() {
+                buffer.clear();
+                let mut spare = self.spare.lock();
+                if spare.len() < spare_max {
+                    spare.push(buffer);
+                }
+            }
+        }
+    }
+
     fn make_room(&self, slots: &mut Slots, len: u64, urgent: bool, evicted: &mut Vec<Arc<Run>>) -> bool {
         while slots.bytes + len > self.bytes_max {
-            let Some((&(unread, _), (version, start))) = slots.order.first_key_value() else { return false };
-            if unread && !urgent {
+            let Some((&(wanted, _), (version, start))) = slots.order.first_key_value() else { return false };
+            if wanted == Use::Unread && !urgent {
                 return false;
             }
             let (version, start) = (version.clone(), *start);

@@ -199,3 +199,33 @@ fn memory_is_bounded_read_bytes_go_first_and_bytes_on_their_way_never() {
     assert_eq!(cache.bytes(), BLOCK);
     assert!(holds(&cache, &version("b"), block(0)));
 }
+
+#[test]
+fn of_what_a_long_read_has_passed_only_the_latest_is_kept_and_its_buffers_serve_again() {
+    let cache = BlockCache::new(64 * BLOCK);
+    let v = version("a");
+    put(&cache, &v, ByteRange::new(0, 40 * BLOCK), true);
+    let in_use =
+        ready(cache.claim(&v, ByteRange::new(3 * BLOCK, 4 * BLOCK), true).runs[0].bytes(ByteRange::at(3 * BLOCK, 9)));
+    cache.spend(&v, ByteRange::new(2 * BLOCK, 30 * BLOCK + 5));
+    assert_eq!(cache.bytes(), (2 + 16 + 10) * BLOCK);
+    assert!(holds(&cache, &v, ByteRange::new(0, 2 * BLOCK)), "what was not passed stays");
+    assert!(
+        !holds(&cache, &v, ByteRange::at(13 * BLOCK, 1)) && holds(&cache, &v, ByteRange::new(14 * BLOCK, 40 * BLOCK))
+    );
+    assert_eq!(cache.spare.lock().len(), 4, "one per 16 MiB");
+    assert_eq!(in_use.unwrap(), [7; 9][..], "bytes in use are nobody's buffer");
+    put(&cache, &v, ByteRange::new(50 * BLOCK, 52 * BLOCK), false);
+    assert_eq!(cache.spare.lock().len(), 2);
+
+    cache.claim(&v, ByteRange::new(20 * BLOCK, 21 * BLOCK), true);
+    assert_eq!(cache.slots.lock().spent_bytes, 15 * BLOCK, "read again: not spent any more");
+    put(&cache, &version("b"), ByteRange::new(0, 40 * BLOCK), false);
+    let mut slots = cache.slots.lock();
+    assert_eq!((slots.spent_bytes, slots.bytes), (9 * BLOCK, 64 * BLOCK), "spent ones make room first");
+    let kept = |slots: &Slots, n: u64| slots.at(&v, n * BLOCK).is_some();
+    assert!(!kept(&slots, 19) && kept(&slots, 20) && kept(&slots, 21), "the oldest of them, and none that was read");
+    let starts: Vec<u64> = slots.versions[&v].keys().copied().collect();
+    starts.into_iter().for_each(|start| drop(slots.take_out(&v, start)));
+    assert_eq!((slots.bytes, slots.spent_bytes), (40 * BLOCK, 0));
+}

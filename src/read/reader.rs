@@ -55,7 +55,8 @@ impl ReadPool {
 
     /// A reader for one open handle on the content `etag` of `key`, which has `size` bytes. Nothing is fetched yet.
     pub fn reader(self: &Arc<Self>, key: ObjectKey, etag: ETag, size: u64) -> ObjectReader {
-        let state = ReaderState { window: ReadWindow::new(size), downloads: Vec::new(), is_stream: false };
+        let state =
+            ReaderState { window: ReadWindow::new(size), downloads: Vec::new(), is_stream: false, passed: None };
         ObjectReader { pool: self.clone(), version: Version { key, etag }, size, state: Mutex::new(state) }
     }
 
@@ -90,6 +91,8 @@ struct ReaderState {
     downloads: Vec<Download>,
     /// Counted in `ReadPool::streams`.
     is_stream: bool,
+    /// Up to where a long sequential read has given back what it read.
+    passed: Option<u64>,
 }
 
 /// One open handle's reads of one content of one object. May be used by several tasks at once.
@@ -164,6 +167,14 @@ impl ObjectReader {
             state.is_stream = !state.is_stream;
             self.count_stream(state.is_stream);
         }
+        let passed = state.window.passed();
+        // The beginning of an object is kept: it is what other programs look at first.
+        if let (Some(from), Some(to)) = (state.passed, passed)
+            && from < to
+        {
+            self.pool.cache.spend(&self.version, ByteRange::new(from, to));
+        }
+        state.passed = passed;
         for range in fetches.ranges {
             // Up to the end of what is read now, memory is taken also from what others will read later.
             let urgent_end = round_out(wanted, UNIT_BYTES, self.size).end.clamp(range.start, range.end);

@@ -23,6 +23,8 @@ struct Act {
     refuse: Option<(u16, &'static str)>,
     /// Answers with this ETag.
     etag: Option<&'static str>,
+    /// Sends zeros, which costs the server nothing.
+    zeros: bool,
 }
 
 type Script = dyn Fn(usize, ByteRange) -> Act + Send + Sync;
@@ -151,7 +153,11 @@ async fn serve(stream: TcpStream, size: u64, log: Arc<Mutex<Vec<ByteRange>>>, sc
                     to = to.min(hold);
                 }
             }
-            stream.write_all(&expected(at, to - at, size)).await.ok()?;
+            if act.zeros {
+                stream.write_all(&[0; 64 << 10][..(to - at) as usize]).await.ok()?;
+            } else {
+                stream.write_all(&expected(at, to - at, size)).await.ok()?;
+            }
             at = to;
         }
         if act.cut_after.is_some() {
@@ -195,6 +201,19 @@ async fn a_sequential_read_asks_for_every_byte_once_in_few_large_gets() {
     let again = server.reader(&pool);
     check(&again, 0, server.size).await;
     assert_eq!(server.gets().len(), gets.len());
+}
+
+#[tokio::test]
+async fn a_long_read_needs_little_more_memory_than_its_window() {
+    let server = Server::start(200 * MIB, |_, _| Act { zeros: true, ..Act::default() }).await;
+    let pool = server.pool(64 * MIB);
+    let reader = server.reader(&pool);
+    let mut at = 0;
+    while at < server.size {
+        at += reader.read(at, 128 * KIB as usize).await.unwrap().len() as u64;
+    }
+    assert_eq!(server.asked_bytes(), server.size, "nothing twice");
+    assert!(pool.cached_bytes() <= 48 * MIB, "{} bytes are kept", pool.cached_bytes());
 }
 
 #[tokio::test]
@@ -455,4 +474,68 @@ async fn many_tasks_on_one_handle_read_what_is_there() {
     for task in tasks {
         tokio::time::timeout(Duration::from_secs(60), task).await.expect("no standstill").unwrap();
     }
+}
+
+/// Figures: `cargo test --release --lib read::reader -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures time"]
+async fn a_cold_sequential_read_keeps_up_with_a_bare_loop_of_gets() {
+    let size = 2 << 30;
+    let server = Server::start(size, |_, _| Act { zeros: true, ..Act::default() }).await;
+    let (key, etag) = (ObjectKey::parse("dir/object").unwrap(), ETag::new(ETAG));
+    // Processor time, the server's included: other work on the machine does not show in it.
+    let cpu_ms = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split(' ').collect();
+        (fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap()) * 10
+    };
+    let mut ratios = Vec::new();
+    for round in 0..4 {
+        let client = server.client();
+        let (started, cpu) = (Instant::now(), cpu_ms());
+        let next = Arc::new(AtomicU64::new(0));
+        let workers: Vec<_> = (0..8)
+            .map(|_| {
+                let (client, key, etag, next) = (client.clone(), key.clone(), etag.clone(), next.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let start = next.fetch_add(8 * MIB, Ordering::Relaxed);
+                        if start >= size {
+                            break;
+                        }
+                        let range = ByteRange::new(start, (start + 8 * MIB).min(size));
+                        let mut get = client.get_object(&key, Some(range), Some(&etag)).await.unwrap();
+                        while get.chunk().await.unwrap().is_some() {}
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.await.unwrap();
+        }
+        let (bare, bare_cpu) = (started.elapsed(), cpu_ms() - cpu);
+        for len in [128 * KIB, MIB] {
+            let reader = server.reader(&server.pool(256 * MIB));
+            let gets = server.gets().len();
+            let (started, cpu) = (Instant::now(), cpu_ms());
+            let mut at = 0;
+            while at < size {
+                at += reader.read(at, len as usize).await.unwrap().len() as u64;
+            }
+            let ratio = bare.as_secs_f64() / started.elapsed().as_secs_f64();
+            println!(
+                "round {round}, reads of {} KiB: bare {bare:?} ({bare_cpu} ms of processor), reader {:?} ({} ms) in {} \
+                 GETs, ratio {ratio:.2}",
+                len / KIB,
+                started.elapsed(),
+                cpu_ms() - cpu,
+                server.gets().len() - gets
+            );
+            if round > 0 {
+                ratios.push(ratio);
+            }
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    assert!(ratios[ratios.len() / 2] >= 0.8, "{ratios:?}");
 }

@@ -23,6 +23,8 @@ const GET_MAX_BYTES: u64 = 8 << 20;
 /// How far below the position a read still belongs to the window: the kernel's own readahead goes through several workers
 /// and arrives out of order, and readers look back a little.
 const LOOK_BACK_BYTES: u64 = 2 * BLOCK_BYTES;
+/// A sequential read of this many bytes is a long one: it leaves nothing behind that it will want again.
+const LONG_READ_BYTES: u64 = 16 << 20;
 /// Strays in a row after which the window is given up.
 pub const STRAYS_MAX: u32 = 4;
 
@@ -43,6 +45,8 @@ pub struct Fetches {
 #[derive(Clone, Debug)]
 pub struct ReadWindow {
     size: u64,
+    /// Where the present sequential read began.
+    run_start: u64,
     /// End of the furthest sequential read.
     position: u64,
     /// Everything from the position to here was asked for.
@@ -60,7 +64,17 @@ pub struct ReadWindow {
 impl ReadWindow {
     /// For an object of `size` bytes, not read yet.
     pub fn new(size: u64) -> Self {
-        Self { size, position: 0, front: 0, ahead: 0, grow_at: 0, stray_end: None, strays: 0, begun: false }
+        Self {
+            size,
+            run_start: 0,
+            position: 0,
+            front: 0,
+            ahead: 0,
+            grow_at: 0,
+            stray_end: None,
+            strays: 0,
+            begun: false,
+        }
     }
 
     /// The handle reads `len` bytes from `offset` on. `ahead_max`: the largest window at present, bytes.
@@ -79,6 +93,7 @@ impl ReadWindow {
         let follows = self.stray_end.is_some_and(|end| follows(end, read));
         if follows || (first && offset == 0) {
             let gave_up = self.ahead > 0;
+            self.run_start = read.start;
             self.position = read.end;
             self.front = round_down(read.start, UNIT_BYTES);
             self.ahead = AHEAD_START_BYTES;
@@ -99,6 +114,12 @@ impl ReadWindow {
     /// Nothing from `offset` on was fetched, or it was lost: it will be asked for again when it is due.
     pub fn not_fetched_from(&mut self, offset: u64) {
         self.front = self.front.min(round_down(offset, UNIT_BYTES));
+    }
+
+    /// How far a long sequential read is done with the object; `None` for other reads.
+    pub fn passed(&self) -> Option<u64> {
+        let is_long = self.ahead > 0 && self.position - self.run_start >= LONG_READ_BYTES;
+        is_long.then(|| round_down(self.position - LOOK_BACK_BYTES, BLOCK_BYTES))
     }
 
     /// Whether bytes are fetched ahead.
@@ -265,7 +286,7 @@ mod tests {
         assert_eq!(ranges(&there)[0].0, 500 * MIB + UNIT_BYTES);
 
         for n in 1..=STRAYS_MAX {
-            let gone = window.next(n as u64 * 37 * MIB, 4096, AHEAD_MAX_BYTES);
+            let gone = window.next(u64::from(n) * 37 * MIB, 4096, AHEAD_MAX_BYTES);
             assert_eq!((gone.sequential, gone.gave_up), (false, n == STRAYS_MAX), "{n}");
         }
         assert!(!window.next(999 * MIB, 4096, AHEAD_MAX_BYTES).gave_up, "only once");
@@ -287,6 +308,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn only_a_long_sequential_read_passes_anything() {
+        let mut window = ReadWindow::new(1 << 30);
+        for n in 0..400 {
+            window.next(n * UNIT_BYTES, UNIT_BYTES, AHEAD_MAX_BYTES);
+            let position = (n + 1) * UNIT_BYTES;
+            let passed = (position >= 16 * MIB).then(|| (position - 2 * MIB) / MIB * MIB);
+            assert_eq!(window.passed(), passed, "at {position}");
+        }
+        for n in 1..=STRAYS_MAX {
+            window.next(u64::from(n) * 67 * MIB + 100 * MIB, 1, AHEAD_MAX_BYTES);
+        }
+        assert_eq!(window.passed(), None);
     }
 
     #[test]
