@@ -1,0 +1,45 @@
+//! The real binary on a real FUSE mount before the embedded server: what programs see, what goes over the wire, and what
+//! happens at bad moments. What is in the bucket is looked at past the mount.
+
+mod support;
+
+#[path = "mount/bad_input.rs"]
+mod bad_input;
+#[path = "mount/bad_line.rs"]
+mod bad_line;
+#[path = "mount/content.rs"]
+mod content;
+#[path = "mount/names.rs"]
+mod names;
+#[path = "mount/requests.rs"]
+mod requests;
+#[path = "mount/writers.rs"]
+mod writers;
+
+use std::time::Duration;
+
+/// Longest wait for anything that must happen.
+const WAIT: Duration = Duration::from_secs(60);
+/// The smallest part, so that few bytes make many parts.
+const PART: u64 = 5 << 20;
+/// Options of most mounts.
+const SMALL_PARTS: [&str; 2] = ["--part-size", "5MiB"];
+
+/// Runs `job` and fails instead of hanging with a mount that does not answer.
+fn timed<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    support::mounted::within(WAIT, "a call on the mount", job)
+}
+
+/// A shell line that must succeed; what it printed.
+fn shell(line: &str) -> String {
+    let output = support::mounted::sh(line, WAIT);
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A shell line that must fail; what it complained.
+fn shell_fails(line: &str) -> String {
+    let output = support::mounted::sh(line, WAIT);
+    assert!(!output.status.success(), "{line} succeeds: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

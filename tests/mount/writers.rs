@@ -1,0 +1,227 @@
+//! How writers end, and what of them is published.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::support::mounted::{cp, run, start_cp, wait_child};
+use crate::support::{Call, HoldAt, KeyWatch, When, World};
+use crate::{PART, SMALL_PARTS, WAIT, shell};
+
+/// A program with threads that writes 6 MiB and ends without closing: by itself, or waits to be killed.
+const THREADED: &str = r#"
+import os, sys, threading, time
+path, mode = sys.argv[1], sys.argv[2]
+fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
+def work(start):
+    for i in range(start, 6 << 20, 2 << 16):
+        os.pwrite(fd, bytes([i >> 16 & 255]) * (1 << 16), i)
+threads = [threading.Thread(target=work, args=(s,)) for s in (0, 1 << 16)]
+for t in threads: t.start()
+if mode == "wait":
+    for t in threads: t.join()
+    print("written", flush=True)
+    time.sleep(100)
+for t in threads: t.join()
+"#;
+
+fn expected_of_threaded() -> Vec<u8> {
+    (0..96u32).flat_map(|i| vec![i as u8; 1 << 16]).collect()
+}
+
+#[test]
+fn a_threaded_program_that_exits_without_closing_is_published() {
+    let world = World::new();
+    let mount = world.mount(&SMALL_PARTS);
+    let output = run(Command::new("python3").args(["-c", THREADED]).arg(mount.path("f")).arg("exit"), WAIT);
+    assert!(output.status.success(), "{output:?}");
+    world.wait_object("f", 6 << 20, WAIT);
+    assert!(world.bucket.get("f").unwrap() == expected_of_threaded());
+}
+
+#[test]
+fn a_threaded_program_that_is_terminated_is_not_published() {
+    for signal in ["TERM", "KILL", "INT"] {
+        let world = World::new();
+        let mount = world.mount(&SMALL_PARTS);
+        // Python turns SIGINT into an exception; the default is what most programs have.
+        let script = if signal == "INT" {
+            format!("import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)\n{THREADED}")
+        } else {
+            THREADED.to_owned()
+        };
+        let mut command = Command::new("python3");
+        command.args(["-c", &script]).arg(mount.path("f")).arg("wait").stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        assert_eq!(line, "written\n");
+        shell(&format!("kill -{signal} {}", child.id()));
+        assert!(wait_child(&mut child, WAIT).is_some());
+        mount.wait_state("f", WAIT, |entry| entry.is_some_and(|e| e["state"] == "interrupted"));
+        assert!(world.bucket.head("f").unwrap().is_none(), "published after SIG{signal}");
+        // It is there for who wants to go on with it.
+        assert_eq!(shell(&format!("stat -c %s {}/f", mount.dir().display())).trim(), (6 << 20).to_string());
+    }
+}
+
+#[test]
+fn a_killed_cp_is_not_published_and_the_next_one_goes_on() {
+    let world = World::new();
+    let source = world.random_file("source", 1, 8 * PART);
+    let mount = world.mount(&SMALL_PARTS);
+    let watch = KeyWatch::start(&world.bucket, "huge.iso");
+    // The first five parts pass; close waits for the others.
+    let hold = world
+        .proxy
+        .hold(When::call(Call::UploadPart).part(6).part(7).part(8), HoldAt::InsideBody { after_bytes: 100_000 });
+    let mut writer = Command::new("bash")
+        .args(["-c", "exec > $3; head -c $1 $2; kill -STOP $$", "x"])
+        .arg((7 * PART).to_string())
+        .arg(&source)
+        .arg(mount.path("huge.iso"))
+        .spawn()
+        .unwrap();
+    assert!(hold.wait_hit(WAIT));
+    // Stopped in the middle of the file; killed there.
+    shell(&format!(
+        "for i in $(seq 1000); do grep -q 'State:.T' /proc/{}/status && exit 0; sleep 0.01; done; exit 1",
+        writer.id()
+    ));
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    mount.wait_state("huge.iso", WAIT, |entry| entry.is_some_and(|e| e["state"] == "interrupted"));
+    world.proxy.clear_rules();
+    let before = world.proxy.counts();
+    assert!(cp(&source, mount.path("huge.iso"), WAIT).status.success());
+    let counts = world.proxy.counts();
+    world.assert_object_is_file("huge.iso", &source);
+    for part in 1..=5 {
+        let count = counts.part("huge.iso", part);
+        assert_eq!(count.accepted, 1, "part {part} went twice\n{}", counts.log_text());
+    }
+    assert!(counts.bytes_sent() - before.bytes_sent() <= 4 * PART, "{}", counts.log_text());
+    assert_eq!(watch.half_files(&[8 * PART]), [] as [u64; 0]);
+}
+
+#[test]
+fn ctrl_c_of_a_waiting_cp_ends_the_wait_and_not_the_upload() {
+    let world = World::new();
+    let source = world.random_file("source", 2, 3 * PART);
+    let mount = world.mount(&SMALL_PARTS);
+    let hold = world.proxy.hold(When::call(Call::Complete), HoldAt::BeforeForward);
+    let mut child = start_cp(&source, mount.path("f"));
+    assert!(hold.wait_hit(WAIT));
+    shell(&format!("kill -INT {}", child.id()));
+    assert!(wait_child(&mut child, Duration::from_secs(5)).is_some(), "cp stays after Ctrl-C");
+    hold.release();
+    world.wait_object("f", 3 * PART, WAIT);
+    world.assert_object_is_file("f", &source);
+}
+
+#[test]
+fn close_waits_for_the_proved_object() {
+    let world = World::new();
+    let source = world.random_file("source", 3, 3 * PART);
+    let mount = world.mount(&SMALL_PARTS);
+    let hold = world.proxy.hold(When::call(Call::UploadPart).part(2), HoldAt::BeforeForward);
+    let mut child = start_cp(&source, mount.path("f"));
+    assert!(hold.wait_hit(WAIT));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "close returned before the object is complete");
+    hold.release();
+    assert!(wait_child(&mut child, WAIT).unwrap().success());
+    // No waiting here: it is there when cp has ended.
+    world.assert_object_is_file("f", &source);
+}
+
+#[test]
+fn write_back_answers_close_while_the_line_is_down() {
+    use crate::support::Line;
+    let world = World::new();
+    let source = world.random_file("source", 4, 3 * PART);
+    let mut mount = world.mount(&["--part-size", "5MiB", "--write-back"]);
+    // The name is looked up while the line is up.
+    shell(&format!("test ! -e {}/f", mount.dir().display()));
+    let parts = world.proxy.fault(When::call(Call::UploadPart), crate::support::Action::Refuse);
+    assert!(cp(&source, mount.path("f"), WAIT).status.success());
+    assert!(world.bucket.head("f").unwrap().is_none());
+    assert!(parts.wait_hit(WAIT));
+    world.proxy.set_line(Line::Dead);
+    mount.kill();
+    world.proxy.clear_rules();
+    world.proxy.set_line(Line::Alive);
+    mount.remount().unwrap();
+    world.wait_object("f", 3 * PART, WAIT);
+    world.assert_object_is_file("f", &source);
+}
+
+#[test]
+fn umount_waits_until_everything_closed_is_in_the_bucket() {
+    let world = World::new();
+    let source = world.random_file("source", 5, 4 * PART);
+    let mut mount = world.mount(&["--part-size", "5MiB", "--write-back"]);
+    let hold = world.proxy.hold(When::call(Call::UploadPart).part(4), HoldAt::BeforeForward);
+    assert!(cp(&source, mount.path("f"), WAIT).status.success());
+    assert!(hold.wait_hit(WAIT));
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        hold.release();
+    });
+    let output = mount.umount(WAIT);
+    release.join().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    world.assert_object_is_file("f", &source);
+    assert!(!crate::support::mounted::is_mounted(mount.dir()));
+}
+
+#[test]
+fn sigterm_ends_at_once_and_the_next_mount_goes_on() {
+    use rustix::process::Signal;
+    let world = World::new();
+    let source = world.random_file("source", 6, 6 * PART);
+    let mut mount = world.mount(&["--part-size", "5MiB", "--write-back"]);
+    let hold = world.proxy.hold(When::call(Call::UploadPart).part(5), HoldAt::BeforeForward);
+    assert!(cp(&source, mount.path("f"), WAIT).status.success());
+    assert!(hold.wait_hit(WAIT));
+    let status = mount.end_by(Signal::TERM, Duration::from_secs(15)).expect("bosfs ends at SIGTERM");
+    assert!(status.success(), "{status}\n{}", mount.log_text());
+    world.proxy.clear_rules();
+    let before = world.proxy.counts();
+    mount.remount().unwrap();
+    world.wait_object("f", 6 * PART, WAIT);
+    world.assert_object_is_file("f", &source);
+    let counts = world.proxy.counts();
+    assert_eq!(counts.parts_accepted_twice("f"), [] as [u32; 0]);
+    assert!(counts.bytes_sent() - before.bytes_sent() < 6 * PART);
+}
+
+#[test]
+fn two_writers_of_one_file_share_it() {
+    let world = World::new();
+    let mount = world.mount(&SMALL_PARTS);
+    let dir = mount.dir().display();
+    shell(&format!(
+        "exec 3> {dir}/f; (exec 4<> {dir}/f; printf 'second' >&4); printf 'first' >&3; exec 3>&-; cat {dir}/f"
+    ));
+    mount.wait_settled("f", WAIT);
+    assert_eq!(world.bucket.get("f").unwrap(), b"firstd");
+}
+
+#[test]
+fn fsync_to_bos_leaves_every_byte_in_parts() {
+    let world = World::new();
+    let mount = world.mount(&["--part-size", "5MiB", "--fsync", "bos"]);
+    let path = mount.path("f");
+    let bucket = world.bucket.clone();
+    crate::timed(move || {
+        use std::io::Write;
+        let mut file = std::fs::File::create(path).unwrap();
+        file.write_all(&vec![3; 2 * PART as usize + 10]).unwrap();
+        file.sync_all().unwrap();
+        let uploads = bucket.uploads("f").unwrap();
+        assert_eq!(uploads.len(), 1);
+        let parts = bucket.parts("f", &uploads[0].upload_id).unwrap();
+        assert_eq!(parts.iter().map(|part| part.size).sum::<u64>(), 2 * PART + 10);
+        assert!(bucket.head("f").unwrap().is_none(), "fsync published");
+    });
+}
