@@ -2,24 +2,69 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Running, SessionOptions};
+use crate::fs::{Fs, FsOptions, StatusSource};
+use crate::fuse::{self, MountHandle, MountOptions};
+use crate::read::reader::ReadPool;
+
+/// Longest wait for the last requests after a detach.
+const LAST_REQUESTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A mount that is served.
-pub(super) struct Mounted {}
+pub(super) struct Mounted {
+    handle: Arc<MountHandle>,
+}
 
 impl Mounted {
-    /// Waits until the mount is gone.
-    pub(super) async fn gone(&mut self) {}
+    /// Waits until the mount is gone: unmounted, and its last file closed.
+    pub(super) async fn gone(&mut self) {
+        let handle = self.handle.clone();
+        match tokio::task::spawn_blocking(move || handle.wait()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("serving the mount broke off: {error}"),
+            Err(error) => log::error!("{error}"),
+        }
+    }
 
     /// Takes the mount away at once, also when it is in use.
-    pub(super) fn detach(&mut self) {}
+    pub(super) fn detach(&mut self) {
+        if let Err(error) = self.handle.unmount_detached() {
+            log::warn!("{} could not be detached: {error}", self.handle.dir().display());
+        }
+        let _ = self.handle.wait_for(LAST_REQUESTS_WITHIN);
+    }
 }
 
 /// Builds the file system and mounts it.
 ///
 /// # Errors
 /// The kernel, or fusermount3, refuses.
-pub(super) fn attach(_options: &SessionOptions, _running: &Arc<Running>) -> io::Result<Mounted> {
-    Err(io::ErrorKind::Unsupported.into())
+pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Result<Mounted> {
+    let settings = &options.mount;
+    let pool = ReadPool::new(options.client.clone(), settings.memory_bytes, settings.downloads_max);
+    let status: StatusSource = {
+        let running = running.clone();
+        Arc::new(move || serde_json::to_vec_pretty(&running.snapshot()).unwrap_or_default())
+    };
+    let fs_options = FsOptions {
+        prefix: options.bucket.prefix.clone(),
+        uid: settings.uid,
+        gid: settings.gid,
+        umask: settings.umask,
+        metadata_ttl: settings.metadata_ttl,
+        read_only: settings.read_only,
+        write_back: options.uploads.write_back,
+    };
+    let uploads = running.uploads.clone();
+    let runtime = tokio::runtime::Handle::current();
+    let fs = Fs::new(fs_options, options.client.clone(), uploads, pool, status, runtime);
+    let mount_options = MountOptions {
+        allow_other: settings.allow_other,
+        read_only: settings.read_only,
+        fsname: options.bucket.to_string(),
+    };
+    let handle = fuse::mount(fs, &options.mount_point, &mount_options)?;
+    Ok(Mounted { handle: Arc::new(handle) })
 }
