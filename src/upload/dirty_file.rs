@@ -601,14 +601,15 @@ impl Inner {
 
     /// Notes which parts the writer has filled and left. True if one is ready to be sent.
     fn advance_writer(&mut self, written: ByteRange) -> bool {
-        let here = self.plan.part_at(written.end);
+        let here = self.plan.part_at(written.end - 1);
         let left: Vec<PartNumber> = self.last_part.into_iter().chain(self.plan.parts_in(written)).collect();
         self.last_part = here;
         let mut woken = false;
         for number in left {
             let range = self.plan.range(number);
             let rewritten = self.live.get(&number).is_some_and(|live| live.rewritten);
-            if Some(number) == here || rewritten || range.end > self.size || self.ready.contains(&number) {
+            // The last part waits for the close: a file of one part goes by PutObject.
+            if Some(number) == here || rewritten || range.end >= self.size || self.ready.contains(&number) {
                 continue;
             }
             let sent = self.state.is_sent(number, range.len());

@@ -132,7 +132,7 @@ impl DirtyFile {
                 Next::Step(step) => {
                     let result = tokio::select! {
                         result = self.run_step(step) => result,
-                        () = self.shared.stop.cancelled() => return,
+                        () = self.shared.stop.cancelled() => return jobs.shutdown().await,
                     };
                     self.settle(&format!("{step:?}"), result);
                     continue;
@@ -151,7 +151,7 @@ impl DirtyFile {
                 },
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
-                () = self.shared.stop.cancelled() => return,
+                () = self.shared.stop.cancelled() => return jobs.shutdown().await,
             }
         }
     }

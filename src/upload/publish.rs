@@ -398,7 +398,7 @@ impl DirtyFile {
 
     /// Forgets the trouble of the last try, so that the next one is made.
     pub(super) fn retry(self: &Arc<Self>, inner: &mut Inner, force: bool) -> Result<(), WriteError> {
-        if force && inner.state.conflict.take().is_some() {
+        if force && inner.state.conflict.is_some() {
             let key = inner.state.key.clone();
             self.append(inner, &Record::Renamed { key, condition: crate::object::Condition::Any })?;
         }

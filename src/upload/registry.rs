@@ -274,6 +274,8 @@ impl Uploads {
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        // Files and what they share hold each other; the lease on the state directory must end with the last handle.
+        self.shared.files.lock().clear();
     }
 }
 

@@ -426,6 +426,11 @@ impl FileState {
             Record::Renamed { key, condition } => {
                 self.key = key.clone();
                 self.condition = condition.clone();
+                self.conflict = None;
+                // What was sent under the old condition was refused; it goes again under the new one.
+                if let Stage::Putting { frozen, .. } | Stage::Completing { frozen, .. } = &self.stage {
+                    self.stage = Stage::Closed(*frozen);
+                }
             }
         }
     }

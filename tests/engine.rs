@@ -1,0 +1,497 @@
+//! The upload engine against the embedded server, without a mount: requests are counted at the server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bosfs::bos::client::ObjectHeaders;
+use bosfs::bos::credentials::StaticCredentials;
+use bosfs::bos::{BosClient, BosClientConfig, BosErrorKind};
+use bosfs::journal::StateDir;
+use bosfs::journal::record::Proof;
+use bosfs::journal::state_dir::Identity;
+use bosfs::object::{BaseObject, Condition, FileAttrs, ObjectKey, Timestamp};
+use bosfs::serve::{ServeOptions, Server, ServerHandle};
+use bosfs::upload::{DirtyFile, InterruptedPolicy, Opening, UploadOptions, Uploads, WriteError, WriterEnd};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+
+const MIB: u64 = 1 << 20;
+const PART: u64 = 5 * MIB;
+const ATTRS: FileAttrs = FileAttrs { mode: 0o100_640, uid: 7, gid: 8, mtime: Timestamp { sec: 1_700_000_000, nsec: 5 } };
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    server: ServerHandle,
+    client: BosClient,
+    state: std::path::PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut ServeOptions)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = ServeOptions::new(dir.path().join("bos"));
+        change(&mut options);
+        let server = Server::start(options).unwrap();
+        server.create_bucket("bkt").unwrap();
+        let credentials = Arc::new(StaticCredentials::new(server.credentials().clone()));
+        let client = BosClient::new(BosClientConfig::new(server.endpoint(), "bkt", credentials)).unwrap();
+        let state = dir.path().join("state");
+        Self { _dir: dir, server, client, state }
+    }
+
+    fn start(&self, options: UploadOptions) -> Arc<Uploads> {
+        let identity =
+            Identity { endpoint: self.server.endpoint(), bucket: "bkt".into(), prefix: String::new() };
+        let state = StateDir::open(&self.state, &identity).unwrap();
+        Uploads::start(options, self.client.clone(), Arc::new(state)).unwrap()
+    }
+
+    fn requests(&self, call: &str) -> u64 {
+        self.server.counts().get(call).map_or(0, |count| count.requests)
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.server.counts().values().map(|count| count.body_bytes).sum()
+    }
+
+    async fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let mut got = match self.client.get_object(&ObjectKey::parse(key).unwrap(), None, None).await {
+            Ok(got) => got,
+            Err(e) if e.kind == BosErrorKind::NoSuchKey => return None,
+            Err(e) => panic!("{e}"),
+        };
+        let mut bytes = Vec::new();
+        while let Some(piece) = got.chunk().await.unwrap() {
+            bytes.extend_from_slice(&piece);
+        }
+        Some(bytes)
+    }
+
+    async fn base(&self, key: &str) -> BaseObject {
+        let meta = self.client.head_object(&ObjectKey::parse(key).unwrap()).await.unwrap();
+        BaseObject { etag: meta.etag, size: meta.size }
+    }
+
+    fn journals(&self) -> usize {
+        std::fs::read_dir(self.state.join("uploads")).unwrap().count()
+    }
+}
+
+fn options() -> UploadOptions {
+    UploadOptions {
+        part_bytes: PART,
+        uploads_max: 3,
+        write_back: false,
+        fsync_bos: false,
+        interrupted: InterruptedPolicy::Keep,
+        timeout: Some(Duration::from_secs(30)),
+        overwrite_on_conflict: false,
+        adopt: false,
+        punch: true,
+        spool_limit_bytes: None,
+        rate_bytes_per_s: None,
+        storage_class: None,
+    }
+}
+
+fn new_file(key: &str) -> Opening {
+    Opening {
+        key: ObjectKey::parse(key).unwrap(),
+        base: None,
+        condition: Condition::Absent,
+        headers: ObjectHeaders { content_type: Some("text/plain".into()), ..ObjectHeaders::default() },
+        attrs: ATTRS,
+        created: true,
+    }
+}
+
+fn over(key: &str, base: BaseObject) -> Opening {
+    let condition = Condition::Matches(base.etag.clone());
+    Opening { base: Some(base), condition, created: false, ..new_file(key) }
+}
+
+fn bytes(len: u64, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len as usize];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
+
+async fn write(file: &Arc<DirtyFile>, offset: u64, bytes: &[u8]) {
+    for (i, piece) in bytes.chunks(300_000).enumerate() {
+        let at = offset + i as u64 * 300_000;
+        while let Err(e) = file.write(at, piece) {
+            assert!(matches!(e, WriteError::MustWait), "{e}");
+            file.wait_writable(at, piece.len() as u64).await.unwrap();
+        }
+    }
+}
+
+async fn truncate(file: &Arc<DirtyFile>, size: u64) {
+    while let Err(e) = file.truncate(size) {
+        assert!(matches!(e, WriteError::MustWait), "{e}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not within 10 s: {what}");
+}
+
+fn gone(dir: &Path) -> bool {
+    std::fs::read_dir(dir.join("uploads")).unwrap().count() == 0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_one_part_is_one_put_and_leaves_no_journal() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    for (key, len) in [("empty", 0), ("small", 4096), ("one part", PART)] {
+        bench.server.reset_counts();
+        let file = uploads.open(new_file(key)).unwrap();
+        file.add_writer().unwrap();
+        let content = bytes(len, 1);
+        write(&file, 0, &content).await;
+        file.publish().await.unwrap();
+        file.remove_writer(WriterEnd::Closed);
+        until("journal gone", || gone(&bench.state)).await;
+        let counts = bench.server.counts();
+        assert_eq!(counts.keys().collect::<Vec<_>>(), ["PutObject"], "{key}");
+        assert_eq!((counts["PutObject"].requests, counts["PutObject"].body_bytes), (1, len));
+        assert_eq!(bench.get(key).await.unwrap(), content);
+        let meta = bench.client.head_object(&file.key()).await.unwrap();
+        assert_eq!(meta.headers.metadata["bosfs-mode"], "33184");
+        assert_eq!(meta.headers.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(file.settled().unwrap().etag, meta.etag);
+    }
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_go_while_the_writer_writes_and_the_whole_is_proved() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    let file = uploads.open(new_file("big")).unwrap();
+    file.add_writer().unwrap();
+    let content = bytes(5 * PART + 1000, 2);
+    write(&file, 0, &content[..4 * PART as usize + 1]).await;
+    until("four parts sent before the close", || bench.requests("UploadPart") == 4).await;
+    assert!(bench.get("big").await.is_none(), "nothing is published before the close");
+    write(&file, 4 * PART + 1, &content[4 * PART as usize + 1..]).await;
+    file.publish().await.unwrap();
+    let status = file.status(true);
+    assert_eq!(status.proof, Some(Proof::Proved));
+    file.remove_writer(WriterEnd::Closed);
+    until("journal gone", || gone(&bench.state)).await;
+    assert_eq!(bench.get("big").await.unwrap(), content);
+    let counts = bench.server.counts();
+    assert_eq!(counts["InitiateMultipartUpload"].requests, 1);
+    assert_eq!((counts["UploadPart"].requests, counts["UploadPart"].body_bytes), (6, content.len() as u64));
+    assert_eq!(counts["CompleteMultipartUpload"].requests, 1);
+    assert!(!counts.contains_key("ListParts") && !counts.contains_key("PutObject"));
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_copy_run_again_sends_only_what_bos_lacks() {
+    let bench = Bench::new();
+    let content = bytes(6 * PART + 77, 3);
+    let uploads = bench.start(options());
+    let file = uploads.open(new_file("iso")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, &content[..3 * PART as usize + 12_345]).await;
+    until("three parts sent", || file.status(false).parts_in_bos == 3).await;
+    uploads.stop().await;
+    drop((file, uploads));
+
+    let uploads = bench.start(options());
+    let found = uploads.files();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].status(false).state, "interrupted");
+    assert_eq!(found[0].size(), 3 * PART + 12_345);
+    let read = found[0].read(PART - 5, 100).unwrap();
+    assert_eq!(read.bytes, content[PART as usize - 5..PART as usize + 95]);
+    assert!(bench.get("iso").await.is_none());
+
+    bench.server.reset_counts();
+    let file = uploads.open(new_file("iso")).unwrap();
+    file.add_writer().unwrap();
+    truncate(&file, 0).await;
+    write(&file, 0, &content).await;
+    file.publish().await.unwrap();
+    let status = file.status(false);
+    file.remove_writer(WriterEnd::Closed);
+    assert_eq!((status.parts_kept, status.parts_sent), (3, 7), "three of before count as sent, four of seven go now");
+    assert_eq!(bench.requests("UploadPart"), 4);
+    assert_eq!(bench.requests("InitiateMultipartUpload"), 0);
+    assert_eq!(bench.requests("ListParts"), 1);
+    assert_eq!(bench.sent_bytes() - bench.server.counts()["CompleteMultipartUpload"].body_bytes, 3 * PART + 77);
+    assert_eq!(bench.get("iso").await.unwrap(), content);
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_file_is_finished_by_the_next_start_alone() {
+    let bench = Bench::new();
+    let content = bytes(4 * PART + 1, 4);
+    let slow = UploadOptions { write_back: true, rate_bytes_per_s: Some(2 * PART), ..options() };
+    let uploads = bench.start(slow);
+    let file = uploads.open(new_file("d/wb")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, &content).await;
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    until("a part sent", || bench.requests("UploadPart") >= 1).await;
+    uploads.stop().await;
+    assert!(bench.get("d/wb").await.is_none());
+    drop((file, uploads));
+
+    let uploads = bench.start(UploadOptions { write_back: true, ..options() });
+    assert_eq!(uploads.find(&ObjectKey::parse("d/wb").unwrap()).unwrap().attrs(), FileAttrs {
+        mtime: uploads.files()[0].attrs().mtime,
+        ..ATTRS
+    });
+    assert!(uploads.drain().await.is_empty());
+    assert_eq!(bench.get("d/wb").await.unwrap(), content);
+    assert_eq!(bench.requests("InitiateMultipartUpload"), 1);
+    until("journal gone", || gone(&bench.state)).await;
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_copies_the_old_parts_within_bos() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    let mut content = bytes(8 * PART + 100, 5);
+    let file = uploads.open(new_file("log")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, &content).await;
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    until("journal gone", || gone(&bench.state)).await;
+    let base = bench.base("log").await;
+    bench.server.reset_counts();
+
+    let file = uploads.open(over("log", base)).unwrap();
+    file.add_writer().unwrap();
+    let more = bytes(MIB, 6);
+    write(&file, content.len() as u64, &more).await;
+    content.extend_from_slice(&more);
+    let read = file.read(8 * PART + 50, 100).unwrap();
+    assert_eq!(read.gaps, [bosfs::object::ByteRange::new(8 * PART + 50, 8 * PART + 100)]);
+    assert_eq!(read.bytes[50..], more[..50]);
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    let counts = bench.server.counts();
+    assert_eq!(counts["UploadPartCopy"].requests, 1, "neighbouring untouched parts are one copy");
+    assert_eq!((counts["UploadPart"].requests, counts["UploadPart"].body_bytes), (1, MIB + 100));
+    assert_eq!(bench.get("log").await.unwrap(), content);
+
+    until("journal gone", || gone(&bench.state)).await;
+    let base = bench.base("log").await;
+    bench.server.reset_counts();
+    let file = uploads.open(over("log", base)).unwrap();
+    file.add_writer().unwrap();
+    let patch = bytes(4096, 7);
+    write(&file, 3 * PART + 1001, &patch).await;
+    content[3 * PART as usize + 1001..][..4096].copy_from_slice(&patch);
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    let counts = bench.server.counts();
+    assert_eq!(counts["UploadPart"].body_bytes, PART, "one part");
+    assert_eq!(counts["UploadPartCopy"].requests, 2);
+    assert_eq!(bench.get("log").await.unwrap(), content);
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_object_is_never_overwritten() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    let file = uploads.open(new_file("k")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, b"ours").await;
+    let other = bosfs::object::Md5::of(b"theirs");
+    let body = bosfs::bos::client::Body::Bytes(bytes::Bytes::from_static(b"theirs"));
+    let key = ObjectKey::parse("k").unwrap();
+    bench.client.put_object(&key, body, &other, &ObjectHeaders::default(), &Condition::Any).await.unwrap();
+    let error = file.publish().await.unwrap_err();
+    assert!(matches!(&error, WriteError::Failed { errno: libc::ESTALE, .. }), "{error}");
+    assert!(error.to_string().contains("--force"), "{error}");
+    file.remove_writer(WriterEnd::Closed);
+    assert_eq!(bench.get("k").await.unwrap(), b"theirs");
+    assert_eq!(bench.journals(), 1);
+    uploads.stop().await;
+    drop((file, uploads));
+
+    let uploads = bench.start(options());
+    let left = uploads.drain().await;
+    assert_eq!(left[0].state, "conflict");
+    let file = uploads.find(&key).unwrap();
+    assert!(file.complete_now(false).await.is_err());
+    file.complete_now(true).await.unwrap();
+    assert_eq!(bench.get("k").await.unwrap(), b"ours");
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_file_leaves_neither_upload_nor_object() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    let file = uploads.open(new_file("k")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, &bytes(3 * PART, 8)).await;
+    until("upload began", || bench.requests("UploadPart") >= 1).await;
+    file.unlink().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    assert!(bench.client.list_uploads("", None).await.unwrap().uploads.is_empty());
+    assert!(bench.get("k").await.is_none());
+    assert!(uploads.find(&file.key()).is_none());
+    assert_eq!(bench.journals(), 0);
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_writers_file_is_kept_and_not_published() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    let file = uploads.open(new_file("k")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, b"half").await;
+    file.remove_writer(WriterEnd::Killed { process: "cp".into(), pid: 1, signal: 9 });
+    let left = uploads.drain().await;
+    assert_eq!((left.len(), left[0].state.as_str()), (1, "interrupted"));
+    assert!(bench.get("k").await.is_none());
+    file.complete_now(false).await.unwrap();
+    assert_eq!(bench.get("k").await.unwrap(), b"half");
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_smaller_than_the_file_is_enough() {
+    let bench = Bench::new();
+    let uploads = bench.start(UploadOptions { spool_limit_bytes: Some(4 * PART), ..options() });
+    let content = bytes(12 * PART + 9, 9);
+    let file = uploads.open(new_file("big")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, &content).await;
+    assert!(uploads.spool_used_bytes() <= 4 * PART);
+    let error = file.read(PART, 10).unwrap_err();
+    assert!(matches!(error, WriteError::Failed { errno: libc::EIO, .. }), "{error}");
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    assert_eq!(bench.get("big").await.unwrap(), content);
+    until("spool empty", || uploads.spool_used_bytes() == 0).await;
+    uploads.stop().await;
+}
+
+/// Random writes, cuts, publications and restarts against a plain file; the object must be what the file was at the
+/// last publication, and the file what it was all along.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_changes_publications_and_restarts_keep_every_byte() {
+    let seed: u64 = std::env::var("BOSFS_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
+    let rounds: u32 = std::env::var("BOSFS_TEST_ROUNDS").ok().and_then(|s| s.parse().ok()).unwrap_or(120);
+    println!("seed {seed}, {rounds} rounds");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let bench = Bench::with(|options| options.faithful_variants.opaque_composed_etags = seed % 2 == 1);
+    let mut uploads = bench.start(options());
+    let mut model: Vec<u8> = Vec::new();
+    let mut published: Option<Vec<u8>> = None;
+    let mut file = uploads.open(new_file("f")).unwrap();
+    file.add_writer().unwrap();
+    let mut counts = [0u32; 6];
+    for round in 0..rounds {
+        let size = model.len() as u64;
+        let action = rng.random_range(0..100);
+        if std::env::var_os("BOSFS_TEST_TRACE").is_some() {
+            println!("round {round}, action {action}, size {size}: {:?}", file.status(false));
+        }
+        match action {
+            0..50 => {
+                let offset = rng.random_range(0..=size.min(4 * PART) + if action < 5 { PART } else { 0 });
+                let len = if action < 40 { rng.random_range(1..20_000) } else { rng.random_range(1..2 * PART) };
+                let content = bytes(len, u64::from(round) + seed * 1000);
+                write(&file, offset, &content).await;
+                model.resize(model.len().max((offset + len) as usize), 0);
+                model[offset as usize..(offset + len) as usize].copy_from_slice(&content);
+                counts[0] += 1;
+            }
+            50..60 => {
+                let new = rng.random_range(0..=size + 10_000);
+                truncate(&file, new).await;
+                model.resize(new as usize, 0);
+                counts[1] += 1;
+            }
+            60..62 => {
+                truncate(&file, 0).await;
+                model.clear();
+                counts[1] += 1;
+            }
+            62..75 => {
+                file.publish_and_wait().await.unwrap_or_else(|e| panic!("round {round}: {e}"));
+                assert_eq!(bench.get("f").await.as_ref(), Some(&model), "round {round}, published object");
+                published = Some(model.clone());
+                counts[2] += 1;
+            }
+            75..85 => {
+                // Close, let the background publish, go on with what is there.
+                file.remove_writer(WriterEnd::Closed);
+                let left = uploads.drain().await;
+                assert!(left.is_empty(), "round {round}: {left:?}");
+                assert_eq!(bench.get("f").await.as_ref(), Some(&model), "round {round}, released object");
+                published = Some(model.clone());
+                let base = bench.base("f").await;
+                file = uploads.open(over("f", base)).unwrap();
+                file.add_writer().unwrap();
+                counts[3] += 1;
+            }
+            85..90 => {
+                file.fsync().await.unwrap();
+                counts[4] += 1;
+            }
+            _ => {
+                uploads.stop().await;
+                drop((file, uploads));
+                uploads = bench.start(options());
+                let left = uploads.drain().await;
+                assert!(left.iter().all(|f| f.state == "interrupted"), "round {round}: {left:?}");
+                let opening = match uploads.find(&ObjectKey::parse("f").unwrap()) {
+                    Some(_) => new_file("f"),
+                    None if bench.get("f").await.is_some() => over("f", bench.base("f").await),
+                    None => new_file("f"),
+                };
+                file = uploads.open(opening).unwrap();
+                file.add_writer().unwrap();
+                counts[5] += 1;
+            }
+        }
+        assert_eq!(file.size(), model.len() as u64, "round {round}, action {action}");
+        let at = rng.random_range(0..=model.len() as u64);
+        let read = file.read(at, 100_000).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        let mut got = read.bytes;
+        for gap in read.gaps {
+            let base = read.base.as_ref().unwrap();
+            let from = bench.client.get_range(&file.key(), gap, Some(&base.etag)).await.unwrap();
+            got[(gap.start - at) as usize..(gap.end - at) as usize].copy_from_slice(&from);
+        }
+        let end = (at as usize + 100_000).min(model.len());
+        assert!(got == model[at as usize..end], "round {round}, action {action}: read at {at}");
+        if action >= 85 {
+            let object = bench.get("f").await;
+            assert!(object.is_none() || object == published || object.as_ref() == Some(&model), "round {round}: half a file");
+        }
+    }
+    println!("writes, cuts, publications, releases, syncs, restarts: {counts:?}");
+    assert!(counts.iter().all(|count| *count > 0));
+    uploads.stop().await;
+}
