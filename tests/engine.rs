@@ -18,7 +18,8 @@ use rand::{Rng, RngExt, SeedableRng};
 
 const MIB: u64 = 1 << 20;
 const PART: u64 = 5 * MIB;
-const ATTRS: FileAttrs = FileAttrs { mode: 0o100_640, uid: 7, gid: 8, mtime: Timestamp { sec: 1_700_000_000, nsec: 5 } };
+const ATTRS: FileAttrs =
+    FileAttrs { mode: 0o100_640, uid: 7, gid: 8, mtime: Timestamp { sec: 1_700_000_000, nsec: 5 } };
 
 struct Bench {
     _dir: tempfile::TempDir,
@@ -45,8 +46,7 @@ impl Bench {
     }
 
     fn start(&self, options: UploadOptions) -> Arc<Uploads> {
-        let identity =
-            Identity { endpoint: self.server.endpoint(), bucket: "bkt".into(), prefix: String::new() };
+        let identity = Identity { endpoint: self.server.endpoint(), bucket: "bkt".into(), prefix: String::new() };
         let state = StateDir::open(&self.state, &identity).unwrap();
         Uploads::start(options, self.client.clone(), Arc::new(state)).unwrap()
     }
@@ -257,10 +257,10 @@ async fn a_closed_file_is_finished_by_the_next_start_alone() {
     drop((file, uploads));
 
     let uploads = bench.start(UploadOptions { write_back: true, ..options() });
-    assert_eq!(uploads.find(&ObjectKey::parse("d/wb").unwrap()).unwrap().attrs(), FileAttrs {
-        mtime: uploads.files()[0].attrs().mtime,
-        ..ATTRS
-    });
+    assert_eq!(
+        uploads.find(&ObjectKey::parse("d/wb").unwrap()).unwrap().attrs(),
+        FileAttrs { mtime: uploads.files()[0].attrs().mtime, ..ATTRS }
+    );
     assert!(uploads.drain().await.is_empty());
     assert_eq!(bench.get("d/wb").await.unwrap(), content);
     assert_eq!(bench.requests("InitiateMultipartUpload"), 1);
@@ -488,7 +488,10 @@ async fn random_changes_publications_and_restarts_keep_every_byte() {
         assert!(got == model[at as usize..end], "round {round}, action {action}: read at {at}");
         if action >= 85 {
             let object = bench.get("f").await;
-            assert!(object.is_none() || object == published || object.as_ref() == Some(&model), "round {round}: half a file");
+            assert!(
+                object.is_none() || object == published || object.as_ref() == Some(&model),
+                "round {round}: half a file"
+            );
         }
     }
     println!("writes, cuts, publications, releases, syncs, restarts: {counts:?}");

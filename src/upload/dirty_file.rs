@@ -158,8 +158,15 @@ impl DirtyFile {
             None => state.publications,
         };
         let whole = ByteRange::new(0, size);
-        let unchanged =
+        let untouched =
             state.base.as_ref().is_some_and(|base| base.size == size) && store.extents.is_untouched(whole, size);
+        let new_content = match state.stage.frozen() {
+            Some(frozen) => size != frozen.size || !state.changed_since_freeze.is_empty(),
+            None if state.rebasing => {
+                state.base.as_ref().is_none_or(|base| base.size != size) || !state.changed_since_freeze.is_empty()
+            }
+            None => !untouched,
+        };
         let reconcile = state.upload.is_some() || !matches!(state.stage, Stage::Open | Stage::Closed(_));
         Self::with_inner(
             shared,
@@ -168,7 +175,7 @@ impl DirtyFile {
                 plan,
                 live: BTreeMap::new(),
                 writers: 0,
-                new_content: matches!(state.stage, Stage::Open) && !state.rebasing && !unchanged,
+                new_content,
                 new_file: false,
                 publish_again: false,
                 ready: BTreeSet::new(),
@@ -331,7 +338,7 @@ impl DirtyFile {
 
     /// Journals that the parts of `range` are about to change, where that matters, and stops jobs that send them.
     fn dirty_parts(&self, inner: &mut Inner, range: ByteRange) -> Result<(), WriteError> {
-        let frozen = inner.state.stage.frozen().is_some();
+        let frozen = inner.state.keeps_changes();
         for number in inner.plan.parts_in(range) {
             let known = inner.state.parts.get(&number);
             let was_sent = known.is_some_and(|part| part.held.is_some() && !part.dirty);
@@ -388,7 +395,7 @@ impl DirtyFile {
         }
         if size != old || size == 0 {
             let boundary = ByteRange::at(touched.start, touched.len().max(1));
-            if inner.state.stage.frozen().is_some() {
+            if inner.state.keeps_changes() {
                 self.dirty_parts(inner, boundary)?;
             } else {
                 inner.forget_live(boundary);

@@ -105,7 +105,8 @@ impl DirtyFile {
         }
         let attrs_only = release && inner.attrs_pending() && !inner.new_content && !inner.new_file;
         let new = inner.new_content || (release && inner.new_file) || attrs_only;
-        let present = inner.state.stage.frozen().map(|frozen| frozen.publication);
+        let rebasing = inner.state.rebasing.then_some(inner.settled_publication);
+        let present = inner.state.stage.frozen().map(|frozen| frozen.publication).or(rebasing);
         if !new {
             let again = inner.publish_again.then_some(1);
             return Ok(present.map(|number| number + again.unwrap_or(0)));

@@ -323,7 +323,7 @@ impl FileState {
                 if let Some(entry) = self.parts.get_mut(part) {
                     entry.dirty = true;
                 }
-                if self.stage.frozen().is_some() {
+                if self.keeps_changes() {
                     self.changed_since_freeze.insert(*part);
                 }
             }
@@ -447,7 +447,7 @@ impl FileState {
                 }
             }
         }
-        if self.stage.frozen().is_some() {
+        if self.keeps_changes() {
             let min = self.size_min_since_freeze.map_or(size, |min| min.min(size));
             self.size_min_since_freeze = Some(min);
         }
@@ -472,6 +472,11 @@ impl FileState {
         self.disproofs = 0;
         self.failed = None;
         self.conflict = None;
+    }
+
+    /// Whether changes are told apart from a frozen state: from the freeze until spool and map have the new base.
+    pub fn keeps_changes(&self) -> bool {
+        self.stage.frozen().is_some() || self.rebasing
     }
 
     /// Whether BOS holds exactly what the file has in part `number`, which is `len` bytes long.
@@ -635,6 +640,20 @@ mod tests {
         state.apply(&Record::Rebased);
         assert!(!state.rebasing && state.changed_since_freeze.is_empty());
         assert_eq!(mark, "00000000000000aa.1");
+    }
+
+    #[test]
+    fn changes_between_the_proof_and_the_rebase_are_kept_apart() {
+        let mut records = started();
+        records.push(sent(1, sum(PART, 1)));
+        records.push(Record::Closed { publication: 1, size: PART, attrs: attrs() });
+        records.push(Record::Completed { publication: 1, etag: ETag::new("e"), size: PART });
+        records.push(Record::Proved { publication: 1, proof: Proof::Proved });
+        records.push(Record::Dirtied { part: n(1) });
+        records.push(Record::Resizing { size: 5 });
+        let state = FileState::replay(&records).unwrap();
+        assert!(state.rebasing && state.changed_since_freeze.contains(&n(1)));
+        assert_eq!(state.base_end, 5);
     }
 
     #[test]
