@@ -2,6 +2,8 @@
 //!
 //! It is found by name and never listed. Each open takes a snapshot, which all its reads see.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use sha2::{Digest as _, Sha256};
@@ -11,6 +13,7 @@ use super::error::{FsError, FsResult};
 use crate::namespace::inode::Kind;
 use crate::object::{FileAttrs, NAME_BYTES_MAX, Timestamp};
 use crate::posix_meta::{S_IFDIR, S_IFREG};
+use crate::upload::DirtyFile;
 
 /// Name of the directory, in the root of the mount.
 pub const DIR_NAME: &str = ".bosfs";
@@ -100,7 +103,7 @@ impl Fs {
                 vec![(STATUS.into(), Kind::File), (SHADOWED.into(), Kind::File), (UPLOADS.into(), Kind::Dir)]
             }
             Virtual::Uploads => {
-                let files = self.uploads.files();
+                let files = self.unfinished();
                 files.iter().map(|file| (upload_name(file.key().as_str()), Kind::File)).collect()
             }
             Virtual::Status | Virtual::Shadowed | Virtual::Upload { .. } => Vec::new(),
@@ -124,8 +127,15 @@ impl Fs {
         }
     }
 
+    /// Dirty files that are so not in name only.
+    fn unfinished(&self) -> Vec<Arc<DirtyFile>> {
+        let mut files = self.uploads.files();
+        files.retain(|file| file.settled().is_none());
+        files
+    }
+
     fn virtual_upload(&self, name: &str) -> Option<Bytes> {
-        let files = self.uploads.files();
+        let files = self.unfinished();
         let file = files.iter().find(|file| upload_name(file.key().as_str()) == name)?;
         Some(pretty(&file.status(true)))
     }
