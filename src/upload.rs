@@ -11,6 +11,7 @@ mod recover;
 mod registry;
 pub mod resume;
 pub mod state;
+pub mod verify;
 
 pub use dirty_file::DirtyFile;
 pub use registry::Uploads;
