@@ -98,7 +98,7 @@ fn start_local(args: &MountArgs) -> Result<(ServerHandle, Access), CliError> {
     let server = Server::start(ServeOptions::new(&dir))
         .map_err(|e| CliError::caused(format!("cannot serve the folder {}", dir.display()), &e))?;
     let bucket = &args.bucket.bucket;
-    server.create_bucket(bucket).map_err(|e| CliError::caused(format!("cannot make the bucket {bucket}"), &e))?;
+    super::serve::ensure_bucket(&server, bucket)?;
     let own = server.credentials();
     let keys = Keys {
         access_key_id: own.access_key_id.clone(),

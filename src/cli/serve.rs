@@ -7,7 +7,7 @@ use super::output;
 use crate::bos::sign::Credentials;
 use crate::config::paths;
 use crate::observe::logging::{self, LogFile};
-use crate::serve::{ServeOptions, Server};
+use crate::serve::{ServeOptions, Server, ServerHandle};
 
 /// Runs the command until SIGTERM or Ctrl-C.
 ///
@@ -39,7 +39,7 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     let server = Server::start(options)
         .map_err(|e| CliError::caused(format!("cannot serve {} on {}", dir.display(), args.listen), &e))?;
     for bucket in &args.bucket {
-        server.create_bucket(bucket).map_err(|e| CliError::caused(format!("cannot make the bucket {bucket}"), &e))?;
+        ensure_bucket(&server, bucket)?;
     }
     connect::runtime()?.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
@@ -58,6 +58,19 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     })?;
     server.stop();
     Ok(())
+}
+
+/// Makes `bucket` unless it is there.
+///
+/// # Errors
+/// The name cannot be one, or the disk refuses.
+pub fn ensure_bucket(server: &ServerHandle, bucket: &str) -> Result<(), CliError> {
+    match server.create_bucket(bucket) {
+        Err(error) if error.code != "BucketAlreadyExists" => {
+            Err(CliError::caused(format!("cannot make the bucket {bucket}"), &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn announce(args: &ServeArgs, endpoint: &str, dir: &std::path::Path, given: bool) -> Result<(), CliError> {

@@ -190,18 +190,36 @@ fn cannot_detach(dir: &Path, error: &io::Error, remaining: &[FileStatus]) -> Cli
     }
 }
 
-/// Waits until process `pid` is gone, `longest` at most.
+/// Waits until process `pid` has ended, `longest` at most.
 fn wait_for_end(pid: u32, longest: Duration) {
     let started = Instant::now();
-    while pid != 0 && Path::new(&format!("/proc/{pid}")).exists() && started.elapsed() < longest {
-        std::thread::sleep(Duration::from_millis(20));
+    while pid != 0 && is_running(pid) && started.elapsed() < longest {
+        std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Whether process `pid` exists and is no zombie: one whose parent is slow to take notice has ended all the same.
+fn is_running(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The name before the last `)` may hold anything (proc(5)).
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    !matches!(state, Some('Z' | 'X') | None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::tests::file;
+
+    #[test]
+    fn zombies_have_ended() {
+        assert!(is_running(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        wait_for_end(child.id(), Duration::from_secs(10));
+        assert!(!is_running(child.id()), "ended, but not yet waited for");
+        child.wait().unwrap();
+        assert!(!is_running(child.id()));
+    }
 
     #[test]
     fn interrupted_files_are_no_failure_but_failed_ones_are_listed() {
