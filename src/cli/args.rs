@@ -274,17 +274,13 @@ pub struct UploadsResumeArgs {
     #[arg(long, value_name = "FILE")]
     pub from: Option<PathBuf>,
 
-    /// Which upload, when the key has several [default: the one with most bytes]
+    /// Which upload; needed when the key has several
     #[arg(long, value_name = "ID", requires = "from")]
     pub upload_id: Option<String>,
 
     /// Parts sent at the same time
     #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub max_uploads: u16,
-
-    /// Size of the first parts when a new upload is needed
-    #[arg(long, value_name = "SIZE", value_parser = parse_part_size, default_value = "8MiB")]
-    pub part_size: u64,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -337,9 +333,13 @@ pub struct VerifyArgs {
     #[arg(value_name = "BUCKET/KEY", required = true)]
     pub objects: Vec<String>,
 
-    /// Compare with this local file [default: with what BOS itself says of the object]
+    /// Compare with this local file [default: with what the journal on this machine remembers of the object]
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
+
+    /// Where BOS gives no checksum that can be used: read the object and compare every byte
+    #[arg(long, requires = "against")]
+    pub download: bool,
 
     /// Print one JSON object a line
     #[arg(long)]

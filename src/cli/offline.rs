@@ -5,10 +5,7 @@ use std::path::Path;
 use crate::object::{ByteRange, PartNumber};
 use crate::upload::FileStatus;
 use crate::upload::state::{FileState, Stage};
-use crate::write::part_plan::PartPlan;
-
-/// Size of the first parts where no upload has fixed them yet.
-const PART_BYTES_DEFAULT: u64 = 8 << 20;
+use crate::write::part_plan::{PART_BYTES_DEFAULT, PartPlan};
 
 /// The entry of `status` for the folded journal `state` in `dir`.
 pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {

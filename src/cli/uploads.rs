@@ -21,10 +21,13 @@ use crate::journal::state_dir::{Identity, read_holder, read_identity};
 use crate::object::{ObjectKey, Timestamp, UploadId};
 use crate::observe::control::{Answer, ControlClient, Request};
 use crate::upload::{FileStatus, InterruptedPolicy, UploadOptions, Uploads};
+use crate::write::part_plan::PART_BYTES_DEFAULT;
 
 /// ListParts calls in flight at once.
 const LIST_PARTS_PARALLEL: usize = 8;
 
+/// Parts in flight at once where no option says it.
+const UPLOADS_MAX: u16 = 8;
 /// Aborts of one upload before BOS is believed to know it no more.
 const ABORT_TRIES: usize = 5;
 
@@ -142,13 +145,13 @@ fn journaled_in(bos: &BosArgs, endpoint: &str, bucket: &str) -> Vec<FileStatus> 
 }
 
 /// A journaled file: where its journal lies, whose that is, and what it says.
-struct Journaled {
-    state_dir: PathBuf,
+pub(super) struct Journaled {
+    pub(super) state_dir: PathBuf,
     identity: Identity,
-    file: FileStatus,
+    pub(super) file: FileStatus,
 }
 
-fn find_journaled(bos: &BosArgs, bucket: &str, key: &ObjectKey) -> Result<Option<Journaled>, CliError> {
+pub(super) fn find_journaled(bos: &BosArgs, bucket: &str, key: &ObjectKey) -> Result<Option<Journaled>, CliError> {
     let endpoint = connect::endpoint(bos, bos.credentials.as_deref())?.to_string();
     for (state_dir, identity) in state_dirs(bos, &endpoint, bucket) {
         let files = status::journal_snapshot(&state_dir).map(|snapshot| snapshot.files).unwrap_or_default();
@@ -182,7 +185,7 @@ fn resume(args: &UploadsResumeArgs) -> Result<(), CliError> {
             )));
     }
     let request = Request::Complete { key: key.to_string(), force: false };
-    decide(&args.bos, found, &key, &request, args.max_uploads, args.part_size)
+    decide(&args.bos, found, &key, &request, args.max_uploads)
 }
 
 fn resume_from(args: &UploadsResumeArgs, bucket: &str, key: &ObjectKey, source: &Path) -> Result<(), CliError> {
@@ -203,7 +206,7 @@ fn complete(args: &UploadsCompleteArgs) -> Result<(), CliError> {
     let (bucket, key) = parse_object(&args.object)?;
     let found = find_journaled(&args.bos, &bucket, &key)?.ok_or_else(|| no_journal(&args.object))?;
     let request = Request::Complete { key: key.to_string(), force: args.force };
-    decide(&args.bos, found, &key, &request, 8, 8 << 20)
+    decide(&args.bos, found, &key, &request, UPLOADS_MAX)
 }
 
 fn abort(args: &UploadsAbortArgs) -> Result<(), CliError> {
@@ -223,7 +226,7 @@ fn abort(args: &UploadsAbortArgs) -> Result<(), CliError> {
             );
             ask(args, &question)?;
             let request = Request::Abort { key: key.to_string() };
-            decide(&args.bos, found, &key, &request, 8, 8 << 20)
+            decide(&args.bos, found, &key, &request, UPLOADS_MAX)
         }
         None => abort_foreign(args, &bucket, &key),
     }
@@ -264,7 +267,6 @@ fn decide(
     key: &ObjectKey,
     request: &Request,
     uploads_max: u16,
-    part_bytes: u64,
 ) -> Result<(), CliError> {
     if let Some(holder) = read_holder(&found.state_dir) {
         return match ControlClient::ask(&found.state_dir, request, None) {
@@ -292,7 +294,7 @@ fn decide(
     if matches!(request, Request::Abort { .. }) {
         return runtime.block_on(abort_here(&client, &state, &found.file));
     }
-    runtime.block_on(decide_here(client, Arc::new(state), key, request, uploads_max, part_bytes))
+    runtime.block_on(decide_here(client, Arc::new(state), key, request, uploads_max))
 }
 
 /// Drops a journaled file that no process works on: the upload first, then journal and spool. A crash in between leaves
@@ -329,10 +331,9 @@ async fn decide_here(
     key: &ObjectKey,
     request: &Request,
     uploads_max: u16,
-    part_bytes: u64,
 ) -> Result<(), CliError> {
     let options = UploadOptions {
-        part_bytes,
+        part_bytes: PART_BYTES_DEFAULT,
         uploads_max: uploads_max.into(),
         write_back: false,
         fsync_bos: false,
