@@ -81,7 +81,7 @@ pub struct ServeOptions {
     /// The server's own host name: `BUCKET.` before it names a bucket.
     pub base_host: String,
     /// Whether every write reaches the medium before it is answered. Without, a power failure may cost the folder its
-    /// index; a kill of the process never does.
+    /// last half minute or its index; a kill of the process costs nothing.
     pub sync: bool,
     /// For tests of clients.
     pub faithful_variants: Variants,
@@ -153,7 +153,12 @@ impl Server {
             variants: options.faithful_variants,
             counts: Counts::default(),
         });
-        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("bos-serve").enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("bos-serve")
+            // Each connection may hold one: a stalled reader must not keep others from writing.
+            .max_blocking_threads(CONNECTIONS_MAX + 64)
+            .enable_all()
+            .build()?;
         let (stop, stopped) = oneshot::channel();
         let serving = shared.clone();
         let thread = std::thread::Builder::new().name("bos-serve".into()).spawn(move || {

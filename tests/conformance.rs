@@ -3,9 +3,9 @@
 //! `scripts/test` makes the Python environment; `BOSFS_TEST_PYTHON` names another interpreter.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
-use bosfs::serve::{ServeOptions, Server, ServerHandle};
+use bosfs::serve::{ServeOptions, Server, ServerHandle, Variants};
 
 /// The interpreter that has `bce-python-sdk`.
 fn python() -> PathBuf {
@@ -104,4 +104,114 @@ fn a_folder_is_served_by_one_server_only() {
     assert!(refusal.contains("already served by process"), "{refusal}");
     first.stop();
     start(dir.path()).stop();
+}
+
+/// Not a test by itself: serves the folder that the environment names, for the kill test below.
+#[test]
+fn child_server() {
+    let Some(dir) = std::env::var_os("BOSFS_TEST_SERVE_DIR") else { return };
+    let server = start(Path::new(&dir));
+    std::fs::write(Path::new(&dir).join("endpoint"), server.endpoint()).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(60));
+}
+
+/// A child process that serves `dir`, and its endpoint.
+fn start_child(dir: &Path) -> (Child, String) {
+    let _ = std::fs::remove_file(dir.join("endpoint"));
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_server"])
+        .env("BOSFS_TEST_SERVE_DIR", dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..600 {
+        if let Ok(endpoint) = std::fs::read_to_string(dir.join("endpoint"))
+            && !endpoint.is_empty()
+        {
+            return (child, endpoint);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("the child server did not start");
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9_of_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let bos = dir.path().join("bos");
+    start(&bos).create_bucket("kill").unwrap();
+    let credentials = start(&bos).credentials().clone();
+    for round in 0..3u64 {
+        let (mut child, endpoint) = start_child(&bos);
+        // Writes objects and parts as fast as it can, and a line for each answer that it got.
+        let mut writer = Command::new(python())
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/acknowledged.py"))
+            .args(["write", &round.to_string()])
+            .current_dir(dir.path())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("BOS_ENDPOINT", endpoint)
+            .env("BCE_ACCESS_KEY_ID", &credentials.access_key_id)
+            .env("BCE_SECRET_ACCESS_KEY", &credentials.secret_access_key)
+            .spawn()
+            .unwrap();
+        let acknowledged = dir.path().join("acknowledged");
+        let lines = || std::fs::read_to_string(&acknowledged).map_or(0, |text| text.lines().count());
+        let before = lines();
+        for _ in 0..600 {
+            if lines() > before + 100 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(round * 37));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(writer.wait().unwrap().success());
+        assert!(lines() > before + 100, "round {round}: the writer did not get going");
+    }
+    let server = start(&bos);
+    let printed = run(&server, "acknowledged.py", &["check"], dir.path());
+    assert!(printed.contains("all there"), "{printed}");
+}
+
+#[test]
+fn variants_change_what_they_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = ServeOptions::new(dir.path().join("bos"));
+    options.faithful_variants = Variants {
+        no_crc_headers: true,
+        no_crc_on_composed_objects: true,
+        opaque_composed_etags: true,
+        opaque_part_etags: true,
+        parts_of_5_mib: true,
+        delete_missing_204: true,
+    };
+    let server = Server::start(options).unwrap();
+    let printed = run(&server, "variants.py", &[], dir.path());
+    assert!(printed.contains("all passed"), "{printed}");
+}
+
+#[tokio::test]
+async fn a_server_can_be_used_and_dropped_inside_a_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path());
+    server.create_bucket("bkt").unwrap();
+    server.put_sparse("bkt", "huge", 50 << 30).unwrap();
+    assert!(server.counts().is_empty());
+    let refused = server.put_sparse("none", "huge", 1).unwrap_err();
+    assert_eq!(refused.code, "NoSuchBucket");
+    drop(server);
+
+    let (ready, mut told) = tokio::sync::mpsc::channel(1);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(bosfs::serve::run(
+        ServeOptions::new(dir.path()),
+        move |server| ready.try_send(server.addr()).unwrap(),
+        async { drop(stopped.await) },
+    ));
+    let addr = told.recv().await.unwrap();
+    assert!(tokio::net::TcpStream::connect(addr).await.is_ok());
+    stop.send(()).unwrap();
+    serving.await.unwrap().unwrap();
+    assert!(tokio::net::TcpStream::connect(addr).await.is_err());
 }

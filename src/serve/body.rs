@@ -22,6 +22,8 @@ use crate::object::{Checksum, Hasher};
 
 /// A client that sends nothing for so long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A client that takes nothing of an answer for so long is given up; long, because a paused reader of a mount is one.
+const STALL_MAX: Duration = Duration::from_secs(300);
 /// Received pieces that wait for the disk, and pieces read ahead for a client.
 const PIECES_AHEAD: usize = 16;
 const READ_AHEAD: usize = 4;
@@ -141,6 +143,9 @@ fn write_pieces(store: &Store, mut queue: mpsc::Receiver<Bytes>, len: u64, sha25
     if got != len {
         return Err(incomplete(got, len));
     }
+    if store.syncs() {
+        new.sync().map_err(no_room)?;
+    }
     let sha256 = sha.map(|sha| hex::encode(sha.finalize()));
     Ok(Received { checksum: hasher.finish(), sha256, stored: Stored::File(new, len) })
 }
@@ -178,8 +183,9 @@ impl ReplyBody {
         tokio::task::spawn_blocking(move || {
             let outcome = read_extents(&extents, &snapshot, &store, &pieces);
             if let Err(error) = outcome {
-                log::error!("cannot read the bytes of an object: {error}");
-                let _ = pieces.blocking_send(Err(error));
+                log::warn!("an answer broke off, its connection is cut: {error}");
+                // Full or closed: the queue ends early either way, which cuts the connection too.
+                let _ = pieces.try_send(Err(error));
             }
             drop(pin);
         });
@@ -194,6 +200,7 @@ fn read_extents(
     store: &Store,
     pieces: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
+    let runtime = tokio::runtime::Handle::current();
     let mut open: Option<(u64, File)> = None;
     let zeros = Bytes::from(vec![0; READ_BYTES as usize]);
     for extent in extents {
@@ -218,8 +225,10 @@ fn read_extents(
                 file.read_exact_at(&mut bytes, at)?;
                 bytes.into()
             };
-            if pieces.blocking_send(Ok(piece)).is_err() {
-                return Ok(());
+            match runtime.block_on(tokio::time::timeout(STALL_MAX, pieces.send(Ok(piece)))) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no more bytes")),
             }
             done += len;
         }

@@ -24,14 +24,17 @@
 //! reference: neither Complete nor a copy moves a byte.
 //!
 //! One thread writes the index and answers many requests with one transaction. A transaction is written to the file
-//! before its requests are answered: `kill -9` loses nothing that was acknowledged. It is synced to the medium only with
-//! `sync` (and at a clean stop): otherwise a power failure may cost the index.
+//! before its requests are answered: `kill -9` loses nothing that was acknowledged. It and the data files wait for the
+//! medium only with `sync`: without, a power failure may cost the folder its last half minute or its index.
 
+mod crc_join;
 mod files;
 mod listing;
 mod objects;
 mod records;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod uploads;
 mod writer;
 
@@ -77,6 +80,7 @@ pub struct Store {
     database: Arc<Database>,
     files: Arc<DataFiles>,
     writer: Writer,
+    sync: bool,
     // Released last: fields are dropped in this order.
     _lock: File,
 }
@@ -100,7 +104,12 @@ impl Store {
         let files = DataFiles::open(&dir.join("data"), generation)?;
         sweep(&database, &files, generation)?;
         let writer = Writer::start(database.clone(), files.clone())?;
-        Ok(Arc::new(Self { database, files, writer, _lock: lock }))
+        Ok(Arc::new(Self { database, files, writer, sync, _lock: lock }))
+    }
+
+    /// Whether data files must be synced before the index names them.
+    pub fn syncs(&self) -> bool {
+        self.sync
     }
 
     /// The data files.

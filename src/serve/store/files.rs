@@ -146,6 +146,15 @@ impl Drop for ReadPin {
 }
 
 impl NewFile {
+    /// Waits until the medium has the bytes and the name.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        match self.path.parent() {
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
     /// The index names it now.
     pub fn keep(mut self) {
         self.kept = true;

@@ -44,14 +44,16 @@ pub type Listing = Listed<(String, ObjectRecord)>;
 /// A page of uploads: key, upload ID, record.
 pub type UploadListing = Listed<(String, String, UploadRecord)>;
 
-/// The first string after all that begin with `prefix`. `None`: there is none that is valid text.
+/// The first text after all that begin with `prefix`. `None`: there is none.
 fn after_all(prefix: &str) -> Option<String> {
     let last = prefix.chars().next_back()?;
-    let next = match last {
-        '\u{D7FF}' => '\u{E000}',
-        _ => char::from_u32(u32::from(last) + 1)?,
-    };
-    Some(format!("{}{next}", &prefix[..prefix.len() - last.len_utf8()]))
+    let rest = &prefix[..prefix.len() - last.len_utf8()];
+    match last {
+        // No text with this beginning comes after it.
+        char::MAX => after_all(rest),
+        '\u{D7FF}' => Some(format!("{rest}\u{E000}")),
+        _ => char::from_u32(u32::from(last) + 1).map(|next| format!("{rest}{next}")),
+    }
 }
 
 /// What to do with a key.

@@ -4,7 +4,7 @@ use super::records::{BucketRecord, ObjectRecord};
 use super::tables::Tx;
 use super::{Result, Store, Stored};
 use crate::bos::client::ObjectHeaders;
-use crate::object::{Checksum, Crcs, Timestamp};
+use crate::object::{Checksum, Timestamp};
 use crate::serve::conditions::{Conditions, Present};
 use crate::serve::error::ApiError;
 use http::StatusCode;
@@ -239,9 +239,4 @@ impl Tx<'_> {
         self.put_object(bucket, key, &record)?;
         Ok(record)
     }
-}
-
-/// Both known, one after the other.
-pub fn join_crcs(all: Option<Crcs>, next: Option<Crcs>, len: u64) -> Option<Crcs> {
-    Some(all?.then(next?, len))
 }

@@ -1,6 +1,7 @@
 //! What requests do to unfinished uploads.
 
-use super::objects::{SIMPLE_BYTES_MAX, join_crcs, now_s, present};
+use super::crc_join::join;
+use super::objects::{SIMPLE_BYTES_MAX, now_s, present};
 use super::records::{ObjectRecord, PartRecord, UploadRecord};
 use super::tables::{PARTS, Snapshot, Tx};
 use super::{Result, Store, Stored};
@@ -193,7 +194,7 @@ impl Tx<'_> {
         let mut crcs = Some(Crcs::default());
         let mut size = 0;
         for part in &parts {
-            crcs = join_crcs(crcs, part.crcs, part.size);
+            crcs = crcs.zip(part.crcs).map(|(all, next)| join(all, next, part.size));
             size += part.size;
         }
         if let Some(crcs) = crcs {

@@ -52,7 +52,7 @@ impl StorageBackend for Backend {
         self.file.write_all_at(data, offset)
     }
     fn close(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.sync_data()
     }
 }
 
