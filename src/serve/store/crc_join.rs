@@ -17,14 +17,12 @@ type Map = [u64; 64];
 struct Powers([Box<[Map; POWERS]>; 3]);
 
 static MAPS: LazyLock<Powers> = LazyLock::new(|| {
-    let mut first = [[0; 64]; 3];
-    for bit in 0..64 {
-        let one = if bit < 32 { 1u32 << bit } else { 0 };
-        let moved = Crcs { crc32c: one, crc32: one, crc64: 1 << bit }.then(Crcs::default(), 1);
-        first[0][bit] = moved.crc32c.into();
-        first[1][bit] = moved.crc32.into();
-        first[2][bit] = moved.crc64;
-    }
+    let moved: [Crcs; 64] = std::array::from_fn(|bit| {
+        let one = 1u32.checked_shl(bit as u32).unwrap_or(0);
+        Crcs { crc32c: one, crc32: one, crc64: 1 << bit }.then(Crcs::default(), 1)
+    });
+    let first: [Map; 3] =
+        [moved.map(|crcs| crcs.crc32c.into()), moved.map(|crcs| crcs.crc32.into()), moved.map(|crcs| crcs.crc64)];
     Powers(first.map(|map| {
         let mut powers = Box::new([map; POWERS]);
         for power in 1..POWERS {
