@@ -115,24 +115,38 @@ fn child_server() {
     std::thread::sleep(std::time::Duration::from_secs(60));
 }
 
-/// A child process that serves `dir`, and its endpoint.
-fn start_child(dir: &Path) -> (Child, String) {
-    let _ = std::fs::remove_file(dir.join("endpoint"));
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_server"])
-        .env("BOSFS_TEST_SERVE_DIR", dir)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    for _ in 0..600 {
-        if let Ok(endpoint) = std::fs::read_to_string(dir.join("endpoint"))
-            && !endpoint.is_empty()
-        {
-            return (child, endpoint);
+/// A process that serves a folder; killed when dropped.
+struct ChildServer(Child);
+
+impl ChildServer {
+    /// Serves `dir`. Returns its endpoint too.
+    fn start(dir: &Path) -> (Self, String) {
+        let _ = std::fs::remove_file(dir.join("endpoint"));
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_server"])
+            .env("BOSFS_TEST_SERVE_DIR", dir)
+            .stdout(Stdio::null())
+            .spawn()
+            .map(ChildServer)
+            .unwrap();
+        for _ in 0..600 {
+            if let Ok(endpoint) = std::fs::read_to_string(dir.join("endpoint"))
+                && !endpoint.is_empty()
+            {
+                return (child, endpoint);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        panic!("the child server did not start");
     }
-    panic!("the child server did not start");
+}
+
+impl Drop for ChildServer {
+    fn drop(&mut self) {
+        // SIGKILL; an error means that it has ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -142,7 +156,7 @@ fn what_was_acknowledged_survives_kill_9_of_the_server() {
     start(&bos).create_bucket("kill").unwrap();
     let credentials = start(&bos).credentials().clone();
     for round in 0..3u64 {
-        let (mut child, endpoint) = start_child(&bos);
+        let (child, endpoint) = ChildServer::start(&bos);
         // Writes objects and parts as fast as it can, and a line for each answer that it got.
         let mut writer = Command::new(python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/acknowledged.py"))
@@ -164,8 +178,7 @@ fn what_was_acknowledged_survives_kill_9_of_the_server() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         std::thread::sleep(std::time::Duration::from_millis(round * 37));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
         assert!(writer.wait().unwrap().success());
         assert!(lines() > before + 100, "round {round}: the writer did not get going");
     }
