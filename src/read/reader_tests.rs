@@ -505,7 +505,11 @@ async fn a_cold_sequential_read_keeps_up_with_a_bare_loop_of_gets() {
                         }
                         let range = ByteRange::new(start, (start + 8 * MIB).min(size));
                         let mut get = client.get_object(&key, Some(range), Some(&etag)).await.unwrap();
-                        while get.chunk().await.unwrap().is_some() {}
+                        // Gathered, as whoever uses the bytes has to.
+                        let mut bytes = BytesMut::with_capacity(range.len() as usize);
+                        while let Some(piece) = get.chunk().await.unwrap() {
+                            bytes.extend_from_slice(&piece);
+                        }
                     }
                 })
             })
