@@ -70,11 +70,8 @@ fn umount_dead(dir: &Path, source: &str) -> Result<(), CliError> {
         output::note(message);
         return Ok(());
     }
-    Err(CliError::new(
-        Exit::FilesRemain,
-        format!("{message}; {} in the journal are not in BOS yet", files(offline.len())),
-    )
-    .hint(format!("mount it again and the uploads go on: bosfs mount {source} {}", dir.display())))
+    Err(CliError::new(Exit::FilesRemain, format!("{message}; its journal has {} to send", files(offline.len())))
+        .hint(format!("mount it again and the uploads go on: bosfs mount {source} {}", dir.display())))
 }
 
 fn files(count: usize) -> String {
@@ -86,6 +83,7 @@ fn follow(args: &UmountArgs, dir: &Path, client: &mut ControlClient) -> Result<(
     let started = Instant::now();
     let bar = output::byte_bar(0);
     let mut pid = 0;
+    let mut bucket = "BUCKET".to_owned();
     let mut detached = false;
     let mut sent_before = 0u64;
     let mut still: Option<StatusSnapshot> = None;
@@ -99,6 +97,7 @@ fn follow(args: &UmountArgs, dir: &Path, client: &mut ControlClient) -> Result<(
         match client.next(Some(wait)) {
             Ok(Some(Answer::Progress { status })) => {
                 pid = status.pid;
+                bucket.clone_from(&status.bucket);
                 let total = status.totals.bytes;
                 let done = status.totals.bytes_in_bos;
                 sent_before = sent_before.max(total);
@@ -136,16 +135,16 @@ fn follow(args: &UmountArgs, dir: &Path, client: &mut ControlClient) -> Result<(
     if !detached && mount_table::at(dir)?.is_some_and(|entry| entry.is_bosfs()) {
         mount_point::detach(dir, true)?;
     }
-    result_of(&remaining)
+    result_of(&bucket, &remaining)
 }
 
 /// What `umount` says of the files that are left. Interrupted ones are named, not counted as a failure.
-fn result_of(remaining: &[FileStatus]) -> Result<(), CliError> {
+fn result_of(bucket: &str, remaining: &[FileStatus]) -> Result<(), CliError> {
     for file in remaining.iter().filter(|file| file.state == "interrupted") {
+        let key = output::printable(&file.key);
         output::note(format!(
-            "{} was interrupted and is kept, not published; publish it with: bosfs uploads complete BUCKET/{}",
-            output::printable(&file.key),
-            output::printable(&file.key)
+            "the writer of {key} was interrupted; it is kept, not published; publish it with: bosfs uploads complete \
+             {bucket}/{key}"
         ));
     }
     let left: Vec<&FileStatus> =
@@ -223,8 +222,8 @@ mod tests {
 
     #[test]
     fn interrupted_files_are_no_failure_but_failed_ones_are_listed() {
-        assert_eq!(result_of(&[file("a", "interrupted", 5, 2)]), Ok(()));
-        let error = result_of(&[file("a", "interrupted", 5, 2), file("b", "conflict", 5, 5)]).unwrap_err();
+        assert_eq!(result_of("bkt", &[file("a", "interrupted", 5, 2)]), Ok(()));
+        let error = result_of("bkt", &[file("a", "interrupted", 5, 2), file("b", "conflict", 5, 5)]).unwrap_err();
         assert_eq!(error.exit_code(), Exit::FilesRemain as u8);
         assert!(error.to_string().contains("b (conflict)") && !error.to_string().contains("a ("), "{error}");
     }

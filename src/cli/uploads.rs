@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 
@@ -28,6 +28,8 @@ const LIST_PARTS_PARALLEL: usize = 8;
 
 /// Parts in flight at once where no option says it.
 const UPLOADS_MAX: u16 = 8;
+/// Longest wait for a process that holds a state directory to answer or to be gone.
+const HOLDER_WITHIN: Duration = Duration::from_secs(5);
 /// Aborts of one upload before BOS is believed to know it no more.
 const ABORT_TRIES: usize = 5;
 
@@ -268,13 +270,8 @@ fn decide(
     request: &Request,
     uploads_max: u16,
 ) -> Result<(), CliError> {
-    if let Some(holder) = read_holder(&found.state_dir) {
-        return match ControlClient::ask(&found.state_dir, request, None) {
-            Ok(Answer::Done { message }) => output::line(message),
-            Ok(Answer::Failed { message }) => Err(CliError::failed(message)),
-            Ok(other) => Err(CliError::failed(format!("unexpected answer {other:?}"))),
-            Err(error) => Err(CliError::caused(format!("{holder} does not answer"), &error)),
-        };
+    if let Some(done) = ask_holder(&found.state_dir, request) {
+        return done;
     }
     let mut bos = bos.clone();
     if bos.endpoint.is_none() && bos.region.is_none() {
@@ -295,6 +292,27 @@ fn decide(
         return runtime.block_on(abort_here(&client, &state, &found.file));
     }
     runtime.block_on(decide_here(client, Arc::new(state), key, request, uploads_max))
+}
+
+/// Has the session that holds `state_dir` do it; `None` when none holds it (any more).
+fn ask_holder(state_dir: &Path, request: &Request) -> Option<Result<(), CliError>> {
+    let started = Instant::now();
+    loop {
+        let holder = read_holder(state_dir)?;
+        match ControlClient::ask(state_dir, request, None) {
+            Ok(Answer::Done { message }) => return Some(output::line(message)),
+            Ok(Answer::Failed { message }) => return Some(Err(CliError::failed(message))),
+            Ok(other) => return Some(Err(CliError::failed(format!("unexpected answer {other:?}")))),
+            Err(error) if started.elapsed() > HOLDER_WITHIN => {
+                return Some(Err(CliError::caused(
+                    format!("the state folder is in use by {holder}; it does not answer"),
+                    &error,
+                )));
+            }
+            // Just starting, or just ending: one of the two shows soon.
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
 }
 
 /// Drops a journaled file that no process works on: the upload first, then journal and spool. A crash in between leaves
