@@ -35,3 +35,5 @@ pub use sign::Credentials;
 mod client_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
+#[cfg(test)]
+mod served_tests;

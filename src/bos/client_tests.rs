@@ -322,6 +322,23 @@ async fn refused_credentials_are_read_again_once() {
 }
 
 #[tokio::test]
+async fn head_refuses_credentials_without_a_code() {
+    let head = || Step::answer(200, &[("ETag", "\"e\""), ("Content-Length", "0")], "");
+    for (status, token) in [(403, None), (400, Some("old".to_owned()))] {
+        let old = Credentials { session_token: token, ..Credentials::new("AK0", "secret0secret0") };
+        let with = |next| Arc::new(Renewable { current: Mutex::new(Arc::new(old.clone())), next });
+        let server = Scripted::start([Step::answer(status, &[], ""), head(), Step::answer(status, &[], "")]).await;
+        let renewed = with(Some(Credentials::new("AK1", "secret1secret1")));
+        server.client_with(|config| config.credentials = renewed).head_object(&key("k")).await.unwrap();
+        assert_signed(&server.seen()[1], "secret1secret1");
+        let fixed = with(None);
+        let error = server.client_with(|config| config.credentials = fixed).head_object(&key("k")).await.unwrap_err();
+        assert_eq!((error.kind, error.errno(), error.tries()), (BosErrorKind::Denied, libc::EACCES, 1));
+        assert_eq!(error.is_transient(), status == 400, "an expired token can be renewed");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_clock_is_corrected_by_the_answer() {
     let date = ("Date", "Fri, 02 Jan 2032 03:04:05 GMT");
     let expired = Step::answer(400, &[date], r#"{"code":"RequestExpired","message":"m"}"#);

@@ -27,7 +27,7 @@ pub(crate) struct Failure {
     /// BOS's clock less ours, by the answer's `Date`.
     pub(crate) clock_ahead_s: Option<i64>,
     pub(crate) clock_suspect: bool,
-    pub(crate) token_suspect: bool,
+    pub(crate) credentials_suspect: bool,
 }
 
 impl Failure {
@@ -43,7 +43,7 @@ impl Failure {
             retry_after: None,
             clock_ahead_s: None,
             clock_suspect: false,
-            token_suspect: false,
+            credentials_suspect: false,
         }
     }
 
@@ -62,12 +62,11 @@ impl Failure {
         let is_head = call.method == Method::HEAD;
         let request_id = wire::text(headers, "x-bce-request-id");
         let error = WireError::in_body(body);
-        let (code, message) = match &error {
+        let (mut code, mut message) = match &error {
             Some(error) => (error.code.clone(), shortened(&error.message)),
             None => (String::new(), shortened(String::from_utf8_lossy(body).trim())),
         };
         let mut kind = BosErrorKind::of_answer(status, &code, &message, is_head, call.key.is_some());
-        let mut message = message;
         if is_head && status == 404 && request_id.is_none() {
             // Every answer of BOS has a request ID. A 404 without one is some proxy's, and says nothing of the key.
             kind = BosErrorKind::BadAnswer;
@@ -77,6 +76,15 @@ impl Failure {
         let clock_ahead_s =
             wire::text(headers, "date").and_then(|date| wire::http_date(&date)).map(|date| date.saturating_sub(now_s));
         let bare = code.is_empty() && is_head;
+        let clock_suspect =
+            bare && matches!(status, 400 | 403) && clock_ahead_s.is_some_and(|ahead| ahead.abs() > CLOCK_SUSPECT_S);
+        // An expired session token makes HEAD answer 400 without a code (GET says InvalidSessionToken).
+        let expired_token = bare && status == 400 && with_token && !clock_suspect;
+        if expired_token {
+            kind = BosErrorKind::Denied;
+            code = "InvalidSessionToken".to_owned();
+            message = "a 400 without a code, as HEAD gives for an expired session token".to_owned();
+        }
         let ambiguous = match kind {
             BosErrorKind::Server | BosErrorKind::Throttled => !(400..500).contains(&status),
             BosErrorKind::BadAnswer => true,
@@ -90,10 +98,8 @@ impl Failure {
             timed_out: false,
             retry_after: retry_after(headers, now_s),
             clock_ahead_s,
-            clock_suspect: bare
-                && matches!(status, 400 | 403)
-                && clock_ahead_s.is_some_and(|ahead| ahead.abs() > CLOCK_SUSPECT_S),
-            token_suspect: bare && status == 400 && with_token,
+            clock_suspect,
+            credentials_suspect: bare && (status == 403 || expired_token),
             code,
             message,
         }

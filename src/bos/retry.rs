@@ -67,8 +67,8 @@ pub struct FailedTry<'a> {
     pub ambiguous: bool,
     /// The clock looks wrong: a bare 400 or 403 came with a `Date` far from ours (HEAD carries no code).
     pub clock_suspect: bool,
-    /// A session token was sent and the answer is a bare 400: HEAD's way to say that the token expired.
-    pub token_suspect: bool,
+    /// HEAD was answered with a bare 403, or with a bare 400 to a session token: its way to refuse credentials.
+    pub credentials_suspect: bool,
     /// What the answer asked for.
     pub retry_after: Option<Duration>,
 }
@@ -130,7 +130,7 @@ impl RetryPolicy {
             }
             // Also without a difference to correct: a fresh date may be all it needs (a request that waited too long).
             (if progress.clock_corrected { jittered } else { Duration::ZERO }, Remedy::CorrectClock)
-        } else if is_credential_code(failed.code) || failed.token_suspect {
+        } else if is_credential_code(failed.code) || failed.credentials_suspect {
             if progress.reloaded {
                 return Decision::Fail;
             }
@@ -171,7 +171,14 @@ mod tests {
     };
 
     fn failed(kind: BosErrorKind) -> FailedTry<'static> {
-        FailedTry { kind, code: "", ambiguous: false, clock_suspect: false, token_suspect: false, retry_after: None }
+        FailedTry {
+            kind,
+            code: "",
+            ambiguous: false,
+            clock_suspect: false,
+            credentials_suspect: false,
+            retry_after: None,
+        }
     }
 
     fn after_try(tries: u32) -> Progress {
@@ -228,7 +235,7 @@ mod tests {
         let expected = Decision::Retry { after: Duration::ZERO, remedy: Remedy::ReloadCredentials };
         assert_eq!(POLICY.decide(denied, after_try(1), 0.5), expected);
         assert_eq!(wait(denied, Progress { reloaded: true, ..after_try(2) }, 0.5), None);
-        let bare = FailedTry { token_suspect: true, ..failed(BosErrorKind::Refused) };
+        let bare = FailedTry { credentials_suspect: true, ..failed(BosErrorKind::Denied) };
         assert_eq!(POLICY.decide(bare, after_try(1), 0.5), expected);
     }
 

@@ -20,6 +20,9 @@ use super::wire::{self, WireError};
 /// Longest error body that is read.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 
+/// A change of our clock's difference to BOS's beyond this is worth a line in the log.
+const CLOCK_DRIFT_S: u64 = 60;
+
 /// A call of the API, before it is signed.
 pub(crate) struct Call<'a> {
     /// Name in BOS's documentation.
@@ -82,7 +85,12 @@ impl Sender {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|error| {
-            BosError::new(BosErrorKind::Refused, format!("cannot set up HTTP: {}", error_chain(&error.without_url())))
+            let hint = match target.scheme {
+                "https" => "; are the CA certificates of this machine installed (package ca-certificates)?",
+                _ => "",
+            };
+            let message = format!("cannot set up HTTP: {}{hint}", error_chain(&error.without_url()));
+            BosError::new(BosErrorKind::Refused, message)
         })?;
         Ok(Self { config, target, http, clock_ahead_s: AtomicI64::new(0), counts: Default::default() })
     }
@@ -300,7 +308,7 @@ impl<'a> Tries<'a> {
             code: &failure.code,
             ambiguous: failure.ambiguous,
             clock_suspect: failure.clock_suspect,
-            token_suspect: failure.token_suspect,
+            credentials_suspect: failure.credentials_suspect,
             retry_after: failure.retry_after,
         };
         let Decision::Retry { after, remedy } = self.call.policy.decide(failed, self.progress, rand::random()) else {
@@ -320,7 +328,10 @@ impl<'a> Tries<'a> {
             Remedy::CorrectClock => {
                 self.progress.clock_corrected = true;
                 if let Some(ahead_s) = failure.clock_ahead_s {
-                    log::warn!("the clock of this machine is {} s off BOS's; corrected for requests", -ahead_s);
+                    let known_s = self.sender.clock_ahead_s.load(Ordering::Relaxed);
+                    if known_s.abs_diff(ahead_s) > CLOCK_DRIFT_S {
+                        log::warn!("the clock of this machine is {} s off BOS's; corrected for requests", -ahead_s);
+                    }
                     self.sender.clock_ahead_s.store(ahead_s, Ordering::Relaxed);
                 }
             }
