@@ -259,8 +259,9 @@ pub async fn run(
     if asked {
         log::info!("stopping; the journal keeps everything that is not in BOS yet");
     }
-    stop(&uploads).await;
     mounted.detach();
+    stop(&uploads).await;
+    mounted.finish();
     refreshing.abort();
     serving.abort();
     let _ = std::fs::remove_file(state.path().join(SOCKET_NAME));

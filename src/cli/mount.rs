@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::args::{ConflictArg, FsyncArg, InterruptedArg, MountArgs, YesNo};
 use super::connect::{self, Access};
@@ -171,8 +170,8 @@ fn mount_here(args: &MountArgs, given: GivenKeys, daemon_log: Option<LogFile>) -
             Err(error) => Err(explain(&client, error).await),
         }
     });
-    // A thread that hangs on a dead disk or line must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    // Everything that matters has stopped; a thread that hangs on a dead disk or line must not keep the process.
+    runtime.shutdown_background();
     if let Some(server) = server {
         server.stop();
     }

@@ -10,7 +10,7 @@ use crate::fuse::{self, MountHandle, MountOptions};
 use crate::read::reader::ReadPool;
 
 /// Longest wait for the last requests after a detach.
-const LAST_REQUESTS_WITHIN: Duration = Duration::from_secs(1);
+const LAST_REQUESTS_WITHIN: Duration = Duration::from_millis(200);
 
 /// A mount that is served.
 pub(super) struct Mounted {
@@ -21,18 +21,28 @@ impl Mounted {
     /// Waits until the mount is gone: unmounted, and its last file closed.
     pub(super) async fn gone(&mut self) {
         let handle = self.handle.clone();
-        match tokio::task::spawn_blocking(move || handle.wait()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::error!("serving the mount broke off: {error}"),
-            Err(error) => log::error!("{error}"),
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // A thread of its own, not one of the runtime's: a stop must not wait for it.
+        let waiting =
+            std::thread::Builder::new().name("bosfs-gone".to_owned()).spawn(move || sender.send(handle.wait()));
+        if let Err(error) = waiting {
+            log::error!("cannot wait for the end of the mount: {error}; it is ended by SIGTERM only");
+            std::future::pending::<()>().await;
+        }
+        if let Ok(Err(error)) = receiver.await {
+            log::error!("serving the mount broke off: {error}");
         }
     }
 
     /// Takes the mount away at once, also when it is in use.
-    pub(super) fn detach(&mut self) {
+    pub(super) fn detach(&self) {
         if let Err(error) = self.handle.unmount_detached() {
             log::warn!("{} could not be detached: {error}", self.handle.dir().display());
         }
+    }
+
+    /// Waits a moment for requests that are under way.
+    pub(super) fn finish(&self) {
         let _ = self.handle.wait_for(LAST_REQUESTS_WITHIN);
     }
 }
