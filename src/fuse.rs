@@ -123,8 +123,10 @@ fn told(result: &Option<Result<(), String>>) -> io::Result<()> {
 }
 
 /// Whether `dir` is a FUSE mount whose process is gone ("Transport endpoint is not connected").
+///
+/// Asked by statfs(2): the kernel may go on answering a stat of the root from memory for the time to live of attributes.
 pub fn is_dead_mount(dir: &Path) -> bool {
-    std::fs::metadata(dir).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    rustix::fs::statfs(dir).is_err_and(|error| error == rustix::io::Errno::NOTCONN)
 }
 
 /// Takes whatever is mounted on `dir` out of the tree.

@@ -26,6 +26,9 @@ const OBJECTS_REMEMBERED: usize = 100_000;
 const NAMES_REMEMBERED: usize = 50_000;
 /// Listings that lookups may be answered from.
 const LISTINGS_REMEMBERED: usize = 32;
+/// How long a listing answers lookups while the program that reads it has it open: `ls -l` and rsync look up name after
+/// name of it, which must not cost two requests each once the time to live is over. An open of a file asks anew.
+const OPEN_LISTING_TTL: Duration = Duration::from_secs(30);
 /// Keys that are told as shadowed.
 const SHADOWED_MAX: usize = 10_000;
 
@@ -45,6 +48,15 @@ pub struct Object {
 }
 
 /// What BOS has under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// What it is.
+    pub found: Found,
+    /// When BOS said so.
+    pub as_of: Instant,
+}
+
+/// See [`Resolved`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// An object: a file, or a symbolic link by its mode.
@@ -83,6 +95,7 @@ pub struct Namespace {
     defaults: AttrDefaults,
     /// Time shown for directories without a marker.
     mounted_at: Timestamp,
+    /// Locked before any listing, never after.
     memory: Mutex<Memory>,
 }
 
@@ -140,24 +153,55 @@ impl Namespace {
     ///
     /// # Errors
     /// BOS could not be asked.
-    pub async fn resolve(&self, prefix: &str, name: &str) -> Result<Found, BosError> {
-        let Ok(key) = ObjectKey::parse(&format!("{prefix}{name}")) else { return Ok(Found::Absent) };
+    pub async fn resolve(&self, prefix: &str, name: &str) -> Result<Resolved, BosError> {
+        let now = Instant::now();
+        let resolved = |found, as_of| Ok(Resolved { found, as_of });
+        let Ok(key) = ObjectKey::parse(&format!("{prefix}{name}")) else { return resolved(Found::Absent, now) };
         match self.remembered(prefix, name, &key) {
-            Some(Listed::Local { .. }) | None => {}
-            Some(Listed::Dir) => return Ok(Found::Dir { attrs: self.marker_attrs(&key).await? }),
-            Some(Listed::Object { size, etag, last_modified }) => {
+            None | Some((Listed::Local { .. }, _)) => {}
+            Some((Listed::Dir, as_of)) => {
+                return resolved(Found::Dir { attrs: self.marker_attrs(&key).await? }, as_of);
+            }
+            Some((Listed::Object { size, etag, last_modified }, as_of)) => {
                 if let Some(object) = self.known_object(&key, size, &etag, last_modified) {
-                    return Ok(Found::Object(object));
+                    return resolved(Found::Object(object), as_of);
                 }
-                if let Some(object) = self.head(&key).await? {
-                    return Ok(Found::Object(object));
+                if let Some(object) = self.head_run(prefix, name, &key).await? {
+                    return resolved(Found::Object(object), now);
                 }
             }
         }
-        if self.memory.lock().absent.contains(key.as_str(), Instant::now()) {
-            return Ok(Found::Absent);
+        if self.memory.lock().absent.contains(key.as_str(), now) {
+            return resolved(Found::Absent, now);
         }
-        self.ask(&key).await
+        resolved(self.ask(&key).await?, now)
+    }
+
+    /// HEAD of `key`, and side by side of the objects listed behind it that will be asked for next.
+    async fn head_run(&self, prefix: &str, name: &str, key: &ObjectKey) -> Result<Option<Object>, BosError> {
+        // Cloned, because what is known is behind the lock of the memory, which comes before that of a listing.
+        let run = match self.listing_of(prefix) {
+            None => Vec::new(),
+            Some(listing) => listing.lock().attribute_run(name).to_vec(),
+        };
+        let ahead = run.iter().skip(1).filter_map(|entry| match &entry.listed {
+            Listed::Object { size, etag, last_modified } => {
+                let key = ObjectKey::parse(&format!("{prefix}{}", entry.name)).ok()?;
+                let known = self.known_object(&key, *size, etag, *last_modified).is_some();
+                (!known).then_some(key)
+            }
+            Listed::Dir | Listed::Local { .. } => None,
+        });
+        let ahead: Vec<ObjectKey> = ahead.collect();
+        let ahead = futures_util::future::join_all(ahead.iter().map(|key| self.head(key)));
+        // What fails ahead of its time is asked for again when it is needed.
+        let (object, _) = tokio::join!(self.head(key), ahead);
+        object
+    }
+
+    fn listing_of(&self, prefix: &str) -> Option<SharedListing> {
+        let memory = self.memory.lock();
+        memory.listings.iter().rev().find(|listing| listing.lock().prefix() == prefix).cloned()
     }
 
     async fn ask(&self, key: &ObjectKey) -> Result<Found, BosError> {
@@ -242,14 +286,16 @@ impl Namespace {
         }
     }
 
-    /// What a fresh listing says. `None`: nothing; a sure no is put among the absent names.
-    fn remembered(&self, prefix: &str, name: &str, key: &ObjectKey) -> Option<Listed> {
+    /// What a fresh listing says, and since when. `None`: nothing; a sure no is put among the absent names.
+    fn remembered(&self, prefix: &str, name: &str, key: &ObjectKey) -> Option<(Listed, Instant)> {
         let now = Instant::now();
         let mut memory = self.memory.lock();
         let memory = &mut *memory;
-        let listing = memory.listings.iter().rev().find(|listing| listing.lock().prefix() == prefix)?.lock();
+        let shared = memory.listings.iter().rev().find(|listing| listing.lock().prefix() == prefix)?;
+        let ttl = self.listing_ttl(shared);
+        let listing = shared.lock();
         let (found, asked_at) = listing.find(name)?;
-        let stale = now.saturating_duration_since(asked_at) >= self.ttl;
+        let stale = now.saturating_duration_since(asked_at) >= ttl;
         let overtaken = memory.changed.get(key.as_str()).is_some_and(|changed| *changed >= asked_at);
         if stale || overtaken {
             return None;
@@ -258,7 +304,13 @@ impl Namespace {
         if found.is_none() && !memory.kept_dirs.contains(&dir) {
             memory.absent.insert(key.as_str(), asked_at);
         }
-        found.cloned()
+        found.map(|listed| (listed.clone(), asked_at))
+    }
+
+    /// Longer while a directory handle shares the listing.
+    fn listing_ttl(&self, listing: &SharedListing) -> Duration {
+        let is_open = Arc::strong_count(listing) > 1;
+        if is_open && !self.ttl.is_zero() { self.ttl.max(OPEN_LISTING_TTL) } else { self.ttl }
     }
 
     /// A new listing of the directory with `prefix`, to be filled by [`fetch_page`](Self::fetch_page).
@@ -269,9 +321,10 @@ impl Namespace {
     fn remember_listing(&self, listing: Listing) -> SharedListing {
         let now = Instant::now();
         let mut memory = self.memory.lock();
-        memory.listings.retain(|known| {
-            let known = known.lock();
-            let fresh = known.asked_at().is_none_or(|at| now.saturating_duration_since(at) < self.ttl);
+        memory.listings.retain(|shared| {
+            let ttl = self.listing_ttl(shared);
+            let known = shared.lock();
+            let fresh = known.asked_at().is_none_or(|at| now.saturating_duration_since(at) < ttl);
             fresh && known.prefix() != listing.prefix()
         });
         if memory.listings.len() >= LISTINGS_REMEMBERED {

@@ -76,10 +76,15 @@ pub struct Body {
 impl Body {
     /// Of an inode with this content, just confirmed.
     pub fn new(content: Content) -> Self {
+        Self::confirmed_at(content, Instant::now())
+    }
+
+    /// Of an inode with this content, confirmed at `as_of`.
+    pub fn confirmed_at(content: Content, as_of: Instant) -> Self {
         Self {
             state: Mutex::new(State {
                 content,
-                confirmed: Some(Instant::now()),
+                confirmed: Some(as_of),
                 epoch: 0,
                 cached_epoch: None,
                 handles: 0,
@@ -106,15 +111,19 @@ impl State {
         self.confirmed.is_some_and(|at| at.elapsed() < ttl)
     }
 
-    /// Takes over what BOS has now. A dirty file is local truth and stays.
-    pub fn adopt(&mut self, object: Object) {
+    /// Takes over what BOS had at `as_of`. A dirty file is local truth and stays; so does what was confirmed later.
+    pub fn adopt(&mut self, object: Object, as_of: Instant) {
+        let older = self.confirmed.is_some_and(|confirmed| as_of < confirmed);
         match &self.content {
             Content::Dirty(_) | Content::Virtual(_) | Content::Dir(_) => return,
+            Content::Object(known) if older && *known != object => return,
             Content::Object(known) if known.etag != object.etag => self.epoch += 1,
             Content::Object(_) => {}
         }
         self.content = Content::Object(object);
-        self.confirmed = Some(Instant::now());
+        if !older {
+            self.confirmed = Some(as_of);
+        }
     }
 
     /// A dirty file whose last publication is proved, and that nobody writes, is its object again.
@@ -244,10 +253,13 @@ mod tests {
     #[test]
     fn a_foreign_change_begins_a_new_epoch_and_the_same_content_does_not() {
         let mut state = Body::new(Content::Object(object("a"))).state.into_inner();
-        state.adopt(object("a"));
+        state.adopt(object("a"), Instant::now());
         assert_eq!(state.epoch, 0);
-        state.adopt(object("b"));
+        let before = Instant::now();
+        state.adopt(object("b"), Instant::now());
         assert_eq!(state.epoch, 1);
+        state.adopt(object("c"), before - Duration::from_secs(1));
+        assert_eq!(state.epoch, 1, "news from before what is known");
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl Fs {
         self.namespace.changed(key.as_str(), false);
         self.hidden.lock().remove(key.as_str());
         let object = Object { size: target.len() as u64, etag, last_modified: 0, attrs, headers };
-        let looked = self.enter_object(&dir, name, object);
+        let looked = self.enter_object(&dir, name, object, Instant::now());
         Ok(Entry { attr: self.attr_of(&looked.keep()) })
     }
 

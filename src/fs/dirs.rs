@@ -1,6 +1,7 @@
 //! Listing directories.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -68,7 +69,7 @@ impl Fs {
     fn new_snapshot(&self, node: &Arc<Node>) -> DirSnapshot {
         let listing = match Self::virtual_of(node) {
             Some(entry) => {
-                let mut listing = Listing::empty("", std::time::Instant::now());
+                let mut listing = Listing::empty("", Instant::now());
                 for (name, kind) in self.virtual_names(&entry) {
                     listing.add_local(&name, kind == Kind::Dir);
                 }
@@ -113,9 +114,10 @@ impl Fs {
             let listed = self.entries(&dir, from, ENTRIES_PLUS_MAX).await?;
             let Some((last, _)) = listed.last() else { return Ok(entries) };
             from = offset_after(*last);
+            let as_of = dir.listing.lock().listing.lock().asked_at().unwrap_or_else(Instant::now);
             let found = stream::iter(listed.into_iter().map(|(index, entry)| {
                 let parent = &dir.node;
-                async move { (index, entry.name.clone(), self.look_up_listed(parent, &entry).await) }
+                async move { (index, entry.name.clone(), self.look_up_listed(parent, &entry, as_of).await) }
             }));
             let found: Vec<_> = found.buffered(HEADS_MAX).collect().await;
             let mut failed = None;
@@ -143,14 +145,28 @@ impl Fs {
         }
     }
 
-    async fn look_up_listed(&self, dir: &Arc<Node>, entry: &ListedEntry) -> FsResult<Option<Looked<'_>>> {
+    async fn look_up_listed(
+        &self,
+        dir: &Arc<Node>,
+        entry: &ListedEntry,
+        as_of: Instant,
+    ) -> FsResult<Option<Looked<'_>>> {
         if let Listed::Object { size, etag, last_modified } = &entry.listed
             && let Ok(key) = self.child_key(dir, &entry.name)
             && self.inodes.child(dir.ino, &entry.name).is_none()
             && self.local(&key).is_none()
-            && let Some(object) = self.namespace.known_object(&key, *size, etag, *last_modified)
         {
-            return Ok(Some(self.enter_object(dir, &entry.name, object)));
+            if let Some(object) = self.namespace.known_object(&key, *size, etag, *last_modified) {
+                return Ok(Some(self.enter_object(dir, &entry.name, object, as_of)));
+            }
+            let asked_at = Instant::now();
+            let found = self.namespace.head(&key).await;
+            let found = found.map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))?;
+            if let Some(object) = found
+                && self.local(&key).is_none()
+            {
+                return Ok(Some(self.enter_object(dir, &entry.name, object, asked_at)));
+            }
         }
         self.find(dir, &entry.name).await
     }
@@ -160,17 +176,28 @@ impl Fs {
         if offset == 0 {
             self.rewind(dir);
         }
-        let start = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let mut start = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
         loop {
             let snapshot = dir.listing.lock().listing.clone();
-            let complete = {
+            // Copied, because what else is to be known of them is behind locks that come before that of a listing.
+            let (fetched, prefix, asked_at, complete) = {
                 let listing = snapshot.lock();
-                let found = self.shown(dir, &listing, start, max);
+                let entries = listing.entries();
+                let fetched: Vec<_> =
+                    entries.iter().enumerate().skip(start).take(max).map(|(i, e)| (i, e.clone())).collect();
+                let complete = *listing.next() == NextPage::End;
+                (fetched, listing.prefix().to_owned(), listing.asked_at(), complete)
+            };
+            if let Some((last, _)) = fetched.last() {
+                start = last + 1;
+                let mut found = fetched;
+                found.retain(|(_, entry)| self.shown(dir, &prefix, asked_at, entry));
                 if !found.is_empty() {
                     return Ok(found);
                 }
-                *listing.next() == NextPage::End
-            };
+                // All of these are gone; there may be more behind them.
+                continue;
+            }
             if complete {
                 if !self.merge_local(dir, &snapshot) {
                     return Ok(Vec::new());
@@ -198,21 +225,15 @@ impl Fs {
         *snapshot = DirSnapshot { used: true, ..fresh };
     }
 
-    fn shown(&self, dir: &OpenDir, listing: &Listing, start: usize, max: usize) -> Vec<(usize, ListedEntry)> {
-        let asked_at = listing.asked_at();
-        let entries = listing.entries().iter().enumerate().skip(start);
-        let shown = entries.filter(|(_, entry)| {
-            if !entry.shown {
-                return false;
-            }
-            let key = format!("{}{}", listing.prefix(), entry.name);
-            let is_bosfs = dir.node.ino == ROOT && &*entry.name == super::introspect::DIR_NAME;
-            let hidden = self.hidden.lock().contains_key(&key);
-            let removed = asked_at.is_some_and(|at| self.namespace.removed_since(&key, at));
-            let known_again = removed && self.inodes.child(dir.node.ino, &entry.name).is_some();
-            !is_bosfs && !hidden && (!removed || known_again)
-        });
-        shown.take(max).map(|(index, entry)| (index, entry.clone())).collect()
+    /// Of these entries of a listing that began at `asked_at`, the ones that are still to be seen.
+    fn shown(&self, dir: &OpenDir, prefix: &str, asked_at: Option<Instant>, entry: &ListedEntry) -> bool {
+        if !entry.shown || (dir.node.ino == ROOT && &*entry.name == super::introspect::DIR_NAME) {
+            return false;
+        }
+        let key = format!("{prefix}{}", entry.name);
+        let hidden = self.hidden.lock().contains_key(&key);
+        let removed = asked_at.is_some_and(|at| self.namespace.removed_since(&key, at));
+        !hidden && (!removed || self.inodes.child(dir.node.ino, &entry.name).is_some())
     }
 
     /// Adds what only this mount knows, once all pages are there. `false`: was done before.

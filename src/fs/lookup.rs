@@ -124,18 +124,18 @@ impl Fs {
         let key = self.child_key(dir, name)?;
         let prefix = self.prefix_of(dir);
         let found = self.namespace.resolve(&prefix, name).await;
-        let found = found.map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))?;
+        let resolved = found.map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))?;
         // The world may have changed while BOS was asked.
         if let Some(file) = self.local(&key) {
             return Ok(Some(self.enter_dirty(dir, name, file)));
         }
-        Ok(match found {
-            Found::Object(object) => Some(self.enter_object(dir, name, object)),
+        Ok(match resolved.found {
+            Found::Object(object) => Some(self.enter_object(dir, name, object, resolved.as_of)),
             Found::Dir { attrs } => {
                 let node = self.inodes.enter(dir, name, Kind::Dir, || Body::new(Content::Dir(attrs)));
                 let mut state = node.body.state.lock();
                 state.content = Content::Dir(attrs);
-                state.confirmed = Some(Instant::now());
+                state.confirmed = Some(resolved.as_of);
                 drop(state);
                 Some(self.looked(node))
             }
@@ -214,19 +214,19 @@ impl Fs {
         self.looked(node)
     }
 
-    /// The inode of an object, with what BOS says of it now.
-    pub(super) fn enter_object(&self, dir: &Arc<Node>, name: &str, object: Object) -> Looked<'_> {
+    /// The inode of an object, with what BOS said of it at `as_of`.
+    pub(super) fn enter_object(&self, dir: &Arc<Node>, name: &str, object: Object, as_of: Instant) -> Looked<'_> {
         let kind = kind_of(object.attrs.mode);
-        let node = self.inodes.enter(dir, name, kind, || Body::new(Content::Object(object.clone())));
+        let node = self.inodes.enter(dir, name, kind, || Body::confirmed_at(Content::Object(object.clone()), as_of));
         let mut state = node.body.state.lock();
         state.settle(false);
         if matches!(state.content, Content::Dirty(_)) && state.writers == 0 {
             // Its journal is gone: it was decided about from outside.
             state.content = Content::Object(object);
-            state.confirmed = Some(Instant::now());
+            state.confirmed = Some(as_of);
             state.epoch += 1;
         } else {
-            state.adopt(object);
+            state.adopt(object, as_of);
         }
         drop(state);
         self.looked(node)
@@ -261,11 +261,12 @@ impl Fs {
     /// Asks BOS for a clean file, fresh or not, and takes over what it says.
     pub(super) async fn confirm(&self, node: &Arc<Node>) -> FsResult<()> {
         let key = self.key_of(node)?;
+        let asked_at = Instant::now();
         let found = self.namespace.head(&key).await;
         let found = found.map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))?;
         match found {
             Some(object) if kind_of(object.attrs.mode) == node.kind => {
-                node.body.state.lock().adopt(object);
+                node.body.state.lock().adopt(object, asked_at);
                 Ok(())
             }
             _ => {

@@ -69,7 +69,16 @@ pub struct Listing {
     /// First entry of each page, and when that page was asked for.
     pages: Vec<(usize, Instant)>,
     next: NextPage,
+    /// Entry whose attributes a program that goes through the listing asks for next.
+    expected: usize,
+    /// How many attributes were fetched together the last time.
+    run: usize,
 }
+
+/// Attributes fetched together at most.
+const RUN_MAX: usize = 32;
+/// Entries that a program may skip and still be taken for one that goes through the listing.
+const SKIP_MAX: usize = 4;
 
 impl Listing {
     /// A listing of the keys under `prefix` (empty, or ending in `/`), nothing fetched yet.
@@ -80,6 +89,8 @@ impl Listing {
             index: HashMap::new(),
             pages: Vec::new(),
             next: NextPage::First,
+            expected: 0,
+            run: 0,
         }
     }
 
@@ -118,6 +129,16 @@ impl Listing {
             None if self.next == NextPage::End => Some((None, self.asked_at()?)),
             None => None,
         }
+    }
+
+    /// The attributes of `name` must be fetched: which entries to fetch with it, `name` first. Programs that go through a
+    /// listing (`ls -l`, rsync) ask one by one; from the second on, more and more are fetched side by side.
+    pub fn attribute_run(&mut self, name: &str) -> &[ListedEntry] {
+        let Some(&at) = self.index.get(name) else { return &[] };
+        let in_turn = self.run > 0 && (self.expected..=self.expected + SKIP_MAX).contains(&at);
+        self.run = if in_turn { (self.run * 2).min(RUN_MAX) } else { 1 };
+        self.expected = at + self.run;
+        &self.entries[at..self.expected.min(self.entries.len())]
     }
 
     /// Adds the page that was asked for at `at`. Returns the keys that are no entries.
@@ -273,6 +294,27 @@ mod tests {
         assert_eq!(listing.find("a").unwrap().1, start);
         assert_eq!(listing.find("b").unwrap().1, later);
         assert_eq!(listing.find("x"), Some((None, start)));
+    }
+
+    #[test]
+    fn attributes_are_fetched_together_for_those_who_go_through_the_listing() {
+        let names: Vec<String> = (0..100).map(|i| format!("f{i:03}")).collect();
+        let keys: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut listing = Listing::new("");
+        listing.add_page(page(&keys, &[], None), Instant::now());
+        let mut runs = Vec::new();
+        let mut at = 0;
+        while at < 100 {
+            let run = listing.attribute_run(&names[at]);
+            assert_eq!(&*run[0].name, names[at]);
+            runs.push(run.len());
+            at += run.len();
+        }
+        assert_eq!(runs, [1, 2, 4, 8, 16, 32, 32, 5]);
+        assert_eq!(listing.attribute_run("f050").len(), 1, "a jump");
+        assert_eq!(listing.attribute_run("f010").len(), 1);
+        assert_eq!(listing.attribute_run("f013").len(), 2, "two were skipped");
+        assert!(listing.attribute_run("absent").is_empty());
     }
 
     #[test]
