@@ -409,7 +409,7 @@ fn decode(json: &[u8]) -> Result<Record, String> {
         #[serde(borrow)]
         t: Option<std::borrow::Cow<'a, str>>,
     }
-    let record = Record::from_json(json).map_err(|error| {
+    let record: Record = serde_json::from_slice(json).map_err(|error| {
         let tag = serde_json::from_slice::<Tag>(json).ok().and_then(|tag| tag.t).unwrap_or_default();
         format!("(type {tag:?}) was written by another version of bosfs, use that or a newer one ({error})")
     })?;

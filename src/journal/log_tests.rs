@@ -349,8 +349,14 @@ fn a_failed_sync_latches_whoever_met_it() {
 fn a_hundred_thousand_lines_are_read_in_time() {
     let records: Vec<_> = (0..100_000).map(|n| sent(n % 10_000 + 1)).collect();
     let bytes = bytes_of(&records);
-    let started = std::time::Instant::now();
+    // Time of this thread, not of the clock on the wall: the machine may be busy.
+    let thread_time = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let started = thread_time();
     assert_eq!(replay(&bytes).records.len(), records.len());
-    println!("{} bytes in {:?}", bytes.len(), started.elapsed());
-    assert!(started.elapsed().as_millis() < if cfg!(debug_assertions) { 10_000 } else { 600 });
+    let took = thread_time() - started;
+    println!("{} bytes in {took:?}", bytes.len());
+    assert!(took.as_millis() < if cfg!(debug_assertions) { 5_000 } else { 600 });
 }

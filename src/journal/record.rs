@@ -6,9 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bos::client::ObjectHeaders;
-use crate::object::{
-    BaseObject, ByteRange, Checksum, Condition, Crcs, ETag, FileAttrs, Md5, ObjectKey, PartNumber, UploadId,
-};
+use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::write::part_plan::PartPlan;
 
 /// Version of the format that this bosfs writes, and the highest it reads.
@@ -223,52 +221,7 @@ pub enum Record {
     },
 }
 
-/// Fields of the lines that a large upload consists of, in the shape that serde reads without buffering: a tagged enum
-/// and a flattened struct are first read into a tree, which costs four times as long.
-#[derive(Deserialize)]
-struct PartLine {
-    part: PartNumber,
-    sum: SumFields,
-    etag: Option<ETag>,
-    kept: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct SumFields {
-    len: u64,
-    md5: Md5,
-    crc32c: u32,
-    crc32: u32,
-    crc64: u64,
-}
-
-impl From<SumFields> for Checksum {
-    fn from(sum: SumFields) -> Self {
-        let SumFields { len, md5, crc32c, crc32, crc64 } = sum;
-        Checksum { len, md5, crcs: Crcs { crc32c, crc32, crc64 } }
-    }
-}
-
 impl Record {
-    /// Reads the JSON text of a line.
-    ///
-    /// # Errors
-    /// It is no record that this version knows.
-    pub(super) fn from_json(json: &[u8]) -> serde_json::Result<Record> {
-        Self::part_from_json(json).map_or_else(|| serde_json::from_slice(json), Ok)
-    }
-
-    /// The short way for `Sending` and `Sent`; `None`: take the long one.
-    fn part_from_json(json: &[u8]) -> Option<Record> {
-        let is_sent = json.starts_with(br#"{"t":"sent","#);
-        if !is_sent && !json.starts_with(br#"{"t":"sending","#) {
-            return None;
-        }
-        let PartLine { part, sum, etag, kept } = serde_json::from_slice(json).ok()?;
-        let sum = sum.into();
-        Some(if is_sent { Record::Sent { part, sum, etag: etag?, kept: kept? } } else { Record::Sending { part, sum } })
-    }
-
     /// Checks what the types leave open, so that whoever folds records may rely on it: ranges are not reversed.
     ///
     /// # Errors
@@ -295,33 +248,4 @@ pub enum Proof {
     /// Size, each sent part, source conditions and the ETag rule hold; BOS gave no checksum of the whole, or copied
     /// ranges have an unknown one.
     Composed,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_short_way_reads_what_the_long_one_does() {
-        let part = PartNumber::new(10_000).unwrap();
-        let sum = Checksum::of(b"some bytes");
-        let etag = ETag::new("-a\\\"\u{e4}");
-        let big = Checksum { len: u64::MAX, crcs: Crcs { crc32c: u32::MAX, crc32: 0, crc64: u64::MAX }, ..sum };
-        for record in [
-            Record::Sending { part, sum },
-            Record::Sending { part: PartNumber::FIRST, sum: big },
-            Record::Sent { part, sum, etag: etag.clone(), kept: true },
-            Record::Sent { part, sum: big, etag, kept: false },
-        ] {
-            let json = serde_json::to_vec(&record).unwrap();
-            assert_eq!(Record::part_from_json(&json), Some(record.clone()));
-            assert_eq!(serde_json::from_slice::<Record>(&json).unwrap(), record);
-        }
-        let sent = serde_json::to_string(&Record::Sent { part, sum, etag: ETag::new("e"), kept: true }).unwrap();
-        for broken in ["10000", "\"etag\"", "\"kept\"", "\"crc64\"", "\"md5\""] {
-            let json = sent.replacen(broken, if broken == "10000" { "10001" } else { "\"other\"" }, 1);
-            assert_ne!(json, sent);
-            assert!(Record::from_json(json.as_bytes()).is_err(), "{json}");
-        }
-    }
 }
