@@ -1,6 +1,7 @@
 //! The kernel's side: mounting, requests in, errno out.
 
 mod adapter;
+mod convert;
 mod options;
 mod wait;
 

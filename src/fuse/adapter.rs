@@ -8,19 +8,19 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
+use super::convert::{absent_attr, file_attr, file_type, open_flags, timestamp};
 use super::options;
 use super::wait::{Wait, answer};
-use crate::fs::attr::{Attr, AttrChange, IO_BYTES};
+use crate::fs::attr::AttrChange;
 use crate::fs::error::FsError;
-use crate::fs::{Caller, Entry, Fs, Opened, RenameOptions, Space, Written};
-use crate::namespace::inode::Kind;
-use crate::object::{NAME_BYTES_MAX, Timestamp};
+use crate::fs::{Caller, Entry, Fs, RenameOptions, Space, Written};
+use crate::object::NAME_BYTES_MAX;
 
 /// Inode numbers are never used for another inode while the kernel knows them, so one generation is enough.
 const GENERATION: Generation = Generation(0);
@@ -52,72 +52,6 @@ fn told(request: &str, error: &FsError) -> Errno {
 fn guarded(request: &str, handler: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(handler)).is_err() {
         log::error!("{request}: the handler panicked; answered with EIO; please report this");
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    let mtime: SystemTime = attr.attrs.mtime.into();
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: mtime,
-        mtime,
-        ctime: mtime,
-        crtime: mtime,
-        kind: file_type(attr.kind),
-        perm: (attr.attrs.mode & 0o7777) as u16,
-        nlink: attr.nlink,
-        uid: attr.attrs.uid,
-        gid: attr.attrs.gid,
-        rdev: 0,
-        blksize: IO_BYTES,
-        flags: 0,
-    }
-}
-
-/// An entry with inode 0: the kernel remembers for a time that the name is absent.
-fn absent_attr() -> FileAttr {
-    let zero = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: zero,
-        mtime: zero,
-        ctime: zero,
-        crtime: zero,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: IO_BYTES,
-        flags: 0,
-    }
-}
-
-fn open_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
-    flags
-}
-
-fn timestamp(time: TimeOrNow) -> Timestamp {
-    match time {
-        TimeOrNow::Now => Timestamp::now(),
-        TimeOrNow::SpecificTime(time) => time.into(),
     }
 }
 
