@@ -1,5 +1,6 @@
 //! The steps that run alone: asking what BOS holds, Initiate, PutObject, Complete, the proof, and what comes after it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Published;
@@ -9,13 +10,17 @@ use super::driver::Trouble;
 use super::part::check_stored;
 use super::state::{Frozen, Held, Stage};
 use crate::bos::BosErrorKind;
-use crate::bos::client::{Body, ObjectHeaders, ObjectMeta, StoredOutcome};
+use crate::bos::client::{Body, ListedPart, ObjectHeaders, ObjectMeta, StoredOutcome};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{ByteRange, Condition, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
 use crate::posix_meta::{MARK, write_attrs};
 use crate::write::block_map::BLOCK_BYTES;
 
+/// Aborts of one upload at most; each may leave parts that were in flight.
+const ABORTS_MAX: u32 = 10;
+/// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
+const MISSING_MAX: u32 = 6;
 /// Publications of one state that may be disproved before the file fails.
 const DISPROOFS_MAX: u32 = 3;
 
@@ -113,11 +118,12 @@ impl DirtyFile {
     }
 
     /// Brings the journal in line with ListParts: what BOS does not hold is sent again, what it holds is not.
-    fn compare_parts(&self, inner: &mut Inner, listed: &[crate::bos::client::ListedPart]) -> Result<(), Trouble> {
+    fn compare_parts(&self, inner: &mut Inner, listed: &[ListedPart]) -> Result<(), Trouble> {
         let known: Vec<(PartNumber, super::state::Part)> =
             inner.state.parts.iter().map(|(number, part)| (*number, part.clone())).collect();
+        let by_number: HashMap<PartNumber, &ListedPart> = listed.iter().map(|part| (part.number, part)).collect();
         for (number, part) in known {
-            let there = listed.iter().find(|listed| listed.number == number);
+            let there = by_number.get(&number);
             let equal = match (&part.held, there) {
                 (Some(held), Some(there)) => held.len == there.size && held.etag == there.etag,
                 (Some(_), None) => false,
@@ -264,11 +270,19 @@ impl DirtyFile {
             let Stage::Completed { frozen, etag, put } = &inner.state.stage else { return Ok(()) };
             (inner.state.key.clone(), *frozen, etag.clone(), *put)
         };
-        let head = self.head(&key).await?;
-        let Some(head) = head.filter(|head| head.etag == etag) else {
-            log::warn!("{key}: published as ETag {etag}, and replaced or deleted by somebody else since");
-            return self.finish(frozen, Proof::Composed).await;
+        let Some(head) = self.head(&key).await? else {
+            let mut inner = self.lock();
+            if inner.tries < MISSING_MAX {
+                return Err(Trouble::Again(format!("the object with ETag {etag} is not to be seen yet")));
+            }
+            self.conflict(&mut inner, "no object, although this file was published");
+            return Ok(());
         };
+        let mark = self.lock().state.mark(frozen.publication);
+        if head.etag != etag && head.headers.metadata.get(MARK) != Some(&mark) {
+            log::warn!("{key}: published as ETag {etag}, and replaced by somebody else since");
+            return self.finish(frozen, Proof::Composed).await;
+        }
         let outcome =
             StoredOutcome { etag: head.etag.clone(), crc32c: head.crc32c, crc32: head.crc32, crc64: head.crc64 };
         if head.size != frozen.size {
@@ -449,7 +463,11 @@ impl DirtyFile {
         };
         if let Some(upload) = upload {
             // Parts that were in flight may survive the first abort (BOS docs, AbortMultipartUpload).
-            while self.shared.client.abort(&key, &upload.id).await? {}
+            for _ in 0..ABORTS_MAX {
+                if !self.shared.client.abort(&key, &upload.id).await? {
+                    break;
+                }
+            }
             let mut inner = self.lock();
             self.append(&mut inner, &Record::UploadEnded)?;
         }

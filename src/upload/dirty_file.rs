@@ -250,6 +250,7 @@ impl DirtyFile {
         self.append(&mut inner, &Record::Attrs { attrs })?;
         drop(inner);
         self.notify();
+        self.start_driver();
         Ok(())
     }
 
@@ -589,13 +590,12 @@ impl Inner {
         let frozen = match &self.state.stage {
             // From Complete on, BOS has every part of the frozen state.
             Stage::Open | Stage::Completing { .. } | Stage::Completed { .. } => return false,
-            Stage::Putting { frozen, .. } => {
-                return range.start < frozen.size || frozen.size == 0 && range.start == 0;
-            }
+            // Its one body is read while it is sent; bytes behind it in the same part would change the part's seal.
+            Stage::Putting { .. } => return range.start < self.plan.first_bytes(),
             Stage::Closed(frozen) => frozen,
         };
         if frozen.size <= self.plan.first_bytes() {
-            return range.start < frozen.size.max(1);
+            return range.start < self.plan.first_bytes();
         }
         let whole = ByteRange::new(0, frozen.size);
         self.plan.parts_in(range.intersect(whole)).any(|number| {

@@ -189,10 +189,9 @@ impl DirtyFile {
                 inner.last_error = None;
             }
             Err(Trouble::Again(message)) => inner.back_off(&key.to_string(), what, message),
-            Err(Trouble::Local(e)) => {
-                // A journal that cannot be written can still be tried again: space may come back.
-                inner.back_off(&key.to_string(), what, e.to_string());
-            }
+            // A journal that could not be written stays shut until the next mount reads it back.
+            Err(Trouble::Local(WriteError::Failed { errno, message })) => self.fail(&mut inner, errno, message),
+            Err(Trouble::Local(e @ WriteError::MustWait)) => inner.back_off(&key.to_string(), what, e.to_string()),
             Err(Trouble::Bos(e)) => match e.kind {
                 BosErrorKind::NoSuchUpload | BosErrorKind::InvalidPart | BosErrorKind::PreconditionFailed => {
                     inner.reconcile = true;

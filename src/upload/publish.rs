@@ -115,6 +115,14 @@ impl DirtyFile {
             // The driver copies the object onto itself; nothing to freeze.
             return Ok(None);
         }
+        if inner.state.failed.is_some() {
+            // What failed is not on its way: the newer state takes its place.
+            self.retry(inner, false)?;
+            if let Stage::Closed(frozen) = inner.state.stage {
+                self.append(inner, &Record::Superseded { publication: frozen.publication })?;
+            }
+        }
+        let present = if inner.state.stage == Stage::Open && !inner.state.rebasing { None } else { present };
         if let Some(present) = present {
             inner.publish_again = true;
             return Ok(Some(present + 1));
