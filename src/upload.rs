@@ -185,6 +185,6 @@ impl WriteError {
 
 impl From<io::Error> for WriteError {
     fn from(error: io::Error) -> Self {
-        WriteError::Failed { errno: error.raw_os_error().unwrap_or(libc::EIO), message: error.to_string() }
+        WriteError::Failed { errno: crate::journal::log::errno_of(&error), message: error.to_string() }
     }
 }

@@ -27,7 +27,6 @@
 //! before its requests are answered: `kill -9` loses nothing that was acknowledged. It and the data files wait for the
 //! medium only with `sync`: without, a power failure may cost the folder its last half minute or its index.
 
-mod crc_join;
 mod files;
 mod listing;
 mod objects;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::registry::Shared;
 use super::state::{FileState, Stage};
 use super::{DirtyRead, Opening, Published, WriteError};
+use crate::journal::log::errno_of;
 use crate::journal::record::Publication;
 use crate::journal::{Journal, Record};
 use crate::object::{BaseObject, ByteRange, Checksum, FileAttrs, ObjectKey, PartNumber, Timestamp};
@@ -676,7 +677,7 @@ fn opened_record(shared: &Shared, journal_id: String, opening: &Opening) -> Reco
 
 /// The error of a program whose bytes the local disk did not take.
 pub(super) fn disk_error(key: &ObjectKey, error: &std::io::Error) -> WriteError {
-    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+    let errno = errno_of(error);
     let hint = match errno {
         libc::ENOSPC | libc::EDQUOT => "free space on the disk of --state-dir, or mount with another --state-dir",
         _ => "see the system log about the disk of --state-dir",

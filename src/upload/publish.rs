@@ -294,7 +294,13 @@ impl DirtyFile {
             self.append(&mut inner, &Record::Synced { size })?;
             inner.store()?.journal.sync_handle().map_err(|e| disk_error(&key, &e))?
         };
-        flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| disk_error(&key, &e))
+        flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| {
+            // After a failed sync nobody knows what is on the disk: the journal refuses from here on.
+            if let Some(store) = &mut self.lock().store {
+                store.journal.sync_failed(&e);
+            }
+            disk_error(&key, &e)
+        })
     }
 
     /// Awaited after [`WriteError::MustWait`]: returns when the write has a chance.

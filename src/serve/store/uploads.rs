@@ -1,6 +1,5 @@
 //! What requests do to unfinished uploads.
 
-use super::crc_join::join;
 use super::objects::{SIMPLE_BYTES_MAX, now_s, present};
 use super::records::{ObjectRecord, PartRecord, UploadRecord};
 use super::tables::{PARTS, Snapshot, Tx};
@@ -194,7 +193,7 @@ impl Tx<'_> {
         let mut crcs = Some(Crcs::default());
         let mut size = 0;
         for part in &parts {
-            crcs = crcs.zip(part.crcs).map(|(all, next)| join(all, next, part.size));
+            crcs = crcs.zip(part.crcs).map(|(all, next)| all.then(next, part.size));
             size += part.size;
         }
         if let Some(crcs) = crcs {
