@@ -208,6 +208,11 @@ impl DirtyFile {
         self.inner.lock()
     }
 
+    /// Whether something is not in BOS, or somebody works on the file right now. Never waits.
+    pub(super) fn is_pending_or_busy(&self) -> bool {
+        self.inner.try_lock().is_none_or(|inner| inner.is_pending() || inner.store.is_some() || inner.writers > 0)
+    }
+
     /// Tells everybody who waits for a change of this file.
     pub(super) fn notify(&self) {
         self.changed.send_modify(|count| *count += 1);

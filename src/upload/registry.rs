@@ -26,6 +26,8 @@ use crate::write::part_plan::PartPlan;
 
 /// Finished files that `status` still shows.
 const FINISHED_MAX: usize = 100;
+/// Files in memory before those are forgotten that are wholly in BOS and not open.
+const REMEMBERED_MAX: usize = 1024;
 /// Spool bytes that are punched out at once when a writer needs room.
 const ROOM_BYTES: u64 = 64 << 20;
 /// Smallest spool limit, in parts of the first size.
@@ -45,6 +47,7 @@ pub(super) struct Shared {
     pub(super) runtime: Handle,
     pub(super) boot_id: String,
     slots: Semaphore,
+    /// Taken last: with a file's lock held, never the other way round.
     files: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
     finished: Mutex<VecDeque<FileStatus>>,
     damaged: Mutex<Vec<FileStatus>>,
@@ -176,28 +179,22 @@ impl Uploads {
     /// # Errors
     /// When the file is created and the state directory cannot take it.
     pub fn open(&self, opening: Opening) -> Result<Arc<DirtyFile>, WriteError> {
-        let mut files = self.shared.files.lock();
-        let file = match files.get(&opening.key) {
-            Some(file) => {
-                let mut inner = file.lock();
-                if inner.store.is_none() && inner.writers == 0 && !inner.is_pending() {
-                    inner.refresh(&opening);
-                }
-                drop(inner);
-                file.clone()
+        let file = {
+            // Lock order: a file's lock comes before this one, so none is taken here.
+            let mut files = self.shared.files.lock();
+            // Clean files that nobody holds any more are only remembered for their numbers.
+            if files.len() > REMEMBERED_MAX {
+                files.retain(|_, file| Arc::strong_count(file) > 1 || file.is_pending_or_busy());
             }
-            None => {
-                let key = opening.key.clone();
-                let file = Arc::new(DirtyFile::begin(self.shared.clone(), opening.clone()));
-                files.insert(key, file.clone());
-                file
-            }
+            let begin = || Arc::new(DirtyFile::begin(self.shared.clone(), opening.clone()));
+            files.entry(opening.key.clone()).or_insert_with(begin).clone()
         };
-        // Clean files that nobody holds any more are only remembered for their numbers.
-        if files.len() > 1024 {
-            files.retain(|_, file| Arc::strong_count(file) > 1 || file.lock().is_pending());
+        {
+            let mut inner = file.lock();
+            if inner.store.is_none() && inner.writers == 0 && !inner.is_pending() {
+                inner.refresh(&opening);
+            }
         }
-        drop(files);
         if opening.created {
             file.materialise(&mut file.lock())?;
         }
