@@ -49,6 +49,7 @@ impl Stopped {
         assert!(rule.wait_hit(WAIT), "never came\n{}\n{}", world.proxy.counts().log_text(), mount.log_text());
         mount.kill();
         world.proxy.clear_rules();
+        world.wait_quiet();
         Self { world, mount, source }
     }
 

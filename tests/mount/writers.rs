@@ -186,6 +186,7 @@ fn sigterm_ends_at_once_and_the_next_mount_goes_on() {
     let status = mount.end_by(Signal::TERM, Duration::from_secs(15)).expect("bosfs ends at SIGTERM");
     assert!(status.success(), "{status}\n{}", mount.log_text());
     world.proxy.clear_rules();
+    world.wait_quiet();
     let before = world.proxy.counts();
     mount.remount().unwrap();
     world.wait_object("f", 6 * PART, WAIT);

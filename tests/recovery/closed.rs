@@ -265,6 +265,7 @@ fn many_kills_in_a_row_send_nothing_twice() {
         let _ = rule.wait_hit(std::time::Duration::from_secs(2));
         s.mount.kill();
         s.world.proxy.clear_rules();
+        s.world.wait_quiet();
     }
     s.recover();
     let counts = s.world.proxy.counts();

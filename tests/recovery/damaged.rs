@@ -16,6 +16,7 @@ fn two_files(world: &World) -> (Mounted, std::path::PathBuf, std::path::PathBuf)
     assert!(hold.wait_hits(2, WAIT));
     mount.kill();
     world.proxy.clear_rules();
+    world.wait_quiet();
     let journals = world.journals();
     assert_eq!(journals.len(), 2);
     let is_key = |dir: &std::path::PathBuf| {

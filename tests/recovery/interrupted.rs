@@ -33,6 +33,7 @@ fn interrupted(world: &World, args: &[&str]) -> (Mounted, std::path::PathBuf) {
     writer.kill().unwrap();
     writer.wait().unwrap();
     world.proxy.clear_rules();
+    world.wait_quiet();
     (mount, source)
 }
 

@@ -20,6 +20,7 @@ fn removed(world: &World, killed_at: Call) -> Mounted {
     mount.kill();
     let _ = within(WAIT, "rm", move || rm.join());
     world.proxy.clear_rules();
+    world.wait_quiet();
     mount
 }
 

@@ -66,7 +66,10 @@ impl MountSpec {
     /// # Errors
     /// With the log, when the process ends before or nothing answers in time.
     pub fn mount(&self) -> io::Result<Mounted> {
-        std::fs::create_dir_all(&self.dir)?;
+        // A dead mount of an earlier process may stand there: bosfs must cope with it.
+        if !is_mounted(&self.dir) {
+            std::fs::create_dir_all(&self.dir)?;
+        }
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child =
             self.command().arg("--foreground").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;

@@ -179,6 +179,16 @@ impl World {
         }
     }
 
+    /// Waits, after a kill, until nothing of the dead process is on its way any more. What the server got in the last moment
+    /// it may take up to then: a ListParts before that would not show it.
+    pub fn wait_quiet(&self) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.proxy.counts().calls.values().any(|count| count.open > 0) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
     /// The log of all mounts of this world.
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(self.path("bosfs.log")).unwrap_or_default()

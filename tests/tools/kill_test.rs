@@ -259,6 +259,7 @@ fn round(settings: &Settings, source: &Source, phase: Phase, n: u32, undisturbed
     let result = strike(settings, source, phase, n, random, undisturbed, &mut mount, &mut kills);
     let hits = result.map_err(|e| format!("{e}\n{}", tail(&world.log_text())))?;
     world.proxy.clear_rules();
+    world.wait_quiet();
     if mount.has_ended() || mount.pid().is_none() {
         mount.remount().map_err(|e| e.to_string())?;
     }
@@ -410,6 +411,7 @@ fn strike(
                 Ok(0)
             })?;
             proxy.clear_rules();
+            kills.world.wait_quiet();
             let (call, at) = [
                 (Call::ListParts, HoldAt::BeforeAnswer),
                 (Call::UploadPart, HoldAt::InsideBody { after_bytes: 64 << 10 }),

@@ -1,0 +1,42 @@
+# Functions for the other scripts: install what is missing on Debian and its relatives. Nothing is touched that is there.
+
+say() { printf '%s\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else say "This needs root: $*"; return 1
+    fi
+}
+
+# need_package PACKAGE: installs it.
+need_package() {
+    command -v apt-get >/dev/null || { say "Please install $1 by hand: there is no apt-get here."; return 1; }
+    say "== installing $1"
+    if [ -z "${apt_updated:-}" ]; then
+        as_root apt-get update -qq
+        apt_updated=1
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
+}
+
+# need_command COMMAND PACKAGE: installs the package if the command is missing.
+need_command() {
+    command -v "$1" >/dev/null || need_package "$2"
+}
+
+need_rust() {
+    if ! command -v cargo >/dev/null && [ -f "$HOME/.cargo/env" ]; then
+        . "$HOME/.cargo/env"
+    fi
+    if ! command -v cargo >/dev/null; then
+        say "Rust is missing. Install it with: curl https://sh.rustup.rs -sSf | sh -s -- -y"
+        return 1
+    fi
+    need_command cc gcc
+}
+
+need_fuse() {
+    [ -e /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
+    [ -e /dev/fuse ] || { say "There is no /dev/fuse here (in a container: --device /dev/fuse --cap-add SYS_ADMIN)."; return 1; }
+}
