@@ -3,7 +3,9 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::mounted::{cp, run, start_cp, wait_child};
+use rustix::process::Signal;
+
+use crate::support::mounted::{SlowWriter, cp, run, start_cp, wait_child};
 use crate::support::{Call, HoldAt, KeyWatch, When, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell};
 
@@ -74,21 +76,10 @@ fn a_killed_cp_is_not_published_and_the_next_one_goes_on() {
     let hold = world
         .proxy
         .hold(When::call(Call::UploadPart).part(6).part(7).part(8), HoldAt::InsideBody { after_bytes: 100_000 });
-    let mut writer = Command::new("bash")
-        .args(["-c", "exec > $3; head -c $1 $2; kill -STOP $$", "x"])
-        .arg((7 * PART).to_string())
-        .arg(&source)
-        .arg(mount.path("huge.iso"))
-        .spawn()
-        .unwrap();
+    let mut writer = SlowWriter::start(&mount.path("huge.iso"));
+    writer.feed(&source, 7 * PART).unwrap();
     assert!(hold.wait_hit(WAIT));
-    // Stopped in the middle of the file; killed there.
-    shell(&format!(
-        "for i in $(seq 1000); do grep -q 'State:.T' /proc/{}/status && exit 0; sleep 0.01; done; exit 1",
-        writer.id()
-    ));
-    writer.kill().unwrap();
-    writer.wait().unwrap();
+    writer.end_by(Signal::KILL);
     mount.wait_state("huge.iso", WAIT, |entry| entry.is_some_and(|e| e["state"] == "interrupted"));
     world.proxy.clear_rules();
     let before = world.proxy.counts();
@@ -176,7 +167,6 @@ fn umount_waits_until_everything_closed_is_in_the_bucket() {
 
 #[test]
 fn sigterm_ends_at_once_and_the_next_mount_goes_on() {
-    use rustix::process::Signal;
     let world = World::new();
     let source = world.random_file("source", 6, 6 * PART);
     let mut mount = world.mount(&["--part-size", "5MiB", "--write-back"]);

@@ -192,7 +192,7 @@ fn a_put_that_arrives_late_is_recognised_as_ours() {
     let source = world.random_file("source", 1, 100_000);
     let mut mount = world.mount(&["--write-back"]);
     let late =
-        world.proxy.hold(When::call(Call::PutObject).key(KEY).once(), HoldAt::InsideBody { after_bytes: 100_000 });
+        world.proxy.hold(When::call(Call::PutObject).key(KEY).once(), HoldAt::InsideBody { after_bytes: 99_999 });
     assert!(crate::cp(&source, mount.path(KEY), WAIT).status.success());
     assert!(late.wait_hit(WAIT));
     mount.kill();

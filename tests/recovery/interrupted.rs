@@ -1,8 +1,6 @@
 //! Row "not closed": the writer never closed the file. Nothing of it is published by itself.
 
-use std::process::{Command, Stdio};
-
-use crate::support::mounted::cp;
+use crate::support::mounted::{SlowWriter, cp};
 use crate::support::{Call, KeyWatch, Mounted, When, World};
 use crate::{KEY, PART, WAIT, bosfs_ok, wait_for_state, wait_no_journal};
 
@@ -13,16 +11,15 @@ fn interrupted(world: &World, args: &[&str]) -> (Mounted, std::path::PathBuf) {
     let source = world.random_file("source", 1, 6 * PART + 10);
     let mut mount = world.mount(args);
     let third = world.proxy.fault(When::call(Call::UploadPart).skip(2).once(), crate::support::Action::Pass);
-    let mut writer = Command::new("bash")
-        .args(["-c", "exec > $3; head -c $1 $2; kill -STOP $$", "x"])
-        .arg(WRITTEN.to_string())
-        .arg(&source)
-        .arg(mount.path(KEY))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut writer = SlowWriter::start(&mount.path(KEY));
+    writer.feed(&source, WRITTEN).unwrap();
     assert!(third.wait_hit(WAIT), "{}", mount.log_text());
-    wait_stopped(writer.id());
+    // The last bytes may still be in the pipe.
+    let end = std::time::Instant::now() + WAIT;
+    while mount.file_status(KEY).is_none_or(|e| e["size"] != WRITTEN) {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     // Until the server has taken three parts and their answers have been journaled.
     let end = std::time::Instant::now() + WAIT;
     while world.proxy.counts().of(Call::UploadPart).accepted < 3 {
@@ -30,23 +27,10 @@ fn interrupted(world: &World, args: &[&str]) -> (Mounted, std::path::PathBuf) {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     mount.kill();
-    writer.kill().unwrap();
-    writer.wait().unwrap();
+    drop(writer);
     world.proxy.clear_rules();
     world.wait_quiet();
     (mount, source)
-}
-
-fn wait_stopped(pid: u32) {
-    let end = std::time::Instant::now() + WAIT;
-    loop {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        if status.lines().any(|line| line.starts_with("State:") && line.contains('T')) {
-            return;
-        }
-        assert!(std::time::Instant::now() < end, "the writer never stops");
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
 }
 
 const ARGS: [&str; 2] = ["--part-size", "5MiB"];

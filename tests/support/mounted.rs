@@ -314,3 +314,47 @@ pub fn within<T: Send + 'static>(timeout: Duration, what: &str, job: impl FnOnce
     std::thread::spawn(move || tell.send(job()));
     told.recv_timeout(timeout).unwrap_or_else(|_| panic!("{what}: no end within {timeout:?}"))
 }
+
+/// `cp` from a pipe, so that it is in the middle of the file as long as we want.
+pub struct SlowWriter {
+    child: Child,
+}
+
+impl SlowWriter {
+    pub fn start(target: &Path) -> Self {
+        let mut command = Command::new("cp");
+        command.arg("/dev/stdin").arg(target).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { child: command.spawn().expect("cp starts") }
+    }
+
+    /// Hands over the first `bytes` of `source`; when it returns, all but the last pipe full has been written.
+    pub fn feed(&mut self, source: &Path, bytes: u64) -> io::Result<()> {
+        use std::io::{Read, Write};
+        let pipe = self.child.stdin.as_mut().ok_or_else(|| io::Error::other("no pipe"))?;
+        let mut source = File::open(source)?.take(bytes);
+        let mut buf = vec![0; 1 << 20];
+        loop {
+            match source.read(&mut buf)? {
+                0 => return pipe.flush(),
+                n => pipe.write_all(&buf[..n])?,
+            }
+        }
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn end_by(mut self, signal: Signal) {
+        let _ = rustix::process::kill_process(Pid::from_child(&self.child), signal);
+        let _ = wait_child(&mut self.child, Duration::from_secs(10));
+    }
+}
+
+impl Drop for SlowWriter {
+    /// Ends its input; on a dead mount `cp` then ends by itself.
+    fn drop(&mut self) {
+        self.child.stdin = None;
+        if wait_child(&mut self.child, Duration::from_secs(10)).is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -10,17 +10,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bosfs::config::units::parse_size;
 use bosfs::object::Md5;
 use rustix::process::Signal;
 use support::fault::{Rule, RuleSpec};
-use support::files::{fill_random, md5_of_file, splitmix64, write_random};
-use support::mounted::{cp, start_cp, wait_child};
+use support::files::{md5_of_file, splitmix64, write_random};
+use support::mounted::{SlowWriter, cp, start_cp, wait_child};
 use support::{Action, Call, HoldAt, KeyWatch, Mounted, When, World};
 
 const KEY: &str = "huge.iso";
@@ -130,7 +129,6 @@ struct Round {
 struct Source {
     path: PathBuf,
     md5: Md5,
-    seed: u64,
 }
 
 fn main() -> ExitCode {
@@ -156,7 +154,7 @@ fn run(settings: &Settings) -> Result<bool, String> {
         settings.seed
     );
     write_random(&path, settings.seed, settings.size).map_err(|e| e.to_string())?;
-    let source = Source { md5: md5_of_file(&path).map_err(|e| e.to_string())?, path, seed: settings.seed };
+    let source = Source { md5: md5_of_file(&path).map_err(|e| e.to_string())?, path };
     let undisturbed = time_undisturbed(settings, &source)?;
     println!("undisturbed cp: {:.1} s", undisturbed.as_secs_f64());
     let mut table = Vec::new();
@@ -356,10 +354,10 @@ fn strike(
             let when = When::call(Call::UploadPart).key(KEY).skip(sent);
             let rule = proxy.hold(when, HoldAt::InsideBody { after_bytes: 1 << 20 });
             let mut writer = SlowWriter::start(&target);
-            writer.feed(source, settings.size * 3 / 4)?;
+            writer.feed(&source.path, settings.size * 3 / 4).map_err(|e| format!("cp does not take its input: {e}"))?;
             let hits = wait_hits(&rule, 1, "a part in flight while the writer is not done")?;
             kills.kill(mount);
-            writer.end();
+            drop(writer);
             Ok(hits)
         }
         Phase::LastPartsInFlight => {
@@ -523,39 +521,4 @@ fn finish(world: &World, mount: &Mounted, source: &Source, phase: Phase, round: 
     }
     round.kept = mount.file_status(KEY).map_or(0, |e| e["parts_kept"].as_u64().unwrap_or(0));
     Ok(())
-}
-
-/// `cp` from a pipe, so that it is in the middle of the file as long as we want.
-struct SlowWriter {
-    child: Child,
-}
-
-impl SlowWriter {
-    fn start(target: &Path) -> Self {
-        let mut command = Command::new("cp");
-        command.arg("/dev/stdin").arg(target).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { child: command.spawn().expect("cp starts") }
-    }
-
-    fn feed(&mut self, source: &Source, bytes: u64) -> Result<(), String> {
-        let pipe = self.child.stdin.as_mut().ok_or("no pipe")?;
-        let mut buf = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < bytes {
-            let n = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(buf.len());
-            fill_random(source.seed, at, &mut buf[..n]);
-            pipe.write_all(&buf[..n]).map_err(|e| format!("cp does not take its input: {e}"))?;
-            at += n as u64;
-        }
-        Ok(())
-    }
-
-    /// The mount is dead: `cp` ends by itself when its input does.
-    fn end(mut self) {
-        self.child.stdin = None;
-        if wait_child(&mut self.child, Duration::from_secs(10)).is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
 }
