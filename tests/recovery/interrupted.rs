@@ -94,7 +94,8 @@ fn a_writer_that_goes_on_at_the_end_publishes_the_whole() {
     let output = crate::support::mounted::sh(&line, WAIT);
     assert!(output.status.success(), "{output:?}\n{}", mount.log_text());
     world.assert_object_is_file(KEY, &source);
-    assert_eq!(world.proxy.counts().part(KEY, 1).tries, 0);
+    let counts = world.proxy.counts();
+    assert_eq!(counts.part(KEY, 1).tries, 0, "{}", counts.log_text());
 }
 
 #[test]
@@ -206,10 +207,7 @@ fn resume_from_a_source_file_needs_no_journal() {
     mount.kill();
     std::fs::remove_dir_all(world.state_dir()).unwrap();
     let before = world.proxy.take_counts();
-    bosfs_ok(
-        &mount,
-        &["uploads", "resume", "bkt/huge.iso", "--part-size", "5MiB", "--from", &source.display().to_string()],
-    );
+    bosfs_ok(&mount, &["uploads", "resume", "bkt/huge.iso", "--from", &source.display().to_string()]);
     world.assert_object_is_file(KEY, &source);
     let counts = world.proxy.counts();
     for part in (1..=6).filter(|n| before.part(KEY, *n).accepted > 0) {
