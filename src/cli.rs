@@ -4,6 +4,7 @@ pub mod args;
 pub mod connect;
 pub mod exit;
 pub mod handover;
+pub mod interrupt;
 pub mod mount;
 pub mod mount_point;
 pub mod offline;

@@ -6,6 +6,7 @@
 
 mod control;
 mod mount;
+mod registry;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -202,11 +203,19 @@ pub async fn run(
         options.uploads.punch = false;
     }
     let state = Arc::new(StateDir::open(&options.state_dir, &options.identity)?);
+    let _remembered = registry::remember(state.path(), &options.identity);
     for sentence in state.weakened() {
         log::warn!("{sentence}");
     }
     let uploads = Uploads::start(options.uploads.clone(), options.client.clone(), state.clone())
         .map_err(step("cannot take up the journal"))?;
+    if options.uploads.adopt {
+        match uploads.find_adoptable(&options.bucket.prefix).await {
+            Ok(0) => log::info!("--adopt: the bucket has no unfinished uploads"),
+            Ok(count) => log::info!("--adopt: {count} unfinished uploads of the bucket may be gone on with"),
+            Err(error) => log::warn!("--adopt: the unfinished uploads cannot be listed, none is adopted: {error}"),
+        }
+    }
     let running = Arc::new(Running {
         uploads: uploads.clone(),
         fixed: fixed_status(&options, &state),

@@ -7,6 +7,7 @@ use super::args::{ConflictArg, FsyncArg, InterruptedArg, MountArgs, YesNo};
 use super::connect::{self, Access};
 use super::exit::{CliError, Exit};
 use super::handover::{self, Order};
+use super::interrupt::{on_interrupt, says};
 use super::{mount_point, output};
 use crate::bos::BosClient;
 use crate::config::credentials::GivenKeys;
@@ -20,11 +21,15 @@ use crate::upload::{InterruptedPolicy, UploadOptions};
 /// Name of a daemon's log in the state directory.
 const LOG_NAME: &str = "bosfs.log";
 
-/// Runs the command. `given`: keys from an `-o` list. `secret_in_arguments`: this process's own arguments show a secret.
+/// Runs the command. `given`: keys from an `-o` list.
 ///
 /// # Errors
 /// Whatever keeps the mount from answering.
 pub fn run(mut args: MountArgs, given: GivenKeys) -> Result<(), CliError> {
+    if !args.foreground {
+        // A daemon sets its own log up; this process has only warnings to show.
+        logging::init(log::LevelFilter::Warn, None);
+    }
     args.dir = mount_point::check(&args.dir, args.nonempty)?;
     for path in [&mut args.bos.credentials, &mut args.bos.state_dir, &mut args.log.log_file].into_iter().flatten() {
         *path = paths::absolute(path);
@@ -50,6 +55,7 @@ pub fn run(mut args: MountArgs, given: GivenKeys) -> Result<(), CliError> {
         return mount_here(&args, keys.map(GivenKeys::from).unwrap_or_default(), None);
     }
     let order = Order::new(args, true, keys);
+    on_interrupt(says("interrupted before the mount was made; nothing is mounted"));
     handover::start_daemon(&order)?;
     let dir = &order.mount.dir;
     if !mount_point::is_served(dir) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::args::StatusArgs;
 use super::exit::CliError;
+use super::interrupt::on_interrupt;
 use super::output::{self, Table};
 use super::umount::snapshot_through;
 use crate::journal::Journal;
@@ -30,6 +31,10 @@ struct Report {
 /// # Errors
 /// The folder given is neither a mount nor a state directory.
 pub fn run(args: &StatusArgs) -> Result<(), CliError> {
+    if args.watch {
+        // That is how one ends it.
+        on_interrupt(|| Ok(()));
+    }
     loop {
         let report = match &args.dir {
             Some(dir) => report_of(dir)?,

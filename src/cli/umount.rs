@@ -2,12 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::args::UmountArgs;
 use super::exit::{CliError, Exit};
 use super::mount_point::{self, answered};
-use super::{output, status};
+use super::{interrupt, output, status};
 use crate::observe::control::{Answer, ControlClient, Request};
 use crate::observe::{StatusSnapshot, mount_table};
 use crate::upload::FileStatus;
@@ -82,6 +84,20 @@ fn files(count: usize) -> String {
 fn follow(args: &UmountArgs, dir: &Path, client: &mut ControlClient) -> Result<(), CliError> {
     let started = Instant::now();
     let bar = output::byte_bar(0);
+    let is_detached = Arc::new(AtomicBool::new(false));
+    interrupt::on_interrupt({
+        let (bar, is_detached, shown) = (bar.clone(), is_detached.clone(), args.dir.display().to_string());
+        move || {
+            bar.finish_and_clear();
+            let what = if is_detached.load(Ordering::Relaxed) {
+                "is detached, but its process still works"
+            } else {
+                "stays mounted"
+            };
+            Err(CliError::new(Exit::Interrupted, format!("interrupted: {shown} {what}"))
+                .hint("the uploads go on; look at them with: bosfs status"))
+        }
+    });
     let mut pid = 0;
     let mut bucket = "BUCKET".to_owned();
     let mut detached = false;
@@ -112,6 +128,7 @@ fn follow(args: &UmountArgs, dir: &Path, client: &mut ControlClient) -> Result<(
                     return Err(cannot_detach(dir, &error, &remaining));
                 }
                 detached = true;
+                is_detached.store(true, Ordering::Relaxed);
                 bar.set_message("ending");
             }
             Ok(Some(Answer::Ended { remaining })) => break remaining,
@@ -180,7 +197,12 @@ fn cannot_detach(dir: &Path, error: &io::Error, remaining: &[FileStatus]) -> Cli
     if error.kind() != io::ErrorKind::ResourceBusy {
         return base;
     }
-    let users = mount_point::users_of(dir, 8);
+    // Aside: /proc of a process that is just starting a program can block.
+    let users = answered({
+        let dir = dir.to_owned();
+        move || mount_point::users_of(&dir, 8)
+    })
+    .unwrap_or_default();
     let who = if users.is_empty() { "some process".to_owned() } else { users.join(", ") };
     let hint = format!("in use by {who}; end them, or detach all the same with: bosfs umount --lazy {}", dir.display());
     match remaining.iter().find(|file| file.state == "writing") {

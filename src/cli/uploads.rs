@@ -10,6 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use super::args::{BosArgs, UploadsAbortArgs, UploadsCommand, UploadsCompleteArgs, UploadsListArgs, UploadsResumeArgs};
 use super::connect::{self, Access};
 use super::exit::{CliError, Exit};
+use super::interrupt::{on_interrupt, says};
 use super::output::{self, Table};
 use super::status;
 use crate::bos::BosClient;
@@ -30,6 +31,8 @@ const LIST_PARTS_PARALLEL: usize = 8;
 const UPLOADS_MAX: u16 = 8;
 /// Longest wait for a process that holds a state directory to answer or to be gone.
 const HOLDER_WITHIN: Duration = Duration::from_secs(5);
+/// Longest wait for spool and journal of a proved object to be cleared away; the next start does what is left.
+const CLEARED_WITHIN: Duration = Duration::from_secs(10);
 /// Aborts of one upload before BOS is believed to know it no more.
 const ABORT_TRIES: usize = 5;
 
@@ -63,6 +66,7 @@ struct Row {
 fn list(args: &UploadsListArgs) -> Result<(), CliError> {
     let access = Access::new(&args.bos, &GivenKeys::default())?;
     let client = access.client(&args.bucket.bucket)?;
+    on_interrupt(says("interrupted"));
     let journaled = journaled_in(&args.bos, &access.endpoint.to_string(), &args.bucket.bucket);
     let rows = connect::runtime()?.block_on(list_rows(&client, &args.bucket.prefix, &journaled))?;
     if args.json {
@@ -296,6 +300,7 @@ fn decide(
 
 /// Has the session that holds `state_dir` do it; `None` when none holds it (any more).
 fn ask_holder(state_dir: &Path, request: &Request) -> Option<Result<(), CliError>> {
+    on_interrupt(says("interrupted; the process of the mount goes on with it"));
     let started = Instant::now();
     loop {
         let holder = read_holder(state_dir)?;
@@ -397,6 +402,13 @@ async fn decide_here(
             _ = tokio::signal::ctrl_c() => break Err(CliError::new(Exit::Interrupted, "interrupted; the journal keeps everything")),
         }
     };
+    if result.is_ok() {
+        // Proved; spool and journal go next.
+        let started = Instant::now();
+        while uploads.find(key).is_some() && started.elapsed() < CLEARED_WITHIN {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
     bar.finish_and_clear();
     uploads.stop().await;
     output::line(result?)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::args::VerifyArgs;
 use super::connect::{self, Access};
 use super::exit::CliError;
+use super::interrupt::{on_interrupt, says};
 use super::output;
 use super::uploads::find_journaled;
 use crate::bos::BosErrorKind;
@@ -28,6 +29,7 @@ pub fn run(args: &VerifyArgs) -> Result<(), CliError> {
     let objects = args.objects.iter().map(|object| BucketPath::parse_key(object)).collect::<Result<Vec<_>, _>>();
     let objects = objects.map_err(CliError::usage)?;
     let access = Access::new(&args.bos, &GivenKeys::default())?;
+    on_interrupt(says("interrupted; nothing was changed"));
     let runtime = connect::runtime()?;
     let mut worst = None;
     for (bucket, key) in objects {
