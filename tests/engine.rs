@@ -7,11 +7,11 @@ use std::time::Duration;
 use bosfs::bos::client::ObjectHeaders;
 use bosfs::bos::credentials::StaticCredentials;
 use bosfs::bos::{BosClient, BosClientConfig, BosErrorKind};
-use bosfs::journal::StateDir;
 use bosfs::journal::record::Proof;
 use bosfs::journal::state_dir::Identity;
+use bosfs::journal::{Record, StateDir};
 use bosfs::object::{BaseObject, Condition, FileAttrs, ObjectKey, Timestamp};
-use bosfs::serve::{ServeOptions, Server, ServerHandle};
+use bosfs::serve::{ServeOptions, Server, ServerHandle, Variants};
 use bosfs::upload::{DirtyFile, InterruptedPolicy, Opening, UploadOptions, Uploads, WriteError, WriterEnd};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -250,6 +250,10 @@ async fn a_closed_file_is_finished_by_the_next_start_alone() {
     file.add_writer().unwrap();
     write(&file, 0, &content).await;
     file.publish().await.unwrap();
+    let lines = bosfs::journal::Journal::read(&file.dir().unwrap()).unwrap().records;
+    let closed = lines.iter().position(|line| matches!(line, Record::Closed { .. })).unwrap();
+    let synced = |line: &Record| *line == Record::Synced { size: content.len() as u64 };
+    assert!(lines[closed..].iter().any(synced), "a write-back close answers only after the sync");
     file.remove_writer(WriterEnd::Closed);
     until("a part sent", || bench.requests("UploadPart") >= 1).await;
     uploads.stop().await;
@@ -375,6 +379,49 @@ async fn a_killed_writers_file_is_kept_and_not_published() {
     file.complete_now(false).await.unwrap();
     assert_eq!(bench.get("k").await.unwrap(), b"half");
     uploads.stop().await;
+}
+
+/// What bos-api.md calls unknown: both ways must end in a proved (or composed) object, or in a clear error.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_give_no_checksums_or_opaque_etags_are_served_too() {
+    type Case = (&'static str, fn(&mut Variants), Option<Proof>);
+    let variants: [Case; 5] = [
+        ("no CRC of the composed object in answers", |v| v.no_crc_on_composed_objects = true, Some(Proof::Composed)),
+        ("no CRC at all", |v| v.no_crc_headers = true, Some(Proof::Composed)),
+        ("composed ETag follows no rule", |v| v.opaque_composed_etags = true, Some(Proof::Proved)),
+        ("encrypted: part ETags are no MD5", |v| v.opaque_part_etags = true, Some(Proof::Proved)),
+        (
+            "encrypted, and no CRC",
+            |v| {
+                v.opaque_part_etags = true;
+                v.no_crc_headers = true;
+            },
+            None,
+        ),
+    ];
+    for (name, set, proof) in variants {
+        let bench = Bench::with(|options| set(&mut options.faithful_variants));
+        let uploads = bench.start(options());
+        let file = uploads.open(new_file("k")).unwrap();
+        file.add_writer().unwrap();
+        let content = bytes(2 * PART + 5, 11);
+        write(&file, 0, &content).await;
+        let result = file.publish().await;
+        match proof {
+            Some(_) => {
+                result.unwrap_or_else(|e| panic!("{name}: {e}"));
+                assert_eq!(file.status(false).proof, proof, "{name}");
+                assert_eq!(bench.get("k").await.unwrap(), content, "{name}");
+            }
+            None => {
+                let error = result.unwrap_err().to_string();
+                assert!(error.contains("encrypts") && error.contains("kept"), "{name}: {error}");
+                assert!(bench.get("k").await.is_none(), "{name}");
+                assert!(bench.requests("UploadPart") <= 20, "{name}: a check that can never succeed ends");
+            }
+        }
+        uploads.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

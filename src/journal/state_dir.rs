@@ -463,12 +463,8 @@ fn make_private(path: &Path) -> Result<(), StateDirError> {
 }
 
 /// Identity of this boot (`/proc/sys/kernel/random/boot_id`). Where it cannot be read, one made up for this process, so
-/// that recovery trusts no more than after a reboot. Debug builds take `BOSFS_TEST_BOOT_ID` instead.
+/// that recovery trusts no more than after a reboot.
 pub fn boot_id() -> String {
-    #[cfg(any(test, debug_assertions))]
-    if let Ok(id) = std::env::var("BOSFS_TEST_BOOT_ID") {
-        return id;
-    }
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     BOOT_ID
         .get_or_init(|| match fs::read_to_string("/proc/sys/kernel/random/boot_id") {

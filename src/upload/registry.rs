@@ -78,6 +78,20 @@ impl Uploads {
     /// # Errors
     /// When the state directory cannot be read. A single damaged journal is no error: its file is listed as failed.
     pub fn start(options: UploadOptions, client: BosClient, state_dir: Arc<StateDir>) -> io::Result<Arc<Self>> {
+        Self::start_in_boot(options, client, state_dir, crate::journal::state_dir::boot_id())
+    }
+
+    /// As [`Uploads::start`] in the boot that `boot_id` names: journals of another one are only trusted as far as they
+    /// were synced.
+    ///
+    /// # Errors
+    /// See [`Uploads::start`].
+    pub fn start_in_boot(
+        options: UploadOptions,
+        client: BosClient,
+        state_dir: Arc<StateDir>,
+        boot_id: String,
+    ) -> io::Result<Arc<Self>> {
         // Fewer than a few parts could never be sealed and sent.
         let limit_min = SPOOL_PARTS_MIN * PartPlan::growing(options.part_bytes).first_bytes();
         let limit = options.spool_limit_bytes.map(|limit| limit.max(limit_min));
@@ -90,7 +104,7 @@ impl Uploads {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
-            boot_id: crate::journal::state_dir::boot_id(),
+            boot_id,
             slots: Semaphore::new(options.uploads_max.max(1)),
             files: Mutex::default(),
             finished: Mutex::default(),
