@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use super::args::MountArgs;
-use super::exit::{CliError, Exit};
+use super::exit::CliError;
 use crate::config::credentials::GivenKeys;
 use crate::config::{Keys, Secret};
 
@@ -173,12 +173,4 @@ pub fn report(result: Result<(), CliError>) -> io::Result<()> {
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     Ok(())
-}
-
-/// The exit code that a finished child left.
-pub fn exit_of(result: &Result<(), CliError>) -> u8 {
-    match result {
-        Ok(()) => Exit::Ok as u8,
-        Err(error) => error.exit_code(),
-    }
 }

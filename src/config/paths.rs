@@ -62,25 +62,10 @@ fn check_bucket_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Where state directories lie by default: `/var/lib/bosfs` for root, else `$XDG_STATE_HOME/bosfs`, else
-/// `~/.local/state/bosfs`.
-///
-/// # Errors
-/// Neither variable is set to an absolute path.
-pub fn default_state_base() -> Result<PathBuf, String> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/bosfs"));
-    }
-    absolute_var("XDG_STATE_HOME")
-        .or_else(|| absolute_var("HOME").map(|home| home.join(".local/state")))
-        .map(|base| base.join("bosfs"))
-        .ok_or_else(|| "neither XDG_STATE_HOME nor HOME is set; name a folder with --state-dir".to_owned())
-}
-
 /// Where `mount --local` keeps its objects by default: `bosfs-local` beside the other data of this user.
 ///
 /// # Errors
-/// As [`default_state_base`].
+/// Neither `XDG_DATA_HOME` nor `HOME` is set to an absolute path.
 pub fn default_local_store() -> Result<PathBuf, String> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/bosfs-local"));

@@ -1,7 +1,7 @@
 //! The mount table of this process (`/proc/self/mountinfo`), as far as bosfs asks.
 
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 /// File system type of our mounts.
@@ -100,11 +100,6 @@ pub fn resolve(dir: &Path) -> io::Result<PathBuf> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Whether a path holds bytes that are not UTF-8: such a mount point is shown with replacement characters.
-pub fn is_plain(path: &Path) -> bool {
-    std::str::from_utf8(path.as_os_str().as_bytes()).is_ok()
 }
 
 #[cfg(test)]
