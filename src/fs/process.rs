@@ -48,9 +48,18 @@ pub struct ProcessState {
 }
 
 /// State of the process or thread `pid`. `None`: not readable, which counts as a living process.
+///
+/// `stat` waits while the process is in execve(2), and execve waits for us: closing its close-on-exec descriptors sends a
+/// flush. So `status`, which never waits, is asked first: a process that still has memory is not exiting (the kernel takes
+/// the memory away before it closes the files), and one that has none is not in execve.
 pub fn process_state(pid: u32) -> Option<ProcessState> {
     if pid == 0 {
         return None;
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    if status_field(&status, "VmSize:").is_some() {
+        let name = status_field(&status, "Name:").unwrap_or_default().to_owned();
+        return Some(ProcessState { name, exiting: false, killed_by: None });
     }
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
