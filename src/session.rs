@@ -150,19 +150,9 @@ pub async fn complete(file: &Arc<DirtyFile>, force: bool) -> Result<(), WriteErr
 /// Drops what is unfinished of a file: its upload is aborted, its spool removed; an object that was there before stays.
 ///
 /// # Errors
-/// The journal cannot be written, or BOS refuses for good.
+/// When the journal cannot be written, or BOS refuses.
 pub async fn abort(file: &Arc<DirtyFile>) -> Result<(), WriteError> {
-    // `unlink` also removes the object that was there before: only for files that have none.
-    if file.read(0, 0)?.base.is_some() || file.published().is_some() {
-        let key = file.key();
-        return Err(WriteError::failed(
-            libc::EBUSY,
-            format!(
-                "{key} has an earlier version in BOS and is in use by this mount; run the same command after bosfs umount"
-            ),
-        ));
-    }
-    file.unlink().await
+    file.give_up().await
 }
 
 /// Looks at the bucket; `Some(days)`: a lifecycle rule aborts unfinished uploads after so many days.

@@ -365,6 +365,85 @@ async fn a_removed_file_leaves_neither_upload_nor_object() {
     uploads.stop().await;
 }
 
+/// An object `k` of 6 bytes, and a journal of an interrupted writer that changed two of them.
+async fn interrupted_overwrite(bench: &Bench) {
+    let uploads = bench.start(options());
+    let file = uploads.open(new_file("k")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, b"before").await;
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    until("journal gone", || gone(&bench.state)).await;
+    let file = uploads.open(over("k", bench.base("k").await)).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, b"af").await;
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_what_was_written_leaves_the_object_that_was_there() {
+    let bench = Bench::new();
+    interrupted_overwrite(&bench).await;
+    let uploads = bench.start(options());
+    let file = uploads.find(&ObjectKey::parse("k").unwrap()).unwrap();
+    file.give_up().await.unwrap();
+    assert_eq!(bench.get("k").await.unwrap(), b"before");
+    assert_eq!(file.settled().unwrap().size, 6);
+    assert!(uploads.find(&file.key()).is_none() && gone(&bench.state));
+    uploads.stop().await;
+    drop((file, uploads));
+
+    let bench = Bench::new();
+    interrupted_overwrite(&bench).await;
+    let uploads = bench.start(UploadOptions { interrupted: InterruptedPolicy::Discard, ..options() });
+    assert!(uploads.drain().await.is_empty());
+    assert_eq!(bench.get("k").await.unwrap(), b"before", "--interrupted discard");
+    assert!(gone(&bench.state));
+    uploads.stop().await;
+    drop(uploads);
+
+    let bench = Bench::new();
+    interrupted_overwrite(&bench).await;
+    let uploads = bench.start(UploadOptions { interrupted: InterruptedPolicy::Complete, ..options() });
+    assert!(uploads.drain().await.is_empty());
+    assert_eq!(bench.get("k").await.unwrap(), b"affore", "--interrupted complete");
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_file_is_published_only_after_somebody_went_on_with_it() {
+    let bench = Bench::new();
+    interrupted_overwrite(&bench).await;
+    let uploads = bench.start(options());
+    let file = uploads.find(&ObjectKey::parse("k").unwrap()).unwrap();
+    file.add_writer().unwrap();
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    assert_eq!(uploads.drain().await[0].state, "interrupted", "a close without a write publishes nothing");
+    assert_eq!(bench.get("k").await.unwrap(), b"before");
+    file.add_writer().unwrap();
+    write(&file, 2, b"ter!").await;
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    assert_eq!(bench.get("k").await.unwrap(), b"after!");
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_file_whose_base_changed_is_a_conflict() {
+    let bench = Bench::new();
+    interrupted_overwrite(&bench).await;
+    let key = ObjectKey::parse("k").unwrap();
+    bench.client.delete_object(&key).await.unwrap();
+    let uploads = bench.start(options());
+    let file = uploads.find(&key).unwrap();
+    until("conflict", || file.status(false).state == "conflict").await;
+    assert_eq!(file.size(), 6);
+    file.give_up().await.unwrap();
+    assert!(bench.get("k").await.is_none() && gone(&bench.state));
+    uploads.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_writers_file_is_kept_and_not_published() {
     let bench = Bench::new();
@@ -519,6 +598,10 @@ async fn random_changes_publications_and_restarts_keep_every_byte() {
                 };
                 file = uploads.open(opening).unwrap();
                 file.add_writer().unwrap();
+                // Until somebody goes on with it, an interrupted file is not published.
+                write(&file, 0, &[round as u8]).await;
+                model.resize(model.len().max(1), 0);
+                model[0] = round as u8;
                 counts[5] += 1;
             }
         }

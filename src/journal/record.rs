@@ -212,6 +212,8 @@ pub enum Record {
     },
     /// The file was removed: abort the upload, delete the object if it is ours or the base.
     Unlinked,
+    /// What was written since the last publication is given up: abort the upload, leave the object.
+    Discarded,
     /// The file has another key from here on.
     Renamed {
         /// New key.

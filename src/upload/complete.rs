@@ -109,6 +109,17 @@ impl DirtyFile {
         }
     }
 
+    /// Looks whether the key still holds what an interrupted file began with.
+    pub(super) async fn check_base(self: &Arc<Self>) -> Result<(), Trouble> {
+        let (key, stage, condition) = {
+            let inner = self.lock();
+            (inner.state.key.clone(), inner.state.stage.clone(), inner.state.condition.clone())
+        };
+        self.settle_object(&key, &stage, &condition).await?;
+        self.lock().check_base = false;
+        Ok(())
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
         match self.shared.client.head_object(key).await {
             Ok(meta) => Ok(Some(meta)),
@@ -472,7 +483,10 @@ impl DirtyFile {
             self.append(&mut inner, &Record::UploadEnded)?;
         }
         let may_exist = state.base.is_some() || state.published.is_some() || state.publications > 0;
-        if may_exist && let Some(head) = self.head(&key).await? {
+        if may_exist
+            && !state.discarded
+            && let Some(head) = self.head(&key).await?
+        {
             let is_base = state.base.as_ref().is_some_and(|base| base.etag == head.etag);
             let mark = head.headers.metadata.get(MARK);
             let is_ours = mark.is_some_and(|mark| mark.starts_with(&format!("{}.", state.journal_id)));

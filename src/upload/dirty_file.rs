@@ -81,6 +81,11 @@ pub(super) struct Inner {
     pub(super) writers: u32,
     /// Written, or cut to a size above 0, since the last freeze: a flush publishes it.
     pub(super) new_content: bool,
+    /// What is new comes from a writer that is dead; nobody has gone on with it yet. It is published by a command, or
+    /// once a writer has changed something and closes.
+    pub(super) inherited: bool,
+    /// The object at the key of an interrupted file has to be looked at.
+    pub(super) check_base: bool,
     /// Created or cut to 0 since the last freeze: a release publishes it.
     pub(super) new_file: bool,
     /// Publish again once the present publication ended.
@@ -127,6 +132,8 @@ impl DirtyFile {
                 live: BTreeMap::new(),
                 writers: 0,
                 new_content: false,
+                inherited: false,
+                check_base: false,
                 new_file: opening.created,
                 publish_again: false,
                 ready: BTreeSet::new(),
@@ -168,6 +175,8 @@ impl DirtyFile {
             }
             None => !untouched,
         };
+        let inherited = new_content;
+        let check_base = state.stage == Stage::Open && !state.rebasing && new_content;
         let reconcile = state.upload.is_some() || !matches!(state.stage, Stage::Open | Stage::Closed(_));
         Self::with_inner(
             shared,
@@ -177,6 +186,8 @@ impl DirtyFile {
                 live: BTreeMap::new(),
                 writers: 0,
                 new_content,
+                inherited,
+                check_base,
                 new_file: false,
                 publish_again: false,
                 ready: BTreeSet::new(),
@@ -188,7 +199,7 @@ impl DirtyFile {
                 tries: 0,
                 last_error: None,
                 settled_publication,
-                removal: if state.unlinked { Removal::Wanted } else { Removal::None },
+                removal: if state.unlinked || state.discarded { Removal::Wanted } else { Removal::None },
                 spooled_bytes,
                 last_published: None,
                 meter: Default::default(),
@@ -340,6 +351,7 @@ impl DirtyFile {
         inner.size = inner.size.max(range.end);
         inner.state.attrs.mtime = Timestamp::now();
         inner.new_content = true;
+        inner.inherited = false;
         Ok(())
     }
 
@@ -412,6 +424,7 @@ impl DirtyFile {
             self.append(inner, &Record::Resized)?;
         }
         inner.state.attrs.mtime = Timestamp::now();
+        inner.inherited = false;
         if size == 0 {
             inner.new_content = false;
             inner.new_file = true;
@@ -484,7 +497,8 @@ impl DirtyFile {
     /// `None` while something is unpublished.
     pub fn settled(&self) -> Option<Published> {
         let inner = self.lock();
-        if inner.is_pending() || inner.removal != Removal::None {
+        let given_up = inner.removal == Removal::Done && inner.state.discarded;
+        if !given_up && (inner.is_pending() || inner.removal != Removal::None) {
             return None;
         }
         let base = inner.state.base.clone()?;

@@ -41,6 +41,8 @@ pub(super) enum Next {
 /// A remote step that runs alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Look at the object of an interrupted file.
+    CheckBase,
     /// Ask BOS what it holds (after a start, an unanswered or a refused request).
     Reconcile,
     /// InitiateMultipartUpload.
@@ -158,6 +160,7 @@ impl DirtyFile {
 
     async fn run_step(self: &Arc<Self>, step: Step) -> Result<(), Trouble> {
         match step {
+            Step::CheckBase => self.check_base().await,
             Step::Reconcile => self.reconcile().await,
             Step::Initiate => self.initiate().await,
             Step::Put => self.put().await,
@@ -279,6 +282,9 @@ impl Inner {
         }
         if self.state.rebasing {
             return alone(Step::Rebase);
+        }
+        if self.check_base {
+            return alone(Step::CheckBase);
         }
         let wanted = self.state.stage != Stage::Open || self.send_all || !self.ready.is_empty();
         if self.reconcile && wanted {

@@ -75,6 +75,7 @@ impl DirtyFile {
         }
         self.materialise(inner)?;
         self.append(inner, &Record::Interrupted { process: process.clone(), pid, signal })?;
+        inner.inherited = true;
         log::warn!(
             "{key}: {process} ({pid}) was killed by signal {signal} before it closed the file; it is kept, not published. \
              Run the same command again to go on, or `bosfs uploads complete BUCKET/{key}` to publish it as it is"
@@ -87,7 +88,7 @@ impl DirtyFile {
         inner.new_content = false;
         inner.new_file = false;
         if inner.store.is_some() {
-            self.append(inner, &Record::Unlinked)?;
+            self.append(inner, &Record::Discarded)?;
             inner.removal = Removal::Wanted;
         }
         Ok(())
@@ -101,6 +102,10 @@ impl DirtyFile {
         release: bool,
     ) -> Result<Option<Publication>, WriteError> {
         if inner.removal != Removal::None {
+            return Ok(None);
+        }
+        if inner.inherited {
+            // A close by somebody who changed nothing says nothing of a file whose writer was killed.
             return Ok(None);
         }
         let attrs_only = release && inner.attrs_pending() && !inner.new_content && !inner.new_file;
@@ -375,6 +380,29 @@ impl DirtyFile {
             }
             inner.retry_at = None;
         }
+        self.wait_removed().await
+    }
+
+    /// Gives up what was written since the last publication (`uploads abort`): aborts the upload and drops the local
+    /// bytes. The object at the key, if there is one, stays.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or BOS refuses for good.
+    pub async fn give_up(self: &Arc<Self>) -> Result<(), WriteError> {
+        {
+            let mut inner = self.lock();
+            if inner.removal == Removal::None {
+                self.discard(&mut inner)?;
+            }
+            if inner.removal == Removal::None {
+                return Ok(());
+            }
+            inner.retry_at = None;
+        }
+        self.wait_removed().await
+    }
+
+    async fn wait_removed(self: &Arc<Self>) -> Result<(), WriteError> {
         self.start_driver();
         self.wake.notify_one();
         let removed = async {
@@ -407,6 +435,7 @@ impl DirtyFile {
                 inner.trouble()?;
             }
             self.retry(&mut inner, force)?;
+            inner.inherited = false;
         }
         self.publish_and_wait().await
     }

@@ -80,7 +80,10 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
             );
             let settled = match shared.options.interrupted {
                 InterruptedPolicy::Keep => Ok(()),
-                InterruptedPolicy::Complete => file.begin_publication(&mut inner, true).map(|_| ()),
+                InterruptedPolicy::Complete => {
+                    inner.inherited = false;
+                    file.begin_publication(&mut inner, true).map(|_| ())
+                }
                 InterruptedPolicy::Discard => file.discard(&mut inner),
             };
             settled.map_err(|e| damaged(&key, e.to_string()))?;

@@ -203,6 +203,8 @@ pub struct FileState {
     pub conflict: Option<String>,
     /// The file was removed.
     pub unlinked: bool,
+    /// What was written is given up; the object at the key stays.
+    pub discarded: bool,
     /// How often a publication was disproved in a row.
     pub disproofs: u32,
     /// Parts that BOS already held when they were needed again.
@@ -274,6 +276,7 @@ impl FileState {
             failed: None,
             conflict: None,
             unlinked: false,
+            discarded: false,
             disproofs: 0,
             parts_kept: 0,
             parts_sent: 0,
@@ -422,7 +425,16 @@ impl FileState {
             }
             Record::Failed { message, errno } => self.failed = Some((message.clone(), *errno)),
             Record::Conflict { message } => self.conflict = Some(message.clone()),
-            Record::Unlinked => self.unlinked = true,
+            Record::Unlinked => {
+                self.unlinked = true;
+                self.failed = None;
+                self.conflict = None;
+            }
+            Record::Discarded => {
+                self.discarded = true;
+                self.failed = None;
+                self.conflict = None;
+            }
             Record::Renamed { key, condition } => {
                 self.key = key.clone();
                 self.condition = condition.clone();
