@@ -1,14 +1,17 @@
 //! Drives each written file from its first byte in the spool to the proved object, also after a restart.
 
+mod change;
 mod complete;
 pub mod decide;
 mod dirty_file;
 mod driver;
+mod inner;
 pub mod meter;
 mod part;
 mod publish;
 mod recover;
 mod registry;
+mod remove;
 pub mod resume;
 pub mod state;
 pub mod verify;

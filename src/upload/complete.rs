@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::Published;
 use super::decide::{Found, found};
-use super::dirty_file::{DirtyFile, Inner, Removal, disk_error};
+use super::dirty_file::{DirtyFile, disk_error};
 use super::driver::Trouble;
+use super::inner::Inner;
 use super::part::check_stored;
 use super::state::{Frozen, Held, Stage};
 use crate::bos::BosErrorKind;
@@ -17,8 +18,6 @@ use crate::object::{ByteRange, Condition, Crcs, ETag, ObjectKey, PartNumber, com
 use crate::posix_meta::{MARK, write_attrs};
 use crate::write::block_map::BLOCK_BYTES;
 
-/// Aborts of one upload at most; each may leave parts that were in flight.
-const ABORTS_MAX: u32 = 10;
 /// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
 const MISSING_MAX: u32 = 6;
 /// Publications of one state that may be disproved before the file fails.
@@ -120,7 +119,7 @@ impl DirtyFile {
         Ok(())
     }
 
-    async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
+    pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
         match self.shared.client.head_object(key).await {
             Ok(meta) => Ok(Some(meta)),
             Err(e) if e.kind == BosErrorKind::NoSuchKey => Ok(None),
@@ -384,7 +383,7 @@ impl DirtyFile {
         let changed = inner.new_content || inner.new_file || inner.publish_again;
         let attrs_differ = inner.state.published.as_ref().is_some_and(|p| p.attrs != inner.state.attrs);
         if !changed && !attrs_differ && inner.writers == 0 {
-            let done = guard_status(inner);
+            let done = finished(inner);
             inner.state.rebasing = false;
             inner.state.changed_since_freeze.clear();
             self.retire(inner);
@@ -422,96 +421,9 @@ impl DirtyFile {
         self.notify();
         Ok(())
     }
-
-    /// Gives the published object the attributes that were set since, by a copy onto itself.
-    pub(super) async fn copy_attrs(self: &Arc<Self>) -> Result<(), Trouble> {
-        let (key, base, mut headers, attrs) = {
-            let inner = self.lock();
-            let Some(base) = inner.base().cloned() else { return Ok(()) };
-            (inner.state.key.clone(), base, inner.state.headers.clone(), inner.state.attrs)
-        };
-        write_attrs(&mut headers.metadata, &attrs);
-        let copied = self.shared.client.copy_object(&key, Some(&base.etag), &key, Some(&headers)).await;
-        let etag = match copied {
-            Ok(etag) => Some(etag),
-            Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
-                log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
-                None
-            }
-            Err(e) => return Err(e.into()),
-        };
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        if inner.new_content || inner.new_file || inner.state.stage != Stage::Open {
-            return Ok(());
-        }
-        if let Some(etag) = etag {
-            inner.state.condition = Condition::Matches(etag.clone());
-            inner.last_published =
-                Some(Published { etag: etag.clone(), size: base.size, attrs, headers: headers.clone() });
-            if let Some(published) = &mut inner.state.published {
-                published.attrs = attrs;
-                published.object.etag = etag.clone();
-            }
-            inner.state.base = Some(crate::object::BaseObject { etag, size: base.size });
-            inner.state.headers = headers;
-        }
-        if inner.state.attrs == attrs && inner.writers == 0 {
-            let done = guard_status(inner);
-            self.retire(inner);
-            drop(guard);
-            self.shared.finished(self, done);
-        }
-        self.notify();
-        Ok(())
-    }
-
-    /// Takes a removed file out of BOS: its upload, and its object if that is the base or ours.
-    pub(super) async fn remove(self: &Arc<Self>) -> Result<(), Trouble> {
-        let (key, upload, state) = {
-            let inner = self.lock();
-            (inner.state.key.clone(), inner.state.upload.clone(), inner.state.clone())
-        };
-        if let Some(upload) = upload {
-            // Parts that were in flight may survive the first abort (BOS docs, AbortMultipartUpload).
-            for _ in 0..ABORTS_MAX {
-                if !self.shared.client.abort(&key, &upload.id).await? {
-                    break;
-                }
-            }
-            let mut inner = self.lock();
-            self.append(&mut inner, &Record::UploadEnded)?;
-        }
-        let may_exist = state.base.is_some() || state.published.is_some() || state.publications > 0;
-        if may_exist
-            && !state.discarded
-            && let Some(head) = self.head(&key).await?
-        {
-            let is_base = state.base.as_ref().is_some_and(|base| base.etag == head.etag);
-            let mark = head.headers.metadata.get(MARK);
-            let is_ours = mark.is_some_and(|mark| mark.starts_with(&format!("{}.", state.journal_id)));
-            // A new file of the same name may have been published meanwhile; equal bytes do not make it ours.
-            let newer = self.shared.is_replaced(self, &key);
-            if (is_base || is_ours) && !newer {
-                self.shared.client.delete_object(&key).await?;
-            } else if !newer {
-                log::warn!(
-                    "{key}: removed here, but BOS holds an object of somebody else (ETag {}); it is left",
-                    head.etag
-                );
-            }
-        }
-        let mut inner = self.lock();
-        self.retire(&mut inner);
-        inner.removal = Removal::Done;
-        self.shared.forget(self, &key);
-        drop(inner);
-        self.notify();
-        Ok(())
-    }
 }
 
-fn guard_status(inner: &Inner) -> super::registry::Finished {
+pub(super) fn finished(inner: &Inner) -> super::registry::Finished {
     super::registry::Finished {
         key: inner.state.key.to_string(),
         journal_id: inner.state.journal_id.clone(),

@@ -10,7 +10,8 @@ use rand::RngExt as _;
 use tokio::task::JoinSet;
 
 use super::WriteError;
-use super::dirty_file::{DirtyFile, Inner, Removal};
+use super::dirty_file::DirtyFile;
+use super::inner::{Inner, Removal};
 use super::part::{PartJob, PartKind};
 use super::state::Stage;
 use crate::bos::{BosError, BosErrorKind};

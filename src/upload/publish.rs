@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::dirty_file::{DirtyFile, Inner, Removal, disk_error};
+use super::dirty_file::{DirtyFile, disk_error};
+use super::inner::{Inner, Removal};
 use super::state::Stage;
 use super::{FileStatus, InterruptedPolicy, WriteError, WriterEnd};
 use crate::journal::Record;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::dirty_file::{DirtyFile, Store};
+use super::dirty_file::DirtyFile;
+use super::inner::Store;
 use super::part::hash;
 use super::registry::Shared;
 use super::state::{FileState, Stage};

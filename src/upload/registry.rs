@@ -12,7 +12,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::dirty_file::{DirtyFile, Removal};
+use super::dirty_file::DirtyFile;
+use super::inner::Removal;
 use super::recover::recover;
 use super::state::Stage;
 use super::{FileStatus, Opening, UploadOptions, WriteError};

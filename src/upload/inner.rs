@@ -1,0 +1,198 @@
+//! The changing state of a dirty file: everything behind its lock, and what can be told from it alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use super::state::{FileState, Stage};
+use super::{Opening, Published, WriteError};
+use crate::journal::Journal;
+use crate::journal::record::Publication;
+use crate::object::{BaseObject, ByteRange, Checksum, PartNumber};
+use crate::write::extents::Extents;
+use crate::write::part_plan::PartPlan;
+use crate::write::spool::Spool;
+
+/// The file's place on the local disk. There is none before the first change and after the last publication.
+pub(super) struct Store {
+    pub(super) dir: PathBuf,
+    pub(super) journal: Journal,
+    pub(super) spool: Arc<Spool>,
+    pub(super) extents: Extents,
+}
+
+/// What is known of a part in this process only.
+#[derive(Default)]
+pub(super) struct LivePart {
+    /// Counts changes of the part's bytes.
+    pub(super) generation: u64,
+    /// A job works on it; cancelled when its bytes change.
+    pub(super) job: Option<CancellationToken>,
+    /// Its bytes of this generation.
+    pub(super) sealed: Option<(u64, Checksum)>,
+    /// It was changed after it had been sent: sent again only at the next publication, not eagerly.
+    pub(super) rewritten: bool,
+    /// Bodies that BOS refused or that came back wrong, in a row.
+    pub(super) mismatches: u32,
+}
+
+/// Whether a removed file still has to be taken out of BOS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Removal {
+    /// It is there.
+    None,
+    /// Its name is gone; handles are open.
+    Orphaned,
+    /// To be removed now.
+    Wanted,
+    /// Gone.
+    Done,
+}
+
+pub(super) struct Inner {
+    pub(super) state: FileState,
+    pub(super) store: Option<Store>,
+    pub(super) size: u64,
+    /// Part plan in force: the upload's, or the one of the next upload.
+    pub(super) plan: PartPlan,
+    pub(super) live: BTreeMap<PartNumber, LivePart>,
+    pub(super) writers: u32,
+    /// Written, or cut to a size above 0, since the last freeze: a flush publishes it.
+    pub(super) new_content: bool,
+    /// What is new comes from a writer that is dead; nobody has gone on with it yet. It is published by a command, or
+    /// once a writer has changed something and closes.
+    pub(super) inherited: bool,
+    /// The object at the key of an interrupted file has to be looked at.
+    pub(super) check_base: bool,
+    /// Created or cut to 0 since the last freeze: a release publishes it.
+    pub(super) new_file: bool,
+    /// Publish again once the present publication ended.
+    pub(super) publish_again: bool,
+    /// Parts that are full and whose writer has moved on.
+    pub(super) ready: BTreeSet<PartNumber>,
+    pub(super) last_part: Option<PartNumber>,
+    /// Every byte is wanted in BOS now (`--fsync bos`).
+    pub(super) send_all: bool,
+    /// What BOS holds must be asked before anything is sent.
+    pub(super) reconcile: bool,
+    pub(super) driving: bool,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) tries: u32,
+    pub(super) last_error: Option<String>,
+    /// Number of the last publication that is over: proved, or taken back.
+    pub(super) settled_publication: Publication,
+    /// Publications of earlier journals of this object in memory: numbers go on, so that waiters never mix them up.
+    pub(super) removal: Removal,
+    /// Bytes of the spool that are counted in the budget.
+    pub(super) spooled_bytes: u64,
+    pub(super) last_published: Option<Published>,
+    pub(super) meter: super::meter::Meter,
+    /// The base was refused by a condition: HEAD must tell what is there.
+    pub(super) suspect_base: bool,
+    /// Parts of this file on their way at once.
+    pub(super) jobs_max: usize,
+}
+
+impl Inner {
+    pub(super) fn store(&mut self) -> Result<&mut Store, WriteError> {
+        let key = &self.state.key;
+        self.store.as_mut().ok_or_else(|| WriteError::failed(libc::EIO, format!("{key}: the journal is closed")))
+    }
+
+    /// Whether something here is not (or not provably) in BOS.
+    pub(super) fn is_pending(&self) -> bool {
+        self.new_content
+            || self.new_file
+            || self.publish_again
+            || self.state.rebasing
+            || self.state.stage != Stage::Open
+            || self.state.interrupted.is_some()
+            || self.state.failed.is_some()
+            || self.state.conflict.is_some()
+            || self.attrs_pending()
+    }
+
+    /// Whether the published object has other attributes than the file.
+    pub(super) fn attrs_pending(&self) -> bool {
+        self.store.is_some()
+            && self.state.stage == Stage::Open
+            && self.state.published.as_ref().is_none_or(|published| published.attrs != self.state.attrs)
+    }
+
+    /// Whether bytes of `range` belong to the frozen state and are not in BOS yet.
+    pub(super) fn is_frozen(&self, range: ByteRange) -> bool {
+        let frozen = match &self.state.stage {
+            // From Complete on, BOS has every part of the frozen state.
+            Stage::Open | Stage::Completing { .. } | Stage::Completed { .. } => return false,
+            // Its one body is read while it is sent; bytes behind it in the same part would change the part's seal.
+            Stage::Putting { .. } => return range.start < self.plan.first_bytes(),
+            Stage::Closed(frozen) => frozen,
+        };
+        if frozen.size <= self.plan.first_bytes() {
+            return range.start < self.plan.first_bytes();
+        }
+        let whole = ByteRange::new(0, frozen.size);
+        self.plan.parts_in(range.intersect(whole)).any(|number| {
+            let len = self.plan.range_in(number, frozen.size).len();
+            // A part that was copied from the base under a lower number is not told apart here: its writer waits for the
+            // publication.
+            !self.state.is_sent(number, len)
+        })
+    }
+
+    /// Notes which parts the writer has filled and left. True if one is ready to be sent.
+    pub(super) fn advance_writer(&mut self, written: ByteRange) -> bool {
+        let here = self.plan.part_at(written.end - 1);
+        let left: Vec<PartNumber> = self.last_part.into_iter().chain(self.plan.parts_in(written)).collect();
+        self.last_part = here;
+        let mut woken = false;
+        for number in left {
+            let range = self.plan.range(number);
+            let rewritten = self.live.get(&number).is_some_and(|live| live.rewritten);
+            // The last part waits for the close: a file of one part goes by PutObject.
+            if Some(number) == here || rewritten || range.end >= self.size || self.ready.contains(&number) {
+                continue;
+            }
+            let sent = self.state.is_sent(number, range.len());
+            if !sent && self.store.as_ref().is_some_and(|store| store.extents.is_spooled(range)) {
+                woken |= self.ready.insert(number);
+            }
+        }
+        // While a publication is frozen, later bytes belong to the next upload.
+        woken && self.state.stage == Stage::Open
+    }
+
+    pub(super) fn forget_live(&mut self, range: ByteRange) {
+        for number in self.plan.parts_in(range) {
+            self.ready.remove(&number);
+            if let Some(live) = self.live.get_mut(&number) {
+                live.generation += 1;
+                live.sealed = None;
+                if let Some(job) = &live.job {
+                    job.cancel();
+                }
+            }
+        }
+    }
+
+    /// The base and the key's condition after somebody looked at the key again; only where nothing is journaled.
+    pub(super) fn refresh(&mut self, opening: &Opening) {
+        self.size = opening.base.as_ref().map_or(0, |base| base.size);
+        self.state.base.clone_from(&opening.base);
+        self.state.condition = opening.condition.clone();
+        self.state.headers = opening.headers.clone();
+        self.state.attrs = opening.attrs;
+        self.state.base_end = self.size;
+        self.state.published = None;
+        self.last_published = None;
+        self.new_file = opening.created;
+    }
+
+    /// The object of the present base, for messages.
+    pub(super) fn base(&self) -> Option<&BaseObject> {
+        self.state.base.as_ref()
+    }
+}
