@@ -67,6 +67,8 @@ impl Fs {
     }
 
     fn new_snapshot(&self, node: &Arc<Node>) -> DirSnapshot {
+        let local_at = Instant::now();
+        let mut local = Vec::new();
         let listing = match Self::virtual_of(node) {
             Some(entry) => {
                 let mut listing = Listing::empty("", Instant::now());
@@ -75,9 +77,13 @@ impl Fs {
                 }
                 Arc::new(Mutex::new(listing))
             }
-            None => self.namespace.new_listing(&self.prefix_of(node)),
+            None => {
+                let prefix = self.prefix_of(node);
+                local = self.local_names(&prefix);
+                self.namespace.new_listing(&prefix)
+            }
         };
-        DirSnapshot { listing, merged: Self::virtual_of(node).is_some(), used: false }
+        DirSnapshot { listing, merged: Self::virtual_of(node).is_some(), used: false, local, local_at }
     }
 
     /// `readdir` from `offset` on (0: the start). An empty answer is the end.
@@ -238,17 +244,32 @@ impl Fs {
 
     /// Adds what only this mount knows, once all pages are there. `false`: was done before.
     fn merge_local(&self, dir: &OpenDir, snapshot: &SharedListing) -> bool {
-        {
+        let (mut local, local_at) = {
             let mut state = dir.listing.lock();
             if !Arc::ptr_eq(&state.listing, snapshot) || std::mem::replace(&mut state.merged, true) {
                 return false;
             }
-        }
+            (std::mem::take(&mut state.local), state.local_at)
+        };
         let prefix = snapshot.lock().prefix().to_owned();
-        let mut local: Vec<(String, bool)> = Vec::new();
+        // Published while the pages came: neither on a page nor local any more, and yet there all the time.
+        local.retain(|(name, _)| !self.namespace.removed_since(&format!("{prefix}{name}"), local_at));
+        local.extend(self.local_names(&prefix));
+        local.extend(self.namespace.kept_under(&prefix).into_iter().map(|name| (name, true)));
+        local.sort();
+        let mut listing = snapshot.lock();
+        for (name, is_dir) in local {
+            listing.add_local(&name, is_dir);
+        }
+        true
+    }
+
+    /// Names directly under `prefix` of files that are not in BOS as they are here; `true`: directories above such files.
+    fn local_names(&self, prefix: &str) -> Vec<(String, bool)> {
+        let mut local = Vec::new();
         for file in self.uploads.files() {
             let key: ObjectKey = file.key();
-            let Some(rest) = key.as_str().strip_prefix(&prefix) else { continue };
+            let Some(rest) = key.as_str().strip_prefix(prefix) else { continue };
             let (name, is_dir) = match rest.split_once('/') {
                 Some((name, _)) => (name, true),
                 None => (rest, false),
@@ -257,13 +278,7 @@ impl Fs {
                 local.push((name.to_owned(), is_dir));
             }
         }
-        local.extend(self.namespace.kept_under(&prefix).into_iter().map(|name| (name, true)));
-        local.sort();
-        let mut listing = snapshot.lock();
-        for (name, is_dir) in local {
-            listing.add_local(&name, is_dir);
-        }
-        true
+        local
     }
 
     fn listed_kind(&self, dir: &Arc<Node>, entry: &ListedEntry) -> Kind {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -66,6 +67,11 @@ pub struct DirSnapshot {
     pub merged: bool,
     /// Whether something was read from it.
     pub used: bool,
+    /// Names (`true`: directories) that only this mount knew before the first page was asked for. One of them may be in
+    /// BOS by now, but on no page.
+    pub local: Vec<(String, bool)>,
+    /// When `local` was so.
+    pub local_at: Instant,
 }
 
 /// Handles by number. Numbers are never used twice.
