@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -35,6 +36,12 @@ const ROOM_BYTES: u64 = 64 << 20;
 const SPOOL_PARTS_MIN: u64 = 4;
 /// Pages of unfinished uploads that `--adopt` reads at most, 1000 uploads each.
 const ADOPT_PAGES_MAX: usize = 100;
+
+/// Journals that are read side by side when a mount starts.
+const RECOVERY_THREADS_MAX: usize = 8;
+
+/// What became of a journal directory: see [`recover`].
+type Recovered = Result<Option<Arc<DirtyFile>>, Box<FileStatus>>;
 
 /// What the files of one mount share.
 pub(super) struct Shared {
@@ -116,8 +123,8 @@ impl Uploads {
             state_dir: state_dir.clone(),
         });
         let uploads = Arc::new(Self { shared: shared.clone() });
-        for dir in state_dir.uploads()? {
-            match recover(&shared, &dir) {
+        for recovered in recover_all(&shared, &state_dir.uploads()?) {
+            match recovered {
                 Ok(None) => {}
                 Ok(Some(file)) => uploads.take_over(file),
                 Err(damaged) => {
@@ -441,6 +448,30 @@ impl DirtyFile {
         self.shared.budget.release(freed);
         freed
     }
+}
+
+/// What each of `dirs` describes, in their order. Journals are read side by side: the mount answers only after the last.
+fn recover_all(shared: &Arc<Shared>, dirs: &[PathBuf]) -> Vec<Recovered> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(RECOVERY_THREADS_MAX);
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(dirs.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(dirs.len()) {
+            scope.spawn(|| {
+                // A policy may start tasks for the file.
+                let _runtime = shared.runtime.enter();
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(dir) = dirs.get(index) else { break };
+                    let recovered = recover(shared, dir);
+                    done.lock().push((index, recovered));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner();
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, recovered)| recovered).collect()
 }
 
 /// `--upload-rate`: bodies start no faster than the rate allows on average.
