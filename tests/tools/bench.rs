@@ -172,8 +172,8 @@ fn table(out: &mut impl std::io::Write, size: u64, rows: &[Row]) -> std::io::Res
     let speed = |row: &Row| mib / row.median(|run| run.seconds);
     writeln!(
         out,
-        "\n{:<24} {:>8} {:>8} {:>9} {:>9} {:>10} {:>9}   {}",
-        "medians", "MiB/s", "of bare", "CPU s", "tool CPU", "server CPU", "peak MiB", "MiB/s of each run"
+        "\n{:<24} {:>8} {:>8} {:>9} {:>9} {:>10} {:>9}   MiB/s of each run",
+        "medians", "MiB/s", "of bare", "CPU s", "tool CPU", "server CPU", "peak MiB"
     )?;
     for row in rows {
         let each: Vec<String> = row.runs.iter().map(|run| format!("{:.0}", mib / run.seconds)).collect();
