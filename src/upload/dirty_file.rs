@@ -260,14 +260,23 @@ impl DirtyFile {
         Ok(())
     }
 
-    /// Takes the place on the local disk back: everything is in BOS, or gone.
+    /// Takes the place on the local disk back: everything is in BOS, or gone. The names go at once; the blocks behind, since
+    /// freeing them takes 0.1 s per GiB and the file's lock is held here.
     pub(super) fn retire(&self, inner: &mut Inner) {
-        if let Some(store) = inner.store.take()
-            && let Err(e) = self.shared.state_dir.remove_upload(&store.dir)
-        {
-            log::warn!("{}: {} could not be removed: {e}", inner.state.key, store.dir.display());
+        let freed = std::mem::take(&mut inner.spooled_bytes);
+        if let Some(store) = inner.store.take() {
+            if let Err(e) = self.shared.state_dir.remove_upload(&store.dir) {
+                log::warn!("{}: {} could not be removed: {e}", inner.state.key, store.dir.display());
+            }
+            let budget = self.shared.budget.clone();
+            self.shared.runtime.spawn_blocking(move || {
+                // The last descriptor of the spool; a writer who waits for room is told when the room is there.
+                drop(store);
+                budget.release(freed);
+            });
+        } else {
+            self.shared.budget.release(freed);
         }
-        self.shared.budget.release(std::mem::take(&mut inner.spooled_bytes));
         inner.live.clear();
         inner.ready.clear();
         inner.reconcile = false;
