@@ -160,9 +160,9 @@ pub struct FileStatus {
     pub parts_total: u32,
     /// Parts that BOS holds.
     pub parts_in_bos: u32,
-    /// Parts that were already there when they were needed again (not sent a second time).
+    /// Parts that this process did not have to send, because BOS held them from an earlier process or writer.
     pub parts_kept: u64,
-    /// Parts sent by this process.
+    /// Parts sent by this process, repeats included; without a process, by all that worked on the file.
     pub parts_sent: u64,
     /// Bytes sent by this process, by speed of the last seconds, bytes per second.
     pub bytes_per_s: u64,

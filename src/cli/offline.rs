@@ -38,7 +38,7 @@ pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
         bytes_spooled: allocated.min(size.saturating_sub(bytes_in_bos)),
         parts_total,
         parts_in_bos,
-        parts_kept: state.parts_kept,
+        parts_kept: state.parts_kept(),
         parts_sent: state.parts_sent,
         bytes_per_s: 0,
         tries: 0,

@@ -429,7 +429,7 @@ pub(super) fn finished(inner: &Inner) -> super::registry::Finished {
         journal_id: inner.state.journal_id.clone(),
         size: inner.size,
         parts_total: inner.plan.part_count(inner.size),
-        parts_kept: inner.state.parts_kept,
+        parts_kept: inner.state.parts_kept(),
         parts_sent: inner.state.parts_sent,
         proof: inner.state.published.as_ref().map(|published| published.proof),
     }

@@ -496,7 +496,7 @@ impl DirtyFile {
             bytes_spooled: inner.spooled_bytes,
             parts_total: plan.part_count(size),
             parts_in_bos,
-            parts_kept: state.parts_kept,
+            parts_kept: state.parts_kept(),
             parts_sent: state.parts_sent,
             bytes_per_s: inner.meter.bytes_per_s(),
             tries: inner.tries,

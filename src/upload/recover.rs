@@ -61,6 +61,7 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
     let mut state = FileState::replay(&replay.records).map_err(|e| damaged(&key, e.to_string()))?;
     // `failed` is tried again by every mount; `conflict` waits for a command.
     state.failed = None;
+    state.count_from_here();
     let spool = Spool::open(dir).map_err(|e| damaged(&key, format!("the spool cannot be opened: {e}")))?;
     let extents =
         Extents::open(dir, state.base_end).map_err(|e| damaged(&key, format!("the map cannot be opened: {e}")))?;

@@ -207,10 +207,12 @@ pub struct FileState {
     pub discarded: bool,
     /// How often a publication was disproved in a row.
     pub disproofs: u32,
-    /// Parts that BOS already held when they were needed again.
-    pub parts_kept: u64,
-    /// Parts that were sent.
+    /// Parts that were sent since [`FileState::count_from_here`], or ever.
     pub parts_sent: u64,
+    /// Those of the present upload.
+    sent_here: BTreeSet<PartNumber>,
+    /// What `parts_kept` gave when the last upload was proved.
+    kept_before: u64,
 }
 
 /// Why records do not add up to a state.
@@ -278,8 +280,9 @@ impl FileState {
             unlinked: false,
             discarded: false,
             disproofs: 0,
-            parts_kept: 0,
             parts_sent: 0,
+            sent_here: BTreeSet::new(),
+            kept_before: 0,
         })
     }
 
@@ -293,6 +296,7 @@ impl FileState {
             Record::Initiated { upload_id, plan } => {
                 self.initiating = false;
                 self.parts.clear();
+                self.sent_here.clear();
                 self.upload = Some(Upload { id: upload_id.clone(), plan: plan.clone() });
             }
             Record::Sending { part, sum } => {
@@ -311,8 +315,9 @@ impl FileState {
                     entry.sending = None;
                 }
                 if *kept {
-                    self.parts_kept += 1;
+                    self.sent_here.remove(part);
                 } else {
+                    self.sent_here.insert(*part);
                     self.parts_sent += 1;
                 }
             }
@@ -466,6 +471,7 @@ impl FileState {
     }
 
     fn proved(&mut self, proof: Proof) {
+        self.kept_before = self.parts_kept();
         let Stage::Completed { frozen, etag, .. } = &self.stage else { return };
         let object = BaseObject { etag: etag.clone(), size: frozen.size };
         self.published = Some(LastPublication {
@@ -489,6 +495,24 @@ impl FileState {
     /// Whether changes are told apart from a frozen state: from the freeze until spool and map have the new base.
     pub fn keeps_changes(&self) -> bool {
         self.stage.frozen().is_some() || self.rebasing
+    }
+
+    /// Begins to count sent parts: what the lines so far speak of was done by an earlier process.
+    pub fn count_from_here(&mut self) {
+        self.parts_sent = 0;
+        self.sent_here.clear();
+    }
+
+    /// Parts of the present upload, or of the last one that was proved, that BOS already held when they were needed: from
+    /// an earlier process, or from an earlier writer with the same bytes.
+    pub fn parts_kept(&self) -> u64 {
+        if self.upload.is_none() {
+            return self.kept_before;
+        }
+        let is_kept = |(number, part): &(&PartNumber, &Part)| {
+            part.held.is_some() && !part.dirty && part.copied.is_none() && !self.sent_here.contains(*number)
+        };
+        self.parts.iter().filter(is_kept).count() as u64
     }
 
     /// Whether BOS holds exactly what the file has in part `number`, which is `len` bytes long.

@@ -54,6 +54,28 @@ fn a_journal_must_begin_with_opened_of_a_known_format() {
 }
 
 #[test]
+fn parts_of_an_earlier_process_or_writer_count_as_kept() {
+    let mut records = started();
+    records.extend([sent(1, sum(PART, 1)), sent(2, sum(PART, 2)), sent(3, sum(PART, 3))]);
+    let mut state = FileState::replay(&records).unwrap();
+    assert_eq!((state.parts_kept(), state.parts_sent), (0, 3), "one process did it all");
+    state.count_from_here();
+    assert_eq!((state.parts_kept(), state.parts_sent), (3, 0));
+    // A writer begins anew: one part turns out equal, one does not, one is new.
+    state.apply(&Record::Resizing { size: 0 });
+    assert_eq!(state.parts_kept(), 0);
+    let Record::Sent { part, sum: equal, etag, .. } = sent(1, sum(PART, 1)) else { unreachable!() };
+    state.apply(&Record::Sent { part, sum: equal, etag, kept: true });
+    state.apply(&sent(2, sum(PART, 9)));
+    state.apply(&sent(4, sum(PART, 4)));
+    assert_eq!((state.parts_kept(), state.parts_sent), (1, 2));
+    state.apply(&Record::Closed { publication: 1, size: 4 * PART, attrs: attrs() });
+    state.apply(&Record::Completed { publication: 1, etag: ETag::new("e"), size: 4 * PART });
+    state.apply(&Record::Proved { publication: 1, proof: Proof::Proved });
+    assert_eq!((state.parts_kept(), state.parts_sent), (1, 2), "still known when the parts are forgotten");
+}
+
+#[test]
 fn an_initiate_without_an_answer_is_remembered_until_one_comes() {
     let mut state = FileState::replay(&[opened(None), Record::Initiating]).unwrap();
     assert!(state.initiating && state.upload.is_none());

@@ -146,6 +146,25 @@ impl Mounted {
         }
     }
 
+    /// Stops the process (SIGSTOP) and waits until none of its threads runs.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let Some(pid) = self.pid() else { return };
+        let runs = |stat: &str| {
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            !matches!(state, Some('T' | 't' | 'Z' | 'X') | None)
+        };
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end {
+            let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
+            let mut stats = threads.flatten().filter_map(|t| std::fs::read_to_string(t.path().join("stat")).ok());
+            if !stats.any(|stat| runs(&stat)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
     /// Kills the process and mounts again with the same state directory.
     pub fn remount(&mut self) -> io::Result<()> {
         self.kill();

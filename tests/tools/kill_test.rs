@@ -27,6 +27,8 @@ const KEY: &str = "huge.iso";
 const WAIT: Duration = Duration::from_secs(300);
 /// Tries to stop bosfs between two steps that no request separates.
 const CATCH_TRIES: u32 = 8;
+/// How long it runs at a time then.
+const STEP: Duration = Duration::from_micros(200);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -425,9 +427,18 @@ fn strike(
         Phase::Random => {
             let share = (random >> 11) as f64 / (1u64 << 53) as f64;
             copy_until(&source.path, &target, || {
-                std::thread::sleep(undisturbed.mul_f64(share * 1.05));
+                if n.is_multiple_of(2) {
+                    std::thread::sleep(undisturbed.mul_f64(share * 1.05));
+                } else {
+                    // By bytes sent: the machine may be slower or faster than it was.
+                    let end = Instant::now() + WAIT;
+                    while (proxy.counts().bytes_sent() as f64) < settings.size as f64 * share && Instant::now() < end {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
                 kills.kill_at_once(mount);
-                Ok(1)
+                // A moment after the end is none.
+                Ok(u64::from(!kills.world.journals().is_empty()))
             })
         }
     }
@@ -447,7 +458,8 @@ fn copy_until(source: &Path, target: &Path, job: impl FnOnce() -> Result<u64, St
     }
 }
 
-/// Stops bosfs when the journal says `completed`, and kills it if spool and journal are still there.
+/// Lets bosfs run in small steps from the answer of Complete on, and kills it when the journal says `proved` and the spool
+/// is still there: no request separates the two.
 fn catch_before_removal(
     settings: &Settings,
     source: &Source,
@@ -459,23 +471,23 @@ fn catch_before_removal(
         let complete = world.proxy.hold(When::call(Call::Complete).key(KEY), HoldAt::BeforeAnswer);
         let caught = copy_until(&source.path, &mount.path(KEY), || {
             wait_hits(&complete, 1, "Complete")?;
-            let journal = world.journals().first().ok_or("no journal before Complete is answered")?.join("journal");
+            let folder = world.journals().first().ok_or("no journal before Complete is answered")?.clone();
+            let (journal, spool) = (folder.join("journal"), folder.join("spool"));
+            mount.stop();
             complete.release();
             let end = Instant::now() + WAIT;
             while Instant::now() < end {
-                let Ok(text) = std::fs::read(&journal) else { return Ok(0) };
-                if text.windows(13).any(|w| w == b"\"t\":\"completed") {
-                    mount.signal(Signal::STOP);
-                    std::thread::sleep(Duration::from_millis(2));
-                    if journal.with_file_name("spool").exists() {
-                        kills.kill(mount);
-                        return Ok(1);
-                    }
-                    mount.signal(Signal::CONT);
-                    return Ok(0);
+                let Ok(text) = std::fs::read(&journal) else { break };
+                if text.windows(11).any(|w| w == b"\"t\":\"proved") && spool.exists() {
+                    kills.kill(mount);
+                    return Ok(1);
                 }
+                mount.signal(Signal::CONT);
+                std::thread::sleep(STEP);
+                mount.stop();
             }
-            Err("the journal never says completed".into())
+            mount.signal(Signal::CONT);
+            Ok(0)
         })?;
         if caught > 0 {
             return Ok(caught);
@@ -487,7 +499,7 @@ fn catch_before_removal(
         world.proxy.take_counts();
         kills.allowed_bytes = settings.size;
     }
-    Err(format!("bosfs could not be stopped between `completed` and the removal in {CATCH_TRIES} tries (0 hits)"))
+    Err(format!("bosfs could not be stopped between `proved` and the removal in {CATCH_TRIES} tries (0 hits)"))
 }
 
 /// After the last kill and remount: waits for the recovery, runs `cp` again where the writer had been cut off.
