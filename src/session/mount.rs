@@ -53,7 +53,8 @@ impl Mounted {
 /// The kernel, or fusermount3, refuses.
 pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Result<Mounted> {
     let settings = &options.mount;
-    let pool = ReadPool::new(options.client.clone(), settings.memory_bytes, settings.downloads_max);
+    // The other half is for what surrounds the blocks: sockets, replies, slices of parts being hashed and sent.
+    let pool = ReadPool::new(options.client.clone(), settings.memory_bytes / 2, settings.downloads_max);
     let status: StatusSource = {
         let running = running.clone();
         Arc::new(move || serde_json::to_vec_pretty(&running.snapshot()).unwrap_or_default())
