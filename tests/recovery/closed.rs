@@ -103,7 +103,7 @@ fn closed_with_the_upload_gone_and_no_object_begins_a_new_upload() {
     let counts = s.world.proxy.counts();
     assert_eq!(counts.requests(Call::Initiate), 1, "{}", counts.log_text());
     assert_eq!(counts.bytes_sent(), SIZE);
-    let condition = counts.log.iter().filter(|l| l.asked.call == Call::Complete).last().unwrap();
+    let condition = counts.log.iter().rfind(|l| l.asked.call == Call::Complete).unwrap();
     assert_eq!(condition.asked.if_none_match.as_deref(), Some("*"), "the condition got lost");
 }
 
@@ -118,7 +118,7 @@ fn closed_with_the_upload_gone_and_the_base_in_place_begins_a_new_upload_on_it()
     s.recover();
     let counts = s.world.proxy.counts();
     assert_eq!(counts.requests(Call::Initiate), 1, "{}", counts.log_text());
-    let condition = counts.log.iter().filter(|l| l.asked.call == Call::Complete).last().unwrap();
+    let condition = counts.log.iter().rfind(|l| l.asked.call == Call::Complete).unwrap();
     assert!(condition.asked.if_match.as_deref().is_some_and(|etag| etag.contains(&base)), "{condition:?}");
 }
 
@@ -213,7 +213,7 @@ fn initiate_unanswered_starts_a_new_upload_and_the_stray_stays_listed() {
     let stray = s.world.bucket.uploads(KEY).unwrap().remove(0);
     s.recover();
     let left = s.world.bucket.uploads(KEY).unwrap();
-    assert_eq!(left, [stray.clone()], "an upload that may be foreign was touched");
+    assert_eq!(left, std::slice::from_ref(&stray), "an upload that may be foreign was touched");
     let listed = crate::bosfs_ok(&s.mount, &["uploads", "list", "bkt", "--json"]);
     assert!(listed.contains(&stray.upload_id), "{listed}");
     crate::bosfs_ok(&s.mount, &["uploads", "abort", "bkt/huge.iso", "--upload-id", &stray.upload_id, "--yes"]);
