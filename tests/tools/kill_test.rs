@@ -167,7 +167,7 @@ fn run(settings: &Settings) -> Result<bool, String> {
         let mut done = Vec::new();
         for n in 0..rounds {
             let start = Instant::now();
-            match round(settings, &source, phase, n, undisturbed) {
+            match round(settings, &source, phase, n) {
                 Ok(round) => {
                     println!(
                         "  {} {}/{rounds}: ok in {:.1} s, {} hit(s), {} parts kept, sent {} of at most {} bytes{}",
@@ -248,7 +248,7 @@ fn check_object(world: &World, settings: &Settings, source: &Source) -> Result<(
     Ok(())
 }
 
-fn round(settings: &Settings, source: &Source, phase: Phase, n: u32, undisturbed: Duration) -> Result<Round, String> {
+fn round(settings: &Settings, source: &Source, phase: Phase, n: u32) -> Result<Round, String> {
     let world = World::try_new().map_err(|e| e.to_string())?;
     // Where the writer has closed, half of the rounds let `close` answer first.
     let write_back = phase.is_closed() && n % 2 == 1;
@@ -256,7 +256,7 @@ fn round(settings: &Settings, source: &Source, phase: Phase, n: u32, undisturbed
     let watch = KeyWatch::start(&world.bucket, KEY);
     let random = splitmix64(settings.seed ^ (u64::from(n) << 8) ^ phase as u64);
     let mut kills = Kills { world: &world, settings, allowed_bytes: settings.size };
-    let result = strike(settings, source, phase, n, random, undisturbed, &mut mount, &mut kills);
+    let result = strike(settings, source, phase, n, random, &mut mount, &mut kills);
     let hits = result.map_err(|e| format!("{e}\n{}", tail(&world.log_text())))?;
     world.proxy.clear_rules();
     world.wait_quiet();
@@ -335,14 +335,12 @@ fn wait_hits(rule: &Rule, hits: u64, what: &str) -> Result<u64, String> {
 }
 
 /// Brings bosfs to the moment and kills it there. Returns the hits.
-#[allow(clippy::too_many_arguments)]
 fn strike(
     settings: &Settings,
     source: &Source,
     phase: Phase,
     n: u32,
     random: u64,
-    undisturbed: Duration,
     mount: &mut Mounted,
     kills: &mut Kills<'_>,
 ) -> Result<u64, String> {
@@ -427,15 +425,12 @@ fn strike(
         Phase::Random => {
             let share = (random >> 11) as f64 / (1u64 << 53) as f64;
             copy_until(&source.path, &target, || {
-                if n.is_multiple_of(2) {
-                    std::thread::sleep(undisturbed.mul_f64(share * 1.05));
-                } else {
-                    // By bytes sent: the machine may be slower or faster than it was.
-                    let end = Instant::now() + WAIT;
-                    while (proxy.counts().bytes_sent() as f64) < settings.size as f64 * share && Instant::now() < end {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
+                // By bytes sent, for the machine may be slower or faster than it was, and some time on top.
+                let end = Instant::now() + WAIT;
+                while (proxy.counts().bytes_sent() as f64) < settings.size as f64 * share && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(1));
                 }
+                std::thread::sleep(Duration::from_millis(splitmix64(random) % 100));
                 kills.kill_at_once(mount);
                 // A moment after the end is none.
                 Ok(u64::from(!kills.world.journals().is_empty()))
