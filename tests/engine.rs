@@ -173,6 +173,8 @@ async fn a_file_of_one_part_is_one_put_and_leaves_no_journal() {
         assert_eq!(meta.headers.metadata["bosfs-mode"], "33184");
         assert_eq!(meta.headers.content_type.as_deref(), Some("text/plain"));
         assert_eq!(file.settled().unwrap().etag, meta.etag);
+        let listed = || uploads.status().iter().any(|status| status.key == key && status.state == "done");
+        until("listed as done", listed).await;
     }
     uploads.stop().await;
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::complete::finished;
 use super::dirty_file::{DirtyFile, disk_error};
 use super::inner::{Inner, Removal};
 use super::state::Stage;
@@ -43,10 +44,17 @@ impl DirtyFile {
             log::error!("{e}");
             inner.last_error = Some(e.to_string());
         }
+        let mut done = None;
         if !inner.is_pending() {
+            // Published while the handle was still open: the release is what ends it.
+            let published = inner.store.is_some() && inner.state.published.is_some();
+            done = published.then(|| finished(&inner));
             self.retire(&mut inner);
         }
         drop(inner);
+        if let Some(done) = done {
+            self.shared.finished(self, done);
+        }
         self.notify();
         self.start_driver();
     }
