@@ -138,6 +138,8 @@ async fn drain(
     let drained = running.uploads.drain();
     tokio::pin!(drained);
     let mut is_drained = false;
+    // First of all who answers: the reader names bucket and process even when nothing is pending.
+    send(writer, &Answer::Progress { status: Box::new(running.snapshot()) }).await?;
     let mut byte = [0u8];
     loop {
         // Settled before it is sent: what `wait_for` gives must not live across an await.
