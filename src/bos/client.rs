@@ -13,7 +13,8 @@ use http::{HeaderName, Method, header};
 pub use super::body::{Body, BodySource};
 pub use super::get::GetObject;
 pub use super::model::{
-    BucketInfo, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome, UploadsPage,
+    BucketInfo, CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta,
+    StoredOutcome, UploadsPage,
 };
 
 use super::credentials::CredentialsProvider;

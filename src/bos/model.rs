@@ -53,6 +53,19 @@ pub struct StoredOutcome {
     pub crc32: Option<u32>,
     /// See `crc32c`.
     pub crc64: Option<u64>,
+    /// Server time of the answer (`Date`), seconds since 1970; `None` where it was not given.
+    pub date: Option<i64>,
+}
+
+/// What BOS says of a copy that it made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyOutcome {
+    /// ETag of the copy.
+    pub etag: ETag,
+    /// `lastModified` of the copy, seconds since 1970; `None` where it was not given or cannot be read.
+    pub last_modified: Option<i64>,
+    /// Server time of the answer (`Date`), seconds since 1970; `None` where it was not given.
+    pub date: Option<i64>,
 }
 
 /// One page of ListObjects.

@@ -7,8 +7,8 @@ use super::body::Body;
 use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, query, stored_headers};
 use super::error::{BosError, BosErrorKind};
 use super::failure::Failure;
-use super::model::{ListedPart, ObjectHeaders, StoredOutcome};
-use super::objects::{CONTENT_MD5, CRC32C_FLAG, complete_headers, stored_etag};
+use super::model::{CopyOutcome, ListedPart, ObjectHeaders, StoredOutcome};
+use super::objects::{CONTENT_MD5, CRC32C_FLAG, complete_headers, copy_answer};
 use super::wire::{self, ANSWER_BYTES_MAX, WireInitiated, WireListParts, WireStored};
 use crate::object::{ByteRange, Condition, ETag, Md5, ObjectKey, PartNumber, UploadId};
 
@@ -69,7 +69,7 @@ impl BosClient {
         src: &ObjectKey,
         range: ByteRange,
         if_match: Option<&ETag>,
-    ) -> Result<ETag> {
+    ) -> Result<CopyOutcome> {
         if range.is_empty() {
             return Err(BosError::new(
                 BosErrorKind::InvalidRange,
@@ -83,7 +83,7 @@ impl BosClient {
         call.headers.push((COPY_SOURCE_RANGE, format!("bytes={}-{}", range.start, range.end - 1)));
         call.headers.push((CRC32C_FLAG, "true".to_owned()));
         call.body = Some(Body::Bytes(Bytes::new()));
-        self.sender.gather(&call, ANSWER_BYTES_MAX, json(stored_etag)).await
+        self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await
     }
 
     /// CompleteMultipartUpload with `headers.metadata`, the condition and the CRC32C flag. Never repeated after an

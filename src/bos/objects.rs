@@ -4,11 +4,11 @@ use bytes::Bytes;
 use http::{HeaderName, Method, header};
 
 use super::body::Body;
-use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, metadata_headers, query, stored_headers};
+use super::client::{BosClient, PAGE_KEYS_MAX, Result, metadata_headers, query, stored_headers};
 use super::error::{BosError, BosErrorKind};
 use super::failure::Failure;
-use super::model::{ObjectHeaders, ObjectMeta, StoredOutcome};
-use super::send::{content_length, unix_now_s};
+use super::model::{CopyOutcome, ObjectHeaders, ObjectMeta, StoredOutcome};
+use super::send::{Answer, content_length, unix_now_s};
 use super::sign::uri_encode_except_slash;
 use super::wire::{self, ANSWER_BYTES_MAX, WireDeleted, WireStored};
 use crate::object::{Condition, ETag, Md5, ObjectKey};
@@ -97,7 +97,7 @@ impl BosClient {
         if_match: Option<&ETag>,
         dst: &ObjectKey,
         replace: Option<&ObjectHeaders>,
-    ) -> Result<ETag> {
+    ) -> Result<CopyOutcome> {
         let mut call = self.data_call("CopyObject", Method::PUT, dst);
         // A copy onto itself may change the ETag that a repeat would demand.
         call.idempotent = src != dst || if_match.is_none();
@@ -111,7 +111,7 @@ impl BosClient {
         call.headers.push((CRC32C_FLAG, "true".to_owned()));
         call.headers.extend(self.copy_source(src, if_match));
         call.body = Some(Body::Bytes(Bytes::new()));
-        self.sender.gather(&call, ANSWER_BYTES_MAX, json(stored_etag)).await
+        self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await
     }
 
     /// The headers that name the source of a copy, and demand its ETag.
@@ -123,10 +123,12 @@ impl BosClient {
     }
 }
 
-/// The ETag in the body of a copy's answer.
-pub(super) fn stored_etag(wire: WireStored) -> Result<ETag, wire::Odd> {
-    let etag = ETag::new(&wire.etag);
-    if etag.as_str().is_empty() { Err("the answer has no ETag".to_owned()) } else { Ok(etag) }
+/// Reads a copy's answer.
+pub(super) fn copy_answer(answer: Answer) -> Result<CopyOutcome, Failure> {
+    let odd = |message| Failure::odd(&answer.headers, message);
+    let body: Option<WireStored> = wire::parse(&answer.body).map_err(odd)?;
+    let body = body.ok_or_else(|| odd("the answer is empty".to_owned()))?;
+    wire::copy_outcome(&answer.headers, body).map_err(odd)
 }
 
 /// The header that states `condition`.

@@ -6,7 +6,8 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::model::{
-    ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome, UploadsPage,
+    CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome,
+    UploadsPage,
 };
 use super::sign::parse_timestamp;
 use crate::object::{ETag, PART_NUMBER_MAX, PartNumber, UploadId};
@@ -240,6 +241,9 @@ pub struct WireStored {
     /// ETag without quotes.
     #[serde(rename = "eTag")]
     pub etag: String,
+    /// When the copy was made; Complete does not tell.
+    #[serde(default, rename = "lastModified")]
+    pub last_modified: Option<String>,
 }
 
 /// Answer of GetBucketLocation.
@@ -387,7 +391,22 @@ pub fn stored_outcome(headers: &HeaderMap, body_etag: Option<String>) -> Result<
         return Err("the answer has no ETag".to_owned());
     }
     let (crc32c, crc32, crc64) = crcs(headers);
-    Ok(StoredOutcome { etag: ETag::new(&etag), crc32c, crc32, crc64 })
+    Ok(StoredOutcome { etag: ETag::new(&etag), crc32c, crc32, crc64, date: date(headers) })
+}
+
+/// What the answer to CopyObject or UploadPartCopy tells.
+pub fn copy_outcome(headers: &HeaderMap, body: WireStored) -> Result<CopyOutcome, Odd> {
+    let etag = ETag::new(&body.etag);
+    if etag.as_str().is_empty() {
+        return Err("the answer has no ETag".to_owned());
+    }
+    let last_modified = body.last_modified.map(|text| timestamp_of(&text)).filter(|at| *at != 0);
+    Ok(CopyOutcome { etag, last_modified, date: date(headers) })
+}
+
+/// Server time of an answer.
+fn date(headers: &HeaderMap) -> Option<i64> {
+    text(headers, "date").and_then(|text| http_date(&text))
 }
 
 fn crcs(headers: &HeaderMap) -> (Option<u32>, Option<u32>, Option<u64>) {
@@ -407,7 +426,7 @@ fn object_headers(headers: &HeaderMap, now_s: i64) -> ObjectHeaders {
             (!name.is_empty()).then(|| (name.to_owned(), ascii(value.as_bytes())))
         })
         .collect();
-    let answered_at = text(headers, "date").and_then(|text| http_date(&text)).unwrap_or(now_s);
+    let answered_at = date(headers).unwrap_or(now_s);
     let expires = text(headers, "expires").filter(|expires| {
         // One that cannot be read was not made up by BOS.
         http_date(expires).is_none_or(|at| {

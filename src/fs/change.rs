@@ -127,7 +127,7 @@ impl Fs {
         let mut headers = object.headers.clone();
         posix_meta::write_attrs(&mut headers.metadata, &attrs);
         let copied = self.client.copy_object(&key, Some(&object.etag), &key, Some(&headers)).await;
-        let etag = copied.map_err(|error| FsError::from_bos("changing the attributes of", key.as_str(), &error))?;
+        let etag = copied.map_err(|error| FsError::from_bos("changing the attributes of", key.as_str(), &error))?.etag;
         self.namespace.changed(key.as_str(), false);
         let mut state = node.body.state.lock();
         state.content = Content::Object(Object { etag, last_modified: 0, attrs, headers, ..object });

@@ -101,7 +101,7 @@ impl Fs {
             }
         }
         let copied = self.client.copy_object(key, Some(&object.etag), new_key, None).await;
-        let etag = copied.map_err(|error| FsError::from_bos("renaming", key.as_str(), &error))?;
+        let etag = copied.map_err(|error| FsError::from_bos("renaming", key.as_str(), &error))?.etag;
         self.hidden.lock().remove(new_key.as_str());
         self.namespace.changed(new_key.as_str(), false);
         let deleted = self.client.delete_object(key).await;

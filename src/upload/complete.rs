@@ -293,8 +293,13 @@ impl DirtyFile {
             log::warn!("{key}: published as ETag {etag}, and replaced by somebody else since");
             return self.finish(frozen, Proof::Composed).await;
         }
-        let outcome =
-            StoredOutcome { etag: head.etag.clone(), crc32c: head.crc32c, crc32: head.crc32, crc64: head.crc64 };
+        let outcome = StoredOutcome {
+            etag: head.etag.clone(),
+            crc32c: head.crc32c,
+            crc32: head.crc32,
+            crc64: head.crc64,
+            date: None,
+        };
         if head.size != frozen.size {
             return self.disproved(frozen, format!("{} bytes where {} were written", head.size, frozen.size));
         }
@@ -501,7 +506,7 @@ mod tests {
     use super::*;
 
     fn answer(etag: &str, crc32c: Option<u32>, crc64: Option<u64>, crc32: Option<u32>) -> StoredOutcome {
-        StoredOutcome { etag: ETag::new(etag), crc32c, crc32, crc64 }
+        StoredOutcome { etag: ETag::new(etag), crc32c, crc32, crc64, date: None }
     }
 
     const WHOLE: Crcs = Crcs { crc32c: 1, crc32: 2, crc64: 3 };

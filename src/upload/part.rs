@@ -71,7 +71,8 @@ impl DirtyFile {
             let (Some(upload), Some(base)) = (&inner.state.upload, inner.base()) else { return Ok(()) };
             (inner.state.key.clone(), upload.id.clone(), base.clone())
         };
-        let etag = self.shared.client.upload_part_copy(&key, &upload, number, &key, range, Some(&base.etag)).await?;
+        let copied = self.shared.client.upload_part_copy(&key, &upload, number, &key, range, Some(&base.etag)).await?;
+        let etag = copied.etag;
         let mut inner = self.lock();
         self.append(&mut inner, &Record::Copied { part: number, range, etag })?;
         Ok(())
@@ -251,7 +252,7 @@ mod tests {
     use crate::object::ETag;
 
     fn answer(etag: &str, crc32c: Option<u32>, crc32: Option<u32>) -> StoredOutcome {
-        StoredOutcome { etag: ETag::new(etag), crc32c, crc32, crc64: None }
+        StoredOutcome { etag: ETag::new(etag), crc32c, crc32, crc64: None, date: None }
     }
 
     #[test]

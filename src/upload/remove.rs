@@ -27,7 +27,7 @@ impl DirtyFile {
         write_attrs(&mut headers.metadata, &attrs);
         let copied = self.shared.client.copy_object(&key, Some(&base.etag), &key, Some(&headers)).await;
         let etag = match copied {
-            Ok(etag) => Some(etag),
+            Ok(copy) => Some(copy.etag),
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
                 log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
                 None
