@@ -24,6 +24,7 @@ mod rename;
 pub mod verdict;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct FsOptions {
     pub read_only: bool,
     /// A call that changes a file need not wait until the object is complete.
     pub write_back: bool,
+    /// Where attributes are remembered across mounts; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// Makes the content of `.bosfs/status.json`.
@@ -127,7 +130,8 @@ impl Fs {
         runtime: tokio::runtime::Handle,
     ) -> Arc<Self> {
         let defaults = AttrDefaults { uid: options.uid, gid: options.gid, umask: options.umask };
-        let namespace = Namespace::new(client.clone(), &options.prefix, options.metadata_ttl, defaults);
+        let state_dir = options.state_dir.as_deref();
+        let namespace = Namespace::new(client.clone(), &options.prefix, options.metadata_ttl, defaults, state_dir);
         let root = Body::new(Content::Dir(namespace.plain_dir()));
         Arc::new(Self {
             options,
@@ -159,6 +163,11 @@ impl Fs {
     pub fn statfs(&self) -> Space {
         let free = if self.uploads.spool_free_bytes() == 0 { 0 } else { Space::BLOCKS };
         Space { blocks: Space::BLOCKS, free }
+    }
+
+    /// Writes what is remembered of attributes to disk; the last act of a mount.
+    pub fn close(&self) {
+        self.namespace.close_memory();
     }
 
     /// Files open at present.

@@ -1,36 +1,56 @@
 //! Maps paths to keys and keeps what lookups and listings taught about them.
+//!
+//! ```text
+//!   resolve    names: memory, then one page for many lookups, or HEAD and LIST for one
+//!   dirs       directories: markers, times, pages that handles read
+//!      v
+//!   pages      listings that lookups are answered from       attributes   what objects carry (memory, then disk)
+//!   listing    one of them                                   memory       absent names, changes of this mount
+//! ```
 
+mod attribute_file;
+pub mod attributes;
+mod dirs;
 pub mod inode;
 pub mod listing;
 pub mod memory;
+mod pages;
+mod resolve;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::bos::client::{Body, BosClient, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{BosClient, ObjectHeaders, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
-use crate::object::{Condition, ETag, FileAttrs, KeyError, Md5, ObjectKey, Timestamp};
+use crate::object::{ETag, FileAttrs, KeyError, ObjectKey, Timestamp};
 use crate::posix_meta::{self, AttrDefaults};
-use listing::{Listed, Listing, NextPage, Shadowed};
-use memory::{AbsentNames, BoundedMap};
+use attributes::{Attributes, Fact, Modified};
+use listing::Shadowed;
+use memory::{AbsentNames, BoundedMap, Changes};
+use pages::Pages;
+
+pub use attributes::stored_between;
+pub use pages::SharedListing;
 
 /// Entries per page of a listing (BOS gives no more).
 const PAGE_KEYS: u32 = 1000;
-/// Objects whose attributes are remembered.
-const OBJECTS_REMEMBERED: usize = 100_000;
-/// Names whose absence, or last change by this mount, is remembered.
-const NAMES_REMEMBERED: usize = 50_000;
-/// Listings that lookups may be answered from.
-const LISTINGS_REMEMBERED: usize = 32;
-/// How long a listing answers lookups while the program that reads it has it open: `ls -l` and rsync look up name after
-/// name of it, which must not cost two requests each once the time to live is over. An open of a file asks anew.
-const OPEN_LISTING_TTL: Duration = Duration::from_secs(30);
+/// Names whose absence is remembered.
+const ABSENT_REMEMBERED: usize = 50_000;
+/// Changes of this mount that are remembered: of more than half a minute at a thousand files per second.
+const CHANGES_REMEMBERED: usize = 200_000;
+/// Markers whose attributes were just confirmed.
+const MARKERS_REMEMBERED: usize = 20_000;
+/// BOS promises nothing about how soon a listing shows what was stored. For so long a listing that does not show an own
+/// object is checked by HEAD.
+const LISTING_LAG: Duration = Duration::from_secs(60);
 /// Keys that are told as shadowed.
 const SHADOWED_MAX: usize = 10_000;
+/// Turns for requests from whose answer others can be answered, by hash of the directory.
+const TURNS: usize = 256;
 
 /// One object as the mount sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,17 +90,15 @@ pub enum Found {
     Absent,
 }
 
-/// A listing shared by the handle that reads it and by lookups.
-pub type SharedListing = Arc<Mutex<Listing>>;
-
 struct Memory {
-    /// By key; valid for the recorded ETag and last-modified only.
-    objects: BoundedMap<String, Object>,
+    attributes: Attributes,
     absent: AbsentNames,
-    /// When this mount last changed a key: listings asked for before are wrong about it.
-    changed: BoundedMap<String, Instant>,
-    /// Newest last.
-    listings: Vec<SharedListing>,
+    changes: Changes,
+    pages: Pages,
+    /// Attributes of directories by prefix, and when they were confirmed.
+    markers: BoundedMap<String, (FileAttrs, Instant)>,
+    /// Attributes of directories (by prefix) that are on their way to BOS.
+    pending_dirs: HashMap<String, FileAttrs>,
     /// Directories (as prefixes) that stay although nothing may be under them any more.
     kept_dirs: HashSet<String>,
     shadowed: BTreeMap<String, &'static str>,
@@ -97,11 +115,20 @@ pub struct Namespace {
     mounted_at: Timestamp,
     /// Locked before any listing, never after.
     memory: Mutex<Memory>,
+    /// Held while a page is fetched, so that lookups of one directory at the same time cost one request together.
+    turns: Vec<tokio::sync::Mutex<()>>,
 }
 
 impl Namespace {
-    /// Over `prefix` (with or without the final `/`); answers are believed for `ttl`.
-    pub fn new(client: BosClient, prefix: &str, ttl: Duration, defaults: AttrDefaults) -> Self {
+    /// Over `prefix` (with or without the final `/`); answers are believed for `ttl`. What objects carry is remembered in
+    /// the directory `state_dir` across mounts.
+    pub fn new(
+        client: BosClient,
+        prefix: &str,
+        ttl: Duration,
+        defaults: AttrDefaults,
+        state_dir: Option<&Path>,
+    ) -> Self {
         let prefix = prefix.trim_matches('/');
         Self {
             client,
@@ -110,14 +137,24 @@ impl Namespace {
             defaults,
             mounted_at: Timestamp::now(),
             memory: Mutex::new(Memory {
-                objects: BoundedMap::new(OBJECTS_REMEMBERED),
-                absent: AbsentNames::new(NAMES_REMEMBERED, ttl),
-                changed: BoundedMap::new(NAMES_REMEMBERED),
-                listings: Vec::new(),
+                attributes: Attributes::new(state_dir),
+                absent: AbsentNames::new(ABSENT_REMEMBERED, ttl),
+                changes: Changes::new(CHANGES_REMEMBERED),
+                pages: Pages::new(ttl),
+                markers: BoundedMap::new(MARKERS_REMEMBERED),
+                pending_dirs: HashMap::new(),
                 kept_dirs: HashSet::new(),
                 shadowed: BTreeMap::new(),
             }),
+            turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
         }
+    }
+
+    /// Writes what was learned to disk and closes the file, as far as nobody else does it.
+    pub fn close_memory(&self) {
+        let file = self.memory.lock().attributes.take_file();
+        // Not under the lock: the disk may be slow.
+        drop(file);
     }
 
     /// How long answers are believed.
@@ -148,97 +185,6 @@ impl Namespace {
         self.defaults.directory(self.mounted_at)
     }
 
-    /// What BOS has under `name` in the directory with `prefix`: from memory, or by at most two requests (a third one
-    /// for the attributes of a directory whose marker is not known).
-    ///
-    /// # Errors
-    /// BOS could not be asked.
-    pub async fn resolve(&self, prefix: &str, name: &str) -> Result<Resolved, BosError> {
-        let now = Instant::now();
-        let resolved = |found, as_of| Ok(Resolved { found, as_of });
-        let Ok(key) = ObjectKey::parse(&format!("{prefix}{name}")) else { return resolved(Found::Absent, now) };
-        match self.remembered(prefix, name, &key) {
-            None | Some((Listed::Local { .. }, _)) => {}
-            Some((Listed::Dir, as_of)) => {
-                return resolved(Found::Dir { attrs: self.marker_attrs(&key).await? }, as_of);
-            }
-            Some((Listed::Object { size, etag, last_modified }, as_of)) => {
-                if let Some(object) = self.known_object(&key, size, &etag, last_modified) {
-                    return resolved(Found::Object(object), as_of);
-                }
-                if let Some(object) = self.head_run(prefix, name, &key).await? {
-                    return resolved(Found::Object(object), now);
-                }
-            }
-        }
-        if self.memory.lock().absent.contains(key.as_str(), now) {
-            return resolved(Found::Absent, now);
-        }
-        resolved(self.ask(&key).await?, now)
-    }
-
-    /// HEAD of `key`, and side by side of the objects listed behind it that will be asked for next.
-    async fn head_run(&self, prefix: &str, name: &str, key: &ObjectKey) -> Result<Option<Object>, BosError> {
-        // Cloned, because what is known is behind the lock of the memory, which comes before that of a listing.
-        let run = match self.listing_of(prefix) {
-            None => Vec::new(),
-            Some(listing) => listing.lock().attribute_run(name).to_vec(),
-        };
-        let ahead = run.iter().skip(1).filter_map(|entry| match &entry.listed {
-            Listed::Object { size, etag, last_modified } => {
-                let key = ObjectKey::parse(&format!("{prefix}{}", entry.name)).ok()?;
-                let known = self.known_object(&key, *size, etag, *last_modified).is_some();
-                (!known).then_some(key)
-            }
-            Listed::Dir | Listed::Local { .. } => None,
-        });
-        let ahead: Vec<ObjectKey> = ahead.collect();
-        let ahead = futures_util::future::join_all(ahead.iter().map(|key| self.head(key)));
-        // What fails ahead of its time is asked for again when it is needed.
-        let (object, _) = tokio::join!(self.head(key), ahead);
-        object
-    }
-
-    fn listing_of(&self, prefix: &str) -> Option<SharedListing> {
-        let memory = self.memory.lock();
-        memory.listings.iter().rev().find(|listing| listing.lock().prefix() == prefix).cloned()
-    }
-
-    async fn ask(&self, key: &ObjectKey) -> Result<Found, BosError> {
-        let asked_at = Instant::now();
-        let prefix = format!("{key}/");
-        let (head, list) =
-            tokio::join!(self.client.head_object(key), self.client.list_objects(&prefix, Some('/'), None, 1));
-        let list = list?;
-        let is_dir = !list.objects.is_empty() || !list.prefixes.is_empty();
-        let head = match head {
-            Ok(meta) => Some(meta),
-            Err(error) if error.kind == BosErrorKind::NoSuchKey => None,
-            Err(_) if is_dir => None,
-            Err(error) => return Err(error),
-        };
-        if is_dir {
-            if head.is_some() {
-                self.tell_shadowed(Shadowed {
-                    key: key.to_string(),
-                    reason: "a directory of the same name hides this object",
-                });
-            }
-            let has_marker = list.objects.first().is_some_and(|object| object.key == prefix);
-            let attrs = if has_marker { self.marker_attrs(key).await? } else { self.plain_dir() };
-            return Ok(Found::Dir { attrs });
-        }
-        if let Some(meta) = head {
-            return Ok(Found::Object(self.learn(key, meta)));
-        }
-        let mut memory = self.memory.lock();
-        if memory.kept_dirs.contains(&prefix) {
-            return Ok(Found::Dir { attrs: self.plain_dir() });
-        }
-        memory.absent.insert(key.as_str(), asked_at);
-        Ok(Found::Absent)
-    }
-
     /// The object under `key`, by HEAD. `None`: there is none.
     ///
     /// # Errors
@@ -253,195 +199,64 @@ impl Namespace {
 
     /// What a listed object was last seen with, if it is still the same one.
     pub fn known_object(&self, key: &ObjectKey, size: u64, etag: &ETag, last_modified: i64) -> Option<Object> {
-        let memory = self.memory.lock();
-        let known = memory.objects.get(key.as_str())?;
-        let same = known.size == size && known.etag == *etag && known.last_modified == last_modified;
-        same.then(|| known.clone())
+        let mut memory = self.memory.lock();
+        let headers = memory.attributes.headers(key.as_str(), size, etag, last_modified)?.clone();
+        drop(memory);
+        Some(self.object(size, etag.clone(), last_modified, headers))
+    }
+
+    fn object(&self, size: u64, etag: ETag, last_modified: i64, headers: ObjectHeaders) -> Object {
+        let plain = self.defaults.file(Timestamp { sec: last_modified, nsec: 0 });
+        let attrs = posix_meta::read_attrs(&headers.metadata, plain);
+        Object { size, etag, last_modified, attrs, headers }
     }
 
     fn learn(&self, key: &ObjectKey, meta: ObjectMeta) -> Object {
-        let plain = self.defaults.file(Timestamp { sec: meta.last_modified, nsec: 0 });
-        let object = Object {
-            size: meta.size,
-            etag: meta.etag,
-            last_modified: meta.last_modified,
-            attrs: posix_meta::read_attrs(&meta.headers.metadata, plain),
-            headers: meta.headers,
+        let object = self.object(meta.size, meta.etag, meta.last_modified, meta.headers);
+        let fact = Fact::Object {
+            size: object.size,
+            etag: object.etag.clone(),
+            modified: Modified::At(object.last_modified),
+            headers: object.headers.clone(),
         };
         let mut memory = self.memory.lock();
         memory.absent.remove(key.as_str());
-        memory.objects.insert(key.as_str().to_owned(), object.clone());
+        memory.attributes.learn(key.as_str(), fact);
         object
     }
 
-    async fn marker_attrs(&self, key: &ObjectKey) -> Result<FileAttrs, BosError> {
-        let Ok(marker) = ObjectKey::parse(&format!("{key}/")) else { return Ok(self.plain_dir()) };
-        match self.client.head_object(&marker).await {
-            Ok(meta) => {
-                let plain = self.defaults.directory(Timestamp { sec: meta.last_modified, nsec: 0 });
-                Ok(posix_meta::read_attrs(&meta.headers.metadata, plain))
-            }
-            Err(error) if error.kind == BosErrorKind::NoSuchKey => Ok(self.plain_dir()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// What a fresh listing says, and since when. `None`: nothing; a sure no is put among the absent names.
-    fn remembered(&self, prefix: &str, name: &str, key: &ObjectKey) -> Option<(Listed, Instant)> {
+    /// This mount stored `object` under `key`: a publication, a copy, a new marker. `stored_between`: see
+    /// [`stored_between`]; not needed where `object.last_modified` is known (copies). The next listing that shows the
+    /// object is then believed without asking for its attributes, also after a remount.
+    pub fn learn_published(&self, key: &ObjectKey, object: &Object, stored_between: Option<(i64, i64)>) {
         let now = Instant::now();
         let mut memory = self.memory.lock();
-        let memory = &mut *memory;
-        let shared = memory.listings.iter().rev().find(|listing| listing.lock().prefix() == prefix)?;
-        let ttl = self.listing_ttl(shared);
-        let listing = shared.lock();
-        let (found, asked_at) = listing.find(name)?;
-        let stale = now.saturating_duration_since(asked_at) >= ttl;
-        let overtaken = memory.changed.get(key.as_str()).is_some_and(|changed| *changed >= asked_at);
-        if stale || overtaken {
-            return None;
-        }
-        let dir = format!("{key}/");
-        if found.is_none() && !memory.kept_dirs.contains(&dir) {
-            memory.absent.insert(key.as_str(), asked_at);
-        }
-        found.map(|listed| (listed.clone(), asked_at))
-    }
-
-    /// Longer while a directory handle shares the listing.
-    fn listing_ttl(&self, listing: &SharedListing) -> Duration {
-        let is_open = Arc::strong_count(listing) > 1;
-        if is_open && !self.ttl.is_zero() { self.ttl.max(OPEN_LISTING_TTL) } else { self.ttl }
-    }
-
-    /// A new listing of the directory with `prefix`, to be filled by [`fetch_page`](Self::fetch_page).
-    pub fn new_listing(&self, prefix: &str) -> SharedListing {
-        self.remember_listing(Listing::new(prefix))
-    }
-
-    fn remember_listing(&self, listing: Listing) -> SharedListing {
-        let now = Instant::now();
-        let mut memory = self.memory.lock();
-        memory.listings.retain(|shared| {
-            let ttl = self.listing_ttl(shared);
-            let known = shared.lock();
-            let fresh = known.asked_at().is_none_or(|at| now.saturating_duration_since(at) < ttl);
-            fresh && known.prefix() != listing.prefix()
-        });
-        if memory.listings.len() >= LISTINGS_REMEMBERED {
-            memory.listings.remove(0);
-        }
-        let shared = Arc::new(Mutex::new(listing));
-        memory.listings.push(shared.clone());
-        shared
-    }
-
-    /// Fetches the next page of `listing`; nothing happens when it is complete.
-    ///
-    /// # Errors
-    /// BOS could not be asked.
-    pub async fn fetch_page(&self, listing: &SharedListing) -> Result<(), BosError> {
-        let (prefix, next) = {
-            let listing = listing.lock();
-            (listing.prefix().to_owned(), listing.next().clone())
-        };
-        let marker = match &next {
-            NextPage::First => None,
-            NextPage::After(marker) => Some(marker.as_str()),
-            NextPage::End => return Ok(()),
-        };
-        let asked_at = Instant::now();
-        let page = self.client.list_objects(&prefix, Some('/'), marker, PAGE_KEYS).await?;
-        let shadowed = {
-            let mut listing = listing.lock();
-            // Somebody else fetched the same page meanwhile.
-            if *listing.next() != next {
-                return Ok(());
-            }
-            listing.add_page(page, asked_at)
-        };
-        for shadowed in shadowed {
-            self.tell_shadowed(shadowed);
-        }
-        Ok(())
-    }
-
-    /// Whether nothing is under `prefix` but its marker and keys that `ignored` names.
-    ///
-    /// # Errors
-    /// BOS could not be asked.
-    pub async fn is_empty(&self, prefix: &str, ignored: &HashSet<String>) -> Result<bool, BosError> {
-        let max_keys = u32::try_from(ignored.len()).unwrap_or(PAGE_KEYS).saturating_add(2).min(PAGE_KEYS);
-        let mut marker: Option<String> = None;
-        loop {
-            let page = self.client.list_objects(prefix, None, marker.as_deref(), max_keys).await?;
-            if page.objects.iter().any(|object| object.key != prefix && !ignored.contains(&object.key)) {
-                return Ok(false);
-            }
-            match page.next_marker {
-                Some(next) => marker = Some(next),
-                None => return Ok(true),
-            }
-        }
-    }
-
-    /// Writes the marker of the directory with `prefix`.
-    ///
-    /// # Errors
-    /// BOS did not take it.
-    pub async fn put_marker(&self, prefix: &str, attrs: &FileAttrs) -> Result<(), BosError> {
-        let Ok(key) = ObjectKey::parse(prefix) else { return Ok(()) };
-        let mut headers =
-            ObjectHeaders { content_type: Some(posix_meta::DIRECTORY_TYPE.to_owned()), ..Default::default() };
-        posix_meta::write_attrs(&mut headers.metadata, attrs);
-        let body = Body::Bytes(Bytes::new());
-        self.client.put_object(&key, body, &Md5::of(b""), &headers, &Condition::Any).await?;
-        Ok(())
-    }
-
-    /// A directory was made at `prefix` a moment ago: nothing is in it.
-    pub fn dir_made(&self, prefix: &str) {
-        self.changed(prefix.trim_end_matches('/'), false);
-        self.remember_listing(Listing::empty(prefix, Instant::now()));
-    }
-
-    /// The directory at `prefix` was removed.
-    pub fn dir_removed(&self, prefix: &str) {
-        self.memory.lock().kept_dirs.remove(prefix);
-        self.changed(prefix.trim_end_matches('/'), true);
-    }
-
-    /// The directory at `prefix` stays visible although its last child may have gone.
-    pub fn keep_dir(&self, prefix: &str) {
-        if prefix != self.prefix {
-            self.memory.lock().kept_dirs.insert(prefix.to_owned());
-        }
-    }
-
-    /// Names of the directories directly under `prefix` that are kept.
-    pub fn kept_under(&self, prefix: &str) -> Vec<String> {
-        let memory = self.memory.lock();
-        let names = memory.kept_dirs.iter().filter_map(|dir| dir.strip_prefix(prefix)?.split('/').next());
-        names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        memory.note_change(key.as_str(), now, false);
+        memory.attributes.stored(key.as_str(), object, stored_between);
     }
 
     /// This mount changed `key` (`absent`: removed it): what older listings say of it counts no more.
     pub fn changed(&self, key: &str, absent: bool) {
         let now = Instant::now();
         let mut memory = self.memory.lock();
-        memory.changed.insert(key.to_owned(), now);
-        memory.objects.remove(key);
-        if absent {
-            memory.absent.insert(key, now);
-        } else {
-            memory.absent.remove(key);
-        }
+        memory.attributes.forget(key);
+        memory.note_change(key, now, absent);
+    }
+
+    /// This mount changed everything under `prefix` (which ends in `/`): nothing older is believed of it. Publications
+    /// under it may be told by [`learn_published`](Self::learn_published) before or after.
+    pub fn tree_changed(&self, prefix: &str) {
+        let now = Instant::now();
+        let mut memory = self.memory.lock();
+        memory.changes.insert_tree(prefix, now);
+        memory.pages.forget_tree(prefix);
+        memory.note_change(prefix.trim_end_matches('/'), now, false);
     }
 
     /// Whether this mount changed `key` after `asked_at` so that it is gone.
     pub fn removed_since(&self, key: &str, asked_at: Instant) -> bool {
         let memory = self.memory.lock();
-        let changed = memory.changed.get(key).is_some_and(|at| *at >= asked_at);
-        changed && memory.absent.contains(key, Instant::now())
+        memory.changes.of(key).is_some_and(|change| change.gone && change.at >= asked_at)
     }
 
     fn tell_shadowed(&self, shadowed: Shadowed) {
@@ -456,4 +271,30 @@ impl Namespace {
     pub fn shadowed(&self) -> Vec<(String, &'static str)> {
         self.memory.lock().shadowed.iter().map(|(key, reason)| (key.clone(), *reason)).collect()
     }
+}
+
+impl Memory {
+    fn note_change(&mut self, key: &str, now: Instant, gone: bool) {
+        self.changes.insert(key, now, gone);
+        let name_at = key.trim_end_matches('/').rfind('/').map_or(0, |at| at + 1);
+        self.pages.changed(&key[..name_at], now);
+        if gone {
+            self.absent.insert(key, now);
+        } else {
+            self.absent.remove(key);
+        }
+    }
+}
+
+/// Which of `count` turns belongs to `prefix`.
+fn turn_of(prefix: &str, count: usize) -> usize {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    prefix.hash(&mut hasher);
+    (hasher.finish() % count as u64) as usize
+}
+
+/// A listing that this mount may share between a handle and lookups.
+fn shared(listing: listing::Listing) -> SharedListing {
+    Arc::new(Mutex::new(listing))
 }

@@ -9,6 +9,8 @@ mod bad_input;
 mod bad_line;
 #[path = "mount/content.rs"]
 mod content;
+#[path = "mount/listing.rs"]
+mod listing;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/requests.rs"]

@@ -11,8 +11,8 @@ use super::open::Opened;
 use super::{Caller, Entry, Fs};
 use crate::bos::client::{Body as BosBody, ObjectHeaders};
 use crate::bos::error::BosErrorKind;
-use crate::namespace::Object;
 use crate::namespace::inode::Kind;
+use crate::namespace::{Object, stored_between};
 use crate::object::{Condition, FileAttrs, Md5, ObjectKey, Timestamp};
 use crate::posix_meta::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::upload::Opening;
@@ -151,17 +151,18 @@ impl Fs {
         posix_meta::write_attrs(&mut headers.metadata, &attrs);
         let body = Bytes::copy_from_slice(target.as_bytes());
         let md5 = Md5::of(&body);
+        let sent = Instant::now();
         let put = self.client.put_object(&key, BosBody::Bytes(body), &md5, &headers, &Condition::Absent).await;
-        let etag = match put {
-            Ok(stored) => stored.etag,
+        let (etag, date) = match put {
+            Ok(stored) => (stored.etag, stored.date),
             Err(error) => match self.settle_link(&key, &md5, &error).await {
-                Some(result) => result?,
+                Some(result) => (result?, None),
                 None => return Err(FsError::from_bos("making the link", key.as_str(), &error)),
             },
         };
-        self.namespace.changed(key.as_str(), false);
         self.hidden.lock().remove(key.as_str());
         let object = Object { size: target.len() as u64, etag, last_modified: 0, attrs, headers };
+        self.namespace.learn_published(&key, &object, stored_between(date, sent));
         let looked = self.enter_object(&dir, name, object, Instant::now());
         Ok(Entry { attr: self.attr_of(&looked.keep()) })
     }

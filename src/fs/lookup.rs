@@ -123,7 +123,8 @@ impl Fs {
         }
         let key = self.child_key(dir, name)?;
         let prefix = self.prefix_of(dir);
-        let found = self.namespace.resolve(&prefix, name).await;
+        let known_dir = self.inodes.child(dir.ino, name).is_some_and(|node| node.kind == Kind::Dir);
+        let found = self.namespace.resolve(&prefix, name, known_dir).await;
         let resolved = found.map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))?;
         // The world may have changed while BOS was asked.
         if let Some(file) = self.local(&key) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::bos::client::ListPage;
+use crate::bos::client::{ListPage, ListedObject};
 use crate::object::{ETag, NAME_BYTES_MAX};
 
 /// What a listing says of one entry.
@@ -61,9 +61,15 @@ pub enum NextPage {
 
 /// The entries of one directory, as far as they were fetched. Entries are only ever added at the end, so an index is a
 /// stable cookie.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Listing {
     prefix: String,
+    /// Exclusive start, a key; `None`: all from the beginning.
+    after: Option<String>,
+    /// The directory's own marker, where it was listed.
+    marker: Option<ListedObject>,
+    /// Whether keys came in the order that the markers of pages imply (bytes of UTF-8).
+    ordered: bool,
     entries: Vec<ListedEntry>,
     index: HashMap<Arc<str>, usize>,
     /// First entry of each page, and when that page was asked for.
@@ -85,6 +91,9 @@ impl Listing {
     pub fn new(prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
+            after: None,
+            marker: None,
+            ordered: true,
             entries: Vec::new(),
             index: HashMap::new(),
             pages: Vec::new(),
@@ -99,9 +108,40 @@ impl Listing {
         Self { pages: vec![(0, at)], next: NextPage::End, ..Self::new(prefix) }
     }
 
+    /// A listing of what comes after the key `after`, nothing fetched yet.
+    pub fn starting_after(prefix: &str, after: &str) -> Self {
+        Self { after: Some(after.to_owned()), next: NextPage::After(after.to_owned()), ..Self::new(prefix) }
+    }
+
+    /// Whether it begins with the first key.
+    pub fn from_start(&self) -> bool {
+        self.after.is_none()
+    }
+
+    /// The marker of the directory itself. Known once the first page is there.
+    pub fn marker(&self) -> Option<&ListedObject> {
+        self.marker.as_ref()
+    }
+
+    /// Whether some key is under the prefix, as far as fetched.
+    pub fn proves_existence(&self) -> bool {
+        self.marker.is_some() || !self.entries.is_empty()
+    }
+
     /// The common prefix of its keys.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// A copy with what BOS listed only, as fetched; `None` where something else is in it.
+    pub fn pristine(&self) -> Option<Self> {
+        let own = self.entries.iter().any(|entry| !entry.shown || matches!(entry.listed, Listed::Local { .. }));
+        (!own).then(|| Self { expected: 0, run: 0, ..self.clone() })
+    }
+
+    /// Whether an entry of this name was listed.
+    pub fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
     }
 
     /// What was fetched so far, in order.
@@ -124,11 +164,34 @@ impl Listing {
         match self.index.get(name) {
             Some(&at) => {
                 let page = self.pages.partition_point(|(first, _)| *first <= at).checked_sub(1)?;
-                Some((Some(&self.entries[at].listed), self.pages[page].1))
+                let listed = &self.entries[at].listed;
+                // An object may yet turn out to be hidden by a directory of the same name.
+                let sure = !matches!(listed, Listed::Object { .. }) || self.covers(name);
+                sure.then_some((Some(listed), self.pages[page].1))
             }
-            None if self.next == NextPage::End => Some((None, self.asked_at()?)),
+            None if self.covers(name) => Some((None, self.asked_at()?)),
             None => None,
         }
+    }
+
+    /// Whether all that can be under `name` was listed: the key itself, and keys that make a directory of it.
+    fn covers(&self, name: &str) -> bool {
+        let from_there = self.after.as_ref().is_none_or(|after| {
+            let rest = after.strip_prefix(&self.prefix);
+            rest.map_or_else(|| *after < self.prefix, |rest| rest < name)
+        });
+        from_there
+            && match &self.next {
+                NextPage::First => false,
+                NextPage::End => self.ordered || self.after.is_none(),
+                NextPage::After(last) => {
+                    let Some(last) = last.strip_prefix(&self.prefix) else { return false };
+                    let below = last.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+                    // Compared as the key with a `/` behind it: `a-b` comes before `a/`.
+                    let passed = last.as_bytes().iter().cmp(name.as_bytes().iter().chain(b"/")).is_gt();
+                    self.ordered && passed && !below
+                }
+            }
     }
 
     /// The attributes of `name` must be fetched: which entries to fetch with it, `name` first. Programs that go through a
@@ -145,10 +208,13 @@ impl Listing {
     pub fn add_page(&mut self, page: ListPage, at: Instant) -> Vec<Shadowed> {
         let mut shadowed = Vec::new();
         self.pages.push((self.entries.len(), at));
+        self.ordered &= page.objects.is_sorted_by(|a, b| a.key < b.key) && page.prefixes.is_sorted();
         let mut found: Vec<(String, Listed)> = Vec::with_capacity(page.objects.len() + page.prefixes.len());
         for object in page.objects {
             // The marker of the directory itself is no entry.
-            if object.key != self.prefix {
+            if object.key == self.prefix {
+                self.marker = Some(object);
+            } else {
                 let listed =
                     Listed::Object { size: object.size, etag: object.etag, last_modified: object.last_modified };
                 found.push((object.key, listed));
@@ -207,6 +273,25 @@ impl Listing {
         self.index.insert(name.clone(), self.entries.len());
         self.entries.push(ListedEntry { name, listed, shown: true });
     }
+}
+
+/// A key just before `name` in the directory with `prefix`: a listing that starts after it begins with `name`, or with
+/// names that differ from it in the last character only. It is inside no common prefix, which would be left out then.
+pub fn just_before(prefix: &str, name: &str) -> String {
+    let mut rest = name.to_owned();
+    let before = match rest.pop() {
+        None | Some('\0'..=' ') => None,
+        // `/` would begin another level.
+        Some('0') => Some('.'),
+        Some('\u{e000}') => Some('\u{d7ff}'),
+        Some(last) => char::from_u32(u32::from(last) - 1),
+    };
+    rest.extend(before);
+    if before.is_some() {
+        // After all that begins so, as far as plain names go.
+        rest.push('~');
+    }
+    format!("{prefix}{rest}")
 }
 
 /// Whether a key segment can be the name of an entry.
@@ -294,6 +379,72 @@ mod tests {
         assert_eq!(listing.find("a").unwrap().1, start);
         assert_eq!(listing.find("b").unwrap().1, later);
         assert_eq!(listing.find("x"), Some((None, start)));
+    }
+
+    #[test]
+    fn a_window_answers_for_what_lies_fully_within_it() {
+        let now = Instant::now();
+        let mut window = Listing::starting_after("d/", "d/b");
+        assert_eq!(window.find("c"), None, "nothing fetched");
+        window.add_page(page(&["d/c", "d/c-", "d/e"], &["d/dir/"], Some("d/e")), now);
+        assert_eq!(window.find("a"), None);
+        assert_eq!(window.find("b"), None, "the start is exclusive");
+        assert_eq!(window.find("b0"), Some((None, now)));
+        assert!(matches!(window.find("c"), Some((Some(Listed::Object { .. }), _))));
+        assert_eq!(window.find("dir"), Some((Some(&Listed::Dir), now)));
+        assert_eq!(window.find("e"), None, "`e/` may come on the next page");
+        assert_eq!(window.find("e0"), None);
+        assert_eq!(window.find("d"), Some((None, now)), "`d/` lies before `e`");
+        let mut end = Listing::starting_after("d/", "d/b");
+        end.add_page(page(&["d/c"], &[], None), now);
+        assert_eq!(end.find("zzz"), Some((None, now)));
+        assert_eq!(end.find("a"), None);
+    }
+
+    #[test]
+    fn a_name_is_denied_only_if_what_would_make_it_a_directory_was_passed() {
+        let now = Instant::now();
+        // Order of keys: "a" < "a-b" < "a/x" < "a0".
+        let mut listing = Listing::new("");
+        listing.add_page(page(&["a-a"], &[], Some("a-a")), now);
+        assert_eq!(listing.find("a"), None, "`a/` lies behind `a-a`");
+        let mut listing = Listing::new("");
+        listing.add_page(page(&["a-a", "a0"], &[], Some("a0")), now);
+        assert_eq!(listing.find("a"), Some((None, now)));
+        // A marker of the next page inside the last common prefix.
+        let mut listing = Listing::new("");
+        listing.add_page(page(&[], &["a/"], Some("a/k")), now);
+        assert_eq!(listing.find("a"), Some((Some(&Listed::Dir), now)));
+    }
+
+    #[test]
+    fn a_listing_out_of_order_denies_nothing_until_it_is_complete() {
+        let now = Instant::now();
+        let mut listing = Listing::new("");
+        listing.add_page(page(&["b", "a", "x"], &[], Some("x")), now);
+        assert_eq!(listing.find("c"), None);
+        listing.add_page(page(&[], &[], None), now);
+        assert_eq!(listing.find("c"), Some((None, now)));
+    }
+
+    #[test]
+    fn windows_begin_just_before_the_name() {
+        for name in ["file-0010", "abc", "a", "0", " ", "\u{1}", "目录", "\u{e000}", "a b", "x/", "~", "!"] {
+            let before = just_before("d/", name);
+            assert!(before.starts_with("d/") && before.as_str() < format!("d/{name}").as_str(), "{name:?}: {before:?}");
+            assert!(!before[2..].contains('/'), "{before:?} lies inside a common prefix");
+        }
+        assert_eq!(just_before("d/", "file-0010"), "d/file-001.~");
+        assert_eq!(just_before("", "abc"), "abb~");
+    }
+
+    #[test]
+    fn the_marker_is_known_apart() {
+        let mut listing = Listing::new("d/");
+        listing.add_page(page(&["d/"], &[], None), Instant::now());
+        assert!(listing.proves_existence() && listing.entries().is_empty());
+        assert_eq!(listing.marker().unwrap().key, "d/");
+        assert!(!Listing::empty("d/", Instant::now()).proves_existence());
     }
 
     #[test]

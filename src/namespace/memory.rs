@@ -57,6 +57,82 @@ impl<K: Hash + Eq + Clone, V> BoundedMap<K, V> {
     }
 }
 
+/// A change that this mount made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: Instant,
+    /// Whether the key is gone by it.
+    pub gone: bool,
+}
+
+/// When this mount last changed a key: listings asked for before are wrong about it.
+///
+/// Bounded as [`BoundedMap`] is; nothing that was asked for before a forgotten change is trusted any more.
+pub struct Changes {
+    young: HashMap<String, Change>,
+    old: HashMap<String, Change>,
+    half: usize,
+    /// When the young generation began, and when the old one did.
+    began: [Option<Instant>; 2],
+    /// Changes of whole trees, by prefix; newest last.
+    trees: Vec<(String, Instant)>,
+    /// Nothing from before this is trusted.
+    floor: Option<Instant>,
+}
+
+/// Changes of whole trees that are remembered.
+const TREES_MAX: usize = 64;
+
+impl Changes {
+    /// Remembers `capacity` (at least 2) changes.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            half: (capacity / 2).max(1),
+            began: [None; 2],
+            trees: Vec::new(),
+            floor: None,
+        }
+    }
+
+    /// `key` was changed at `at`, not earlier than any other change.
+    pub fn insert(&mut self, key: &str, at: Instant, gone: bool) {
+        if self.young.len() >= self.half {
+            let began = self.began[0];
+            // All of the old generation was before the young one began.
+            self.floor = if self.old.is_empty() { self.floor } else { began };
+            self.old = std::mem::take(&mut self.young);
+            self.began = [Some(at), began];
+        }
+        self.began[0].get_or_insert(at);
+        self.young.insert(key.to_owned(), Change { at, gone });
+    }
+
+    /// Everything under `prefix` was changed at `at`.
+    pub fn insert_tree(&mut self, prefix: &str, at: Instant) {
+        self.trees.retain(|(known, _)| known != prefix);
+        if self.trees.len() == TREES_MAX {
+            let (_, forgotten) = self.trees.remove(0);
+            self.floor = self.floor.max(Some(forgotten));
+        }
+        self.trees.push((prefix.to_owned(), at));
+    }
+
+    /// The last change of `key` itself.
+    pub fn of(&self, key: &str) -> Option<Change> {
+        self.young.get(key).or_else(|| self.old.get(key)).copied()
+    }
+
+    /// Whether what was asked for at `asked_at` may be wrong about `key`.
+    pub fn overtook(&self, key: &str, asked_at: Instant) -> bool {
+        self.of(key).is_some_and(|change| change.at >= asked_at)
+            || self.floor.is_some_and(|floor| floor >= asked_at)
+            || self.trees.iter().any(|(prefix, at)| *at >= asked_at && key.starts_with(prefix.as_str()))
+    }
+}
+
 /// Names known to be absent, each for a limited time.
 pub struct AbsentNames {
     names: BoundedMap<String, Instant>,
@@ -79,9 +155,9 @@ impl AbsentNames {
         self.names.remove(key);
     }
 
-    /// Whether `key` was absent less than the time to live before `now`.
-    pub fn contains(&self, key: &str, now: Instant) -> bool {
-        self.names.get(key).is_some_and(|at| now.saturating_duration_since(*at) < self.ttl)
+    /// When `key` was last found absent, if that is less than the time to live before `now`.
+    pub fn since(&self, key: &str, now: Instant) -> Option<Instant> {
+        self.names.get(key).copied().filter(|at| now.saturating_duration_since(*at) < self.ttl)
     }
 }
 
@@ -116,13 +192,45 @@ mod tests {
     }
 
     #[test]
+    fn a_change_makes_older_answers_worthless_and_newer_ones_not() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut changes = Changes::new(100);
+        changes.insert("k", at(10), true);
+        assert!(changes.overtook("k", at(5)) && changes.overtook("k", at(10)));
+        assert!(!changes.overtook("k", at(11)) && !changes.overtook("l", at(5)));
+        assert_eq!(changes.of("k"), Some(Change { at: at(10), gone: true }));
+        changes.insert_tree("d/", at(20));
+        assert!(changes.overtook("d/x/y", at(20)) && !changes.overtook("d", at(5)));
+        assert!(!changes.overtook("d/x/y", at(21)));
+    }
+
+    #[test]
+    fn nothing_from_before_a_forgotten_change_is_trusted() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut changes = Changes::new(8);
+        for i in 0..1000u64 {
+            changes.insert(&format!("k{i}"), at(i), false);
+            for j in 0..=i {
+                assert!(changes.overtook(&format!("k{j}"), at(j)), "change {j} is lost after {i}");
+            }
+            assert!(!changes.overtook("other", at(i)), "too much is distrusted");
+        }
+        for i in 0..TREES_MAX as u64 + 10 {
+            changes.insert_tree(&format!("t{i}/"), at(2000 + i));
+        }
+        assert!(changes.overtook("t3/a", at(2003)) && !changes.overtook("other", at(2100)));
+    }
+
+    #[test]
     fn absence_ends_with_its_time() {
         let start = Instant::now();
         let mut absent = AbsentNames::new(4, Duration::from_secs(1));
         absent.insert("k", start);
-        assert!(absent.contains("k", start + Duration::from_millis(999)));
-        assert!(!absent.contains("k", start + Duration::from_secs(1)));
+        assert_eq!(absent.since("k", start + Duration::from_millis(999)), Some(start));
+        assert_eq!(absent.since("k", start + Duration::from_secs(1)), None);
         absent.remove("k");
-        assert!(!absent.contains("k", start));
+        assert_eq!(absent.since("k", start), None);
     }
 }

@@ -15,6 +15,7 @@ const LAST_REQUESTS_WITHIN: Duration = Duration::from_millis(200);
 /// A mount that is served.
 pub(super) struct Mounted {
     handle: Arc<MountHandle>,
+    fs: Arc<Fs>,
 }
 
 impl Mounted {
@@ -41,9 +42,10 @@ impl Mounted {
         }
     }
 
-    /// Waits a moment for requests that are under way.
+    /// Waits a moment for requests that are under way, and keeps what was learned.
     pub(super) fn finish(&self) {
         let _ = self.handle.wait_for(LAST_REQUESTS_WITHIN);
+        self.fs.close();
     }
 }
 
@@ -67,6 +69,7 @@ pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Re
         metadata_ttl: settings.metadata_ttl,
         read_only: settings.read_only,
         write_back: options.uploads.write_back,
+        state_dir: Some(options.state_dir.clone()),
     };
     let uploads = running.uploads.clone();
     let runtime = tokio::runtime::Handle::current();
@@ -76,6 +79,6 @@ pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Re
         read_only: settings.read_only,
         fsname: options.bucket.to_string(),
     };
-    let handle = fuse::mount(fs, &options.mount_point, &mount_options)?;
-    Ok(Mounted { handle: Arc::new(handle) })
+    let handle = fuse::mount(fs.clone(), &options.mount_point, &mount_options)?;
+    Ok(Mounted { handle: Arc::new(handle), fs })
 }
