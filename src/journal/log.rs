@@ -1,4 +1,4 @@
-//! The append-only file of [`Record`]s.
+//! The append-only file of records: [`Record`]s of a file's upload, or lines of another kind ([`Line`]).
 //!
 //! # Bytes on disk
 //!
@@ -33,13 +33,15 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crc_fast::{CrcAlgorithm, checksum};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Record;
-use super::record::FORMAT;
 
 /// Name of the file within an upload's directory.
 pub const JOURNAL_NAME: &str = "journal";
@@ -52,6 +54,21 @@ pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 const HEAD_BYTES: usize = 18;
 /// How many bytes the search for a valid line behind a bad one may checksum, beyond the length of the file itself.
 const SEARCH_BYTES_MAX: usize = 64 << 20;
+
+/// A kind of record that a journal is made of.
+pub trait Line: Serialize + DeserializeOwned {
+    /// Highest version of the format that this bosfs reads.
+    const FORMAT: u32;
+
+    /// Version that the record names, where its kind does (first lines).
+    fn format(&self) -> Option<u32>;
+
+    /// Checks what the types leave open, so that whoever folds records may rely on it.
+    ///
+    /// # Errors
+    /// What is wrong, to stand behind the number of the line.
+    fn check(&self) -> Result<(), String>;
+}
 
 /// What the journal needs of its file; tests put full disks and failing syncs in its place.
 pub(crate) trait JournalFile: Send + Sync {
@@ -121,8 +138,14 @@ pub fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().or(inner).unwrap_or(libc::EIO)
 }
 
+/// The journal of one file's upload.
+pub type Journal = RecordLog<Record>;
+/// What was read back of it.
+pub type Replay = RecordReplay<Record>;
+
 /// An open journal. The first failed write or sync latches: later calls refuse.
-pub struct Journal {
+pub struct RecordLog<R> {
+    records: PhantomData<fn(R)>,
     file: Box<dyn JournalFile>,
     path: PathBuf,
     /// Length up to the last whole line, bytes.
@@ -133,7 +156,7 @@ pub struct Journal {
     latched: Option<(String, Option<i32>)>,
 }
 
-impl fmt::Debug for Journal {
+impl<R> fmt::Debug for RecordLog<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal")
             .field("path", &self.path)
@@ -144,22 +167,28 @@ impl fmt::Debug for Journal {
 }
 
 /// What was read back.
-#[derive(Debug, Default)]
-pub struct Replay {
+#[derive(Debug)]
+pub struct RecordReplay<R> {
     /// All valid records, in order. Empty with `torn_bytes`: the journal was just being created and records nothing.
-    pub records: Vec<Record>,
+    pub records: Vec<R>,
     /// Bytes of a torn tail that were cut off ([`Journal::open`]) or passed over ([`Journal::read`]).
     pub torn_bytes: u64,
     /// A damaged line before valid ones: the journal must not be trusted beyond it (says where and what).
     pub damage: Option<String>,
 }
 
-impl Journal {
+impl<R> Default for RecordReplay<R> {
+    fn default() -> Self {
+        Self { records: Vec::new(), torn_bytes: 0, damage: None }
+    }
+}
+
+impl<R: Line> RecordLog<R> {
     /// Creates `dir/journal` (0600) with its first record. Not synced: see `StateDir::sync_upload`.
     ///
     /// # Errors
     /// The file exists or cannot be made or written; then none is left behind.
-    pub fn create(dir: &Path, first: &Record) -> io::Result<Journal> {
+    pub fn create(dir: &Path, first: &R) -> io::Result<Self> {
         let path = dir.join(JOURNAL_NAME);
         let file = OpenOptions::new()
             .read(true)
@@ -168,7 +197,7 @@ impl Journal {
             .mode(0o600)
             .open(&path)
             .map_err(|e| explain(&path, "cannot be created", &e))?;
-        let mut journal = Journal::over(Box::new(file), path, 0);
+        let mut journal = Self::over(Box::new(file), path, 0);
         if let Err(error) = journal.append(first) {
             // Best effort: an empty journal is recognised as one that records nothing.
             let _ = std::fs::remove_file(&journal.path);
@@ -182,7 +211,7 @@ impl Journal {
     ///
     /// # Errors
     /// The file is missing, no regular file, unreadable, longer than [`JOURNAL_BYTES_MAX`], or cannot be cut.
-    pub fn open(dir: &Path) -> io::Result<(Journal, Replay)> {
+    pub fn open(dir: &Path) -> io::Result<(Self, RecordReplay<R>)> {
         let path = dir.join(JOURNAL_NAME);
         let file = OpenOptions::new()
             .read(true)
@@ -192,7 +221,7 @@ impl Journal {
             .map_err(|e| explain(&path, "cannot be opened", &e))?;
         let bytes = read_whole(&file, &path)?;
         let replay = replay(&bytes);
-        let mut journal = Journal::over(Box::new(file), path, bytes.len() as u64 - replay.torn_bytes);
+        let mut journal = Self::over(Box::new(file), path, bytes.len() as u64 - replay.torn_bytes);
         if let Some(damage) = &replay.damage {
             journal.latched = Some((format!("it is damaged ({damage})"), None));
         } else if replay.torn_bytes > 0 {
@@ -208,7 +237,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::open`], but for cutting.
-    pub fn read(dir: &Path) -> io::Result<Replay> {
+    pub fn read(dir: &Path) -> io::Result<RecordReplay<R>> {
         let path = dir.join(JOURNAL_NAME);
         let file = OpenOptions::new()
             .read(true)
@@ -224,7 +253,7 @@ impl Journal {
     /// The write failed or fell short (then the journal is latched, and what arrived was cut back where the disk allows),
     /// the journal was latched or damaged before, or the record has more than [`LINE_JSON_BYTES_MAX`] bytes (which
     /// changes nothing).
-    pub fn append(&mut self, record: &Record) -> io::Result<()> {
+    pub fn append(&mut self, record: &R) -> io::Result<()> {
         self.check_latch()?;
         encode(record, &mut self.line).map_err(|e| explain(&self.path, "a record cannot be encoded", &e))?;
         let (message, errno) = match self.file.write(&self.line) {
@@ -276,8 +305,8 @@ impl Journal {
         self.len
     }
 
-    fn over(file: Box<dyn JournalFile>, path: PathBuf, len: u64) -> Journal {
-        Journal { file, path, len, line: Vec::new(), latched: None }
+    fn over(file: Box<dyn JournalFile>, path: PathBuf, len: u64) -> Self {
+        Self { records: PhantomData, file, path, len, line: Vec::new(), latched: None }
     }
 
     fn latch(&mut self, message: String, errno: Option<i32>) -> io::Error {
@@ -308,7 +337,7 @@ fn read_whole(file: &File, path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Makes `line` the whole line of `record`.
-fn encode(record: &Record, line: &mut Vec<u8>) -> io::Result<()> {
+fn encode<R: Serialize>(record: &R, line: &mut Vec<u8>) -> io::Result<()> {
     line.clear();
     line.extend_from_slice(&[0; HEAD_BYTES]);
     serde_json::to_writer(&mut *line, record)?;
@@ -373,8 +402,8 @@ fn find_valid_line(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Folds the bytes of a journal into its records.
-fn replay(bytes: &[u8]) -> Replay {
-    let mut replay = Replay::default();
+fn replay<R: Line>(bytes: &[u8]) -> RecordReplay<R> {
+    let mut replay = RecordReplay::default();
     let mut at = 0;
     while at < bytes.len() {
         let line_number = replay.records.len() + 1;
@@ -403,20 +432,18 @@ fn replay(bytes: &[u8]) -> Replay {
 }
 
 /// The record in a JSON text whose checksum holds.
-fn decode(json: &[u8]) -> Result<Record, String> {
+fn decode<R: Line>(json: &[u8]) -> Result<R, String> {
     #[derive(serde::Deserialize)]
     struct Tag<'a> {
         #[serde(borrow)]
         t: Option<std::borrow::Cow<'a, str>>,
     }
-    let record: Record = serde_json::from_slice(json).map_err(|error| {
+    let record: R = serde_json::from_slice(json).map_err(|error| {
         let tag = serde_json::from_slice::<Tag>(json).ok().and_then(|tag| tag.t).unwrap_or_default();
         format!("(type {tag:?}) was written by another version of bosfs, use that or a newer one ({error})")
     })?;
-    if let Record::Opened { format, .. } = &record
-        && *format > FORMAT
-    {
-        return Err(format!("has format {format}, this bosfs knows up to {FORMAT}: use a newer one"));
+    if let Some(format) = record.format().filter(|format| *format > R::FORMAT) {
+        return Err(format!("has format {format}, this bosfs knows up to {}: use a newer one", R::FORMAT));
     }
     record.check()?;
     Ok(record)

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::log::Line;
 use crate::bos::client::ObjectHeaders;
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::write::part_plan::PartPlan;
@@ -223,12 +224,18 @@ pub enum Record {
     },
 }
 
-impl Record {
-    /// Checks what the types leave open, so that whoever folds records may rely on it: ranges are not reversed.
-    ///
-    /// # Errors
-    /// What is wrong, to stand behind the number of the line.
-    pub(super) fn check(&self) -> Result<(), String> {
+impl Line for Record {
+    const FORMAT: u32 = FORMAT;
+
+    fn format(&self) -> Option<u32> {
+        match self {
+            Record::Opened { format, .. } => Some(*format),
+            _ => None,
+        }
+    }
+
+    /// Ranges are not reversed.
+    fn check(&self) -> Result<(), String> {
         let ranges = match self {
             Record::Copied { range, .. } => std::slice::from_ref(range),
             Record::Partial { ranges, .. } => ranges.as_slice(),

@@ -6,6 +6,8 @@
 //!   identity.json             which endpoint, bucket and prefix this is the state of; never changed
 //!   uploads/<journal id>/     one per file that is not yet proved in BOS (16 lowercase hex digits)
 //!     journal  map  spool
+//!   moves/<journal id>/       one per rename, exchange or batch of deletions that is not yet done
+//!     journal
 //!   trash/                    directories on their way out; emptied at every start
 //! ```
 //!
@@ -26,6 +28,7 @@ use super::{lease, probe};
 
 const IDENTITY_NAME: &str = "identity.json";
 const UPLOADS_NAME: &str = "uploads";
+const MOVES_NAME: &str = "moves";
 const TRASH_NAME: &str = "trash";
 /// Version of this layout.
 const LAYOUT: u32 = 1;
@@ -198,7 +201,7 @@ impl StateDir {
         };
         let findings = probe::probe(path).map_err(err("trying it out"))?;
         check_identity(path, identity)?;
-        for name in [UPLOADS_NAME, TRASH_NAME] {
+        for name in [UPLOADS_NAME, MOVES_NAME, TRASH_NAME] {
             match DirBuilder::new().mode(0o700).create(path.join(name)) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(err("making its directories")(e)),
                 _ => {}
@@ -222,9 +225,29 @@ impl StateDir {
     /// # Errors
     /// The directory cannot be made; nothing is left behind.
     pub fn create_upload(&self) -> io::Result<(String, PathBuf)> {
+        self.create_in(UPLOADS_NAME)
+    }
+
+    /// Directories of all journaled moves, by name.
+    ///
+    /// # Errors
+    /// `moves/` cannot be listed.
+    pub fn moves(&self) -> io::Result<Vec<PathBuf>> {
+        journals_in(&self.path.join(MOVES_NAME))
+    }
+
+    /// As [`create_upload`](Self::create_upload), for a move.
+    ///
+    /// # Errors
+    /// The directory cannot be made; nothing is left behind.
+    pub fn create_move(&self) -> io::Result<(String, PathBuf)> {
+        self.create_in(MOVES_NAME)
+    }
+
+    fn create_in(&self, place: &str) -> io::Result<(String, PathBuf)> {
         loop {
             let id = format!("{:016x}", rand::random::<u64>());
-            let dir = self.path.join(UPLOADS_NAME).join(&id);
+            let dir = self.path.join(place).join(&id);
             match DirBuilder::new().mode(0o700).create(&dir) {
                 Ok(()) => return Ok((id, dir)),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -240,9 +263,21 @@ impl StateDir {
     /// `dir` is no directory in `uploads/`, or it cannot be renamed. What cannot be deleted afterwards stays in the trash
     /// and is tried again at the next start.
     pub fn remove_upload(&self, dir: &Path) -> io::Result<()> {
-        let name = dir.file_name().filter(|_| dir.parent() == Some(&self.path.join(UPLOADS_NAME)));
+        self.remove_from(UPLOADS_NAME, dir)
+    }
+
+    /// As [`remove_upload`](Self::remove_upload), for a move.
+    ///
+    /// # Errors
+    /// `dir` is no directory in `moves/`, or it cannot be renamed.
+    pub fn remove_move(&self, dir: &Path) -> io::Result<()> {
+        self.remove_from(MOVES_NAME, dir)
+    }
+
+    fn remove_from(&self, place: &str, dir: &Path) -> io::Result<()> {
+        let name = dir.file_name().filter(|_| dir.parent() == Some(&self.path.join(place)));
         let Some(name) = name.and_then(|n| n.to_str()) else {
-            let message = format!("{} is no directory of an upload", dir.display());
+            let message = format!("{} is no directory in {place}/", dir.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
         let grave = self.path.join(TRASH_NAME).join(format!("{name}.{:08x}", rand::random::<u32>()));
@@ -263,6 +298,15 @@ impl StateDir {
     /// The sync failed.
     pub fn sync_uploads(&self) -> io::Result<()> {
         File::open(self.path.join(UPLOADS_NAME))?.sync_all()
+    }
+
+    /// Syncs the names of a move: its journal and its own.
+    ///
+    /// # Errors
+    /// A sync failed.
+    pub fn sync_move(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()?;
+        File::open(self.path.join(MOVES_NAME))?.sync_all()
     }
 
     /// Syncs the names of an upload: those within its directory (`journal`, `map`, `spool`) and its own. Needed once, by
@@ -320,8 +364,24 @@ impl StateDir {
 /// # Errors
 /// `uploads/` cannot be listed.
 pub fn uploads_in(path: &Path) -> io::Result<Vec<PathBuf>> {
+    journals_in(&path.join(UPLOADS_NAME))
+}
+
+/// Directories of all journaled moves of the state directory `path`, by name, without a lease. Empty where an older bosfs
+/// made the directory.
+///
+/// # Errors
+/// `moves/` cannot be listed.
+pub fn moves_in(path: &Path) -> io::Result<Vec<PathBuf>> {
+    match journals_in(&path.join(MOVES_NAME)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn journals_in(place: &Path) -> io::Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
-    for entry in fs::read_dir(path.join(UPLOADS_NAME))? {
+    for entry in fs::read_dir(place)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() && entry.file_name().to_str().is_some_and(is_journal_id) {
             dirs.push(entry.path());
@@ -442,7 +502,7 @@ fn foreign_entry(path: &Path) -> io::Result<Option<String>> {
     }
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        let own = matches!(name.as_str(), lease::LEASE_NAME | UPLOADS_NAME | TRASH_NAME | "lost+found")
+        let own = matches!(name.as_str(), lease::LEASE_NAME | UPLOADS_NAME | MOVES_NAME | TRASH_NAME | "lost+found")
             || name.starts_with("probe.")
             || name.starts_with(IDENTITY_NAME);
         if !own {
