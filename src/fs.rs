@@ -31,6 +31,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::bos::client::BosClient;
+use crate::moves::Moves;
 use crate::namespace::Namespace;
 use crate::namespace::inode::InodeTable;
 use crate::posix_meta::AttrDefaults;
@@ -109,6 +110,7 @@ pub struct Fs {
     client: BosClient,
     namespace: Namespace,
     uploads: Arc<Uploads>,
+    moves: Arc<Moves>,
     pool: Arc<ReadPool>,
     inodes: InodeTable<Body>,
     files: HandleTable<OpenFile>,
@@ -125,6 +127,7 @@ impl Fs {
         options: FsOptions,
         client: BosClient,
         uploads: Arc<Uploads>,
+        moves: Arc<Moves>,
         pool: Arc<ReadPool>,
         status_json: StatusSource,
         runtime: tokio::runtime::Handle,
@@ -138,6 +141,7 @@ impl Fs {
             client,
             namespace,
             uploads,
+            moves,
             pool,
             inodes: InodeTable::new(root),
             files: HandleTable::new(),

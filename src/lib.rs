@@ -32,6 +32,8 @@ pub mod write;
 
 pub mod upload;
 
+pub mod moves;
+
 pub mod journal;
 
 pub mod bos;

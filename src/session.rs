@@ -22,6 +22,7 @@ use crate::config::CredentialsSource;
 use crate::config::paths::BucketPath;
 use crate::journal::StateDir;
 use crate::journal::state_dir::{Holder, Identity, StateDirError};
+use crate::moves::Moves;
 use crate::object::Timestamp;
 use crate::observe::StatusSnapshot;
 use crate::observe::control::SOCKET_NAME;
@@ -104,6 +105,7 @@ fn step(doing: &'static str) -> impl FnOnce(std::io::Error) -> SessionError {
 /// What the control socket needs of a running session.
 pub(crate) struct Running {
     pub(crate) uploads: Arc<Uploads>,
+    pub(crate) moves: Arc<Moves>,
     fixed: StatusSnapshot,
     phase: Mutex<&'static str>,
     stop: watch::Sender<bool>,
@@ -126,7 +128,18 @@ impl Running {
         let mut snapshot = self.fixed.clone();
         snapshot.phase = (*self.phase.lock()).to_owned();
         snapshot.spool.free_bytes = self.uploads.spool_free_bytes();
-        snapshot.with_files(self.uploads.status())
+        let mut files = self.uploads.status();
+        files.extend(self.moves.status());
+        snapshot.with_files(files)
+    }
+
+    /// Waits until nothing closed is pending and no name is on its way. Returns what failed, is interrupted or was kept.
+    pub(crate) async fn drain(&self) -> Vec<FileStatus> {
+        // First the names: a file that gets one may have to be published under it.
+        self.moves.drain().await;
+        let mut remaining = self.uploads.drain().await;
+        remaining.extend(self.moves.drain().await);
+        remaining
     }
 
     pub(crate) fn connection(self: &Arc<Self>) -> Connection {
@@ -199,6 +212,8 @@ pub async fn run(
     }
     let uploads = Uploads::start(options.uploads.clone(), options.client.clone(), state.clone())
         .map_err(step("cannot take up the journal"))?;
+    let moves = Moves::start(options.client.clone(), state.clone(), options.uploads.uploads_max)
+        .map_err(step("cannot take up the renames of the journal"))?;
     if options.uploads.adopt {
         match uploads.find_adoptable(&options.bucket.prefix).await {
             Ok(0) => log::info!("--adopt: the bucket has no unfinished uploads"),
@@ -208,6 +223,7 @@ pub async fn run(
     }
     let running = Arc::new(Running {
         uploads: uploads.clone(),
+        moves: moves.clone(),
         fixed: fixed_status(&options, &state),
         phase: Mutex::new("mounted"),
         stop: watch::Sender::new(false),
@@ -224,7 +240,7 @@ pub async fn run(
     let mut mounted = match mounted {
         Ok(mounted) => mounted,
         Err(error) => {
-            stop(&uploads).await;
+            stop(&uploads, &moves).await;
             let _ = std::fs::remove_file(state.path().join(SOCKET_NAME));
             return Err(error);
         }
@@ -246,7 +262,7 @@ pub async fn run(
     if !asked {
         *running.phase.lock() = "draining";
         tokio::select! {
-            remaining = uploads.drain() => {
+            remaining = running.drain() => {
                 running.ended.send_replace(Some(remaining));
                 farewell(&running).await;
             }
@@ -259,7 +275,7 @@ pub async fn run(
         log::info!("stopping; the journal keeps everything that is not in BOS yet");
     }
     mounted.detach();
-    stop(&uploads).await;
+    stop(&uploads, &moves).await;
     mounted.finish();
     refreshing.abort();
     serving.abort();
@@ -267,8 +283,9 @@ pub async fn run(
     told.map_err(step("nobody waits for the mount"))
 }
 
-async fn stop(uploads: &Uploads) {
-    if tokio::time::timeout(STOP_WITHIN, uploads.stop()).await.is_err() {
+async fn stop(uploads: &Uploads, moves: &Moves) {
+    let both = async { tokio::join!(uploads.stop(), moves.stop()) };
+    if tokio::time::timeout(STOP_WITHIN, both).await.is_err() {
         log::warn!("uploads did not stop within {STOP_WITHIN:?}; the journal is complete all the same");
     }
 }

@@ -4,8 +4,12 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::bos::client::ObjectHeaders;
-use crate::journal::record::Proof;
+use crate::journal::record::{FORMAT, Proof};
 use crate::object::{ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, Timestamp};
+
+fn replay(bytes: &[u8]) -> Replay {
+    super::replay(bytes)
+}
 
 fn opened() -> Record {
     let mut headers = ObjectHeaders { content_type: Some("text/plain".into()), ..ObjectHeaders::default() };

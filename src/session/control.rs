@@ -135,7 +135,7 @@ async fn drain(
     let mut ended: watch::Receiver<Option<Vec<FileStatus>>> = running.ended.subscribe();
     let mut ticks = tokio::time::interval(PROGRESS_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let drained = running.uploads.drain();
+    let drained = running.drain();
     tokio::pin!(drained);
     let mut is_drained = false;
     // First of all who answers: the reader names bucket and process even when nothing is pending.

@@ -71,9 +71,9 @@ pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Re
         write_back: options.uploads.write_back,
         state_dir: Some(options.state_dir.clone()),
     };
-    let uploads = running.uploads.clone();
+    let (uploads, moves) = (running.uploads.clone(), running.moves.clone());
     let runtime = tokio::runtime::Handle::current();
-    let fs = Fs::new(fs_options, options.client.clone(), uploads, pool, status, runtime);
+    let fs = Fs::new(fs_options, options.client.clone(), uploads, moves, pool, status, runtime);
     let mount_options = MountOptions {
         allow_other: settings.allow_other,
         read_only: settings.read_only,

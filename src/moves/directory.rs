@@ -1,0 +1,376 @@
+//! All objects below a prefix get another one: everything is copied first, then the old names go.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+
+use super::copy::{CopyJob, CopyTrouble};
+use super::object::Ended;
+use super::record::{Listed, MoveRecord};
+use super::running::Move;
+use super::state::{Kind, Stage, difference, is_copy};
+use crate::bos::client::{Body, ListPage, ListedObject, ObjectHeaders};
+use crate::object::{BaseObject, Condition, Md5, ObjectKey};
+use crate::upload::WriteError;
+
+/// Objects of one directory that are moved at once; more are left to programs that copy file by file.
+const OBJECTS_MAX: usize = 500_000;
+/// Listings after which a directory that others keep changing is given up.
+const ROUNDS_MAX: u32 = 50;
+/// Bytes of keys in one line of the journal.
+const LINE_KEYS_BYTES: usize = 256 << 10;
+/// Keys of one batch delete (BOS docs, DeleteMultipleObjects).
+pub(super) const DELETE_KEYS_MAX: usize = 1000;
+/// Entries of one page of a listing.
+const PAGE_KEYS: u32 = 1000;
+/// A copy that was under way when bosfs was killed may still appear this much later.
+const LATE_COPY: Duration = Duration::from_secs(2);
+
+impl Move {
+    fn prefixes(&self) -> (String, String, HashSet<String>) {
+        match &self.state.lock().kind {
+            Kind::Directory { from, to, leave_out } => (from.clone(), to.clone(), leave_out.clone()),
+            _ => unreachable!("only called for directories"),
+        }
+    }
+
+    /// Copies everything, up to the line that makes the new names count. On any failure the copies are taken back.
+    pub(super) async fn copy_directory(&self, marker: Option<&ObjectHeaders>) -> Result<(), Ended> {
+        let error = match self.copy_all(marker).await {
+            Ok(()) => return Ok(()),
+            Err(CopyTrouble::Stopped) => return Err(Ended::Stopped),
+            Err(CopyTrouble::Failed(error)) => error,
+            // Sources that changed are copied again by the next round, targets have no condition.
+            Err(other) => WriteError::failed(libc::EIO, format!("renaming a directory: {other:?}")),
+        };
+        self.append(&MoveRecord::RollingBack { message: error.to_string() }).map_err(Ended::Kept)?;
+        self.take_back(false).await?;
+        Err(Ended::Undone(error))
+    }
+
+    async fn copy_all(&self, marker: Option<&ObjectHeaders>) -> Result<(), CopyTrouble> {
+        let (from, to, leave_out) = self.prefixes();
+        let mut marker_listed = false;
+        for round in 0.. {
+            let listed = self.list_all(&from).await?;
+            marker_listed |= listed.iter().any(|object| object.key == from);
+            let difference = difference(&self.state.lock().entries, &from, &to, &leave_out, &listed);
+            if let Some(key) = &difference.too_long {
+                let message = format!(
+                    "renaming {from} to {to}: the key {key:.200} would have more bytes than BOS takes; nothing was changed"
+                );
+                return Err(WriteError::failed(libc::ENAMETOOLONG, message).into());
+            }
+            if let Some(key) = difference.impossible.first() {
+                let count = difference.impossible.len();
+                let message = format!(
+                    "renaming {from} to {to}: {count} keys in it cannot be paths, such as {key:?}, and would be left behind; \
+                     nothing was changed: rename them with another tool first"
+                );
+                return Err(WriteError::failed(libc::EINVAL, message).into());
+            }
+            if difference.copy.is_empty() && difference.gone.is_empty() {
+                break;
+            }
+            if round == ROUNDS_MAX {
+                let message =
+                    format!("renaming {from} to {to}: others keep changing it; nothing was changed: try again later");
+                return Err(WriteError::failed(libc::EBUSY, message).into());
+            }
+            self.plan(&difference.copy)?;
+            self.copy_entries(&from, &to, &difference.copy).await?;
+            self.drop_gone(&to, &difference.gone).await?;
+        }
+        if let Some(headers) = marker.filter(|_| !marker_listed) {
+            self.append(&MoveRecord::MarkerMade)?;
+            let key = parse(&to)?;
+            let put = || {
+                let body = Body::Bytes(Bytes::new());
+                self.shared.client.put_object(&key, body, &EMPTY_MD5, headers, &Condition::Any)
+            };
+            self.patiently(&key, put).await?.map_err(|e| self.refused("making the directory", &key, &e))?;
+        }
+        self.sync().await?;
+        self.append(&MoveRecord::AllCopied)?;
+        // Not answered before this is on the disk: behind it the old names go.
+        self.sync().await?;
+        Ok(())
+    }
+
+    fn plan(&self, entries: &[Listed]) -> Result<(), WriteError> {
+        let mut line = Vec::new();
+        let mut bytes = 0;
+        for entry in entries {
+            bytes += entry.rest.len() + 128;
+            line.push(entry.clone());
+            if bytes >= LINE_KEYS_BYTES {
+                self.append(&MoveRecord::Planned { entries: std::mem::take(&mut line) })?;
+                bytes = 0;
+            }
+        }
+        if line.is_empty() { Ok(()) } else { self.append(&MoveRecord::Planned { entries: line }) }
+    }
+
+    /// Copies what was planned, side by side. An entry that changed or vanished meanwhile is left to the next listing.
+    async fn copy_entries(&self, from: &str, to: &str, entries: &[Listed]) -> Result<(), CopyTrouble> {
+        let failed = &AtomicBool::new(false);
+        let copies = entries.to_vec().into_iter().map(|entry| self.copy_entry(from, to, entry, failed));
+        // All that were begun are awaited, also behind a failure: none must act after it was taken back.
+        let mut copies = stream::iter(copies).buffer_unordered(self.shared.copies_max);
+        let mut trouble = None;
+        while let Some(copied) = copies.next().await {
+            if let Err(e) = copied {
+                failed.store(true, Ordering::Relaxed);
+                trouble.get_or_insert(e);
+            }
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    async fn copy_entry(&self, from: &str, to: &str, entry: Listed, failed: &AtomicBool) -> Result<(), CopyTrouble> {
+        if failed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let source = BaseObject { etag: entry.etag.clone(), size: entry.size };
+        let (old, new) = (parse(&format!("{from}{}", entry.rest))?, parse(&format!("{to}{}", entry.rest))?);
+        let condition = &Condition::Any;
+        let job = CopyJob { from: &old, source: &source, to: &new, condition, replace: None, sent: false };
+        match self.copy(job).await {
+            Ok(etag) => Ok(self.append(&MoveRecord::Copied {
+                to: new,
+                from_etag: source.etag,
+                from_last_modified: Some(entry.last_modified),
+                etag,
+            })?),
+            Err(CopyTrouble::SourceGone | CopyTrouble::SourceChanged) => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Copies of objects that vanished since: they go, too.
+    async fn drop_gone(&self, to: &str, gone: &[String]) -> Result<(), CopyTrouble> {
+        for rest in gone {
+            let key = parse(&format!("{to}{rest}"))?;
+            self.end_upload(&key).await?;
+            let copied = self.state.lock().entries.get(rest).and_then(|entry| entry.copied.clone());
+            if copied.is_some() {
+                let deleted = self.patiently(&key, || self.shared.client.delete_object(&key)).await?;
+                deleted.map_err(|e| self.refused("removing the copy", &key, &e))?;
+            }
+            self.append(&MoveRecord::Dropped { to: key })?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the old names, page by page of a fresh listing: only what still is what was copied.
+    pub(super) async fn remove_sources(&self) -> Result<(), Ended> {
+        let (from, to, leave_out) = self.prefixes();
+        let mut kept: u64 = 0;
+        let mut marker: Option<String> = None;
+        loop {
+            let page = self.list_page(&from, marker.as_deref()).await.map_err(ended)?;
+            let mut delete = Vec::new();
+            for object in &page.objects {
+                let Some(rest) = object.key.strip_prefix(from.as_str()) else { continue };
+                if leave_out.contains(&object.key) {
+                    continue;
+                }
+                let same = self.state.lock().entries.get(rest).is_some_and(|entry| {
+                    let copied = entry.copied.as_ref().is_some_and(|(_, current)| *current);
+                    copied && entry.etag == object.etag && entry.last_modified == object.last_modified
+                });
+                match ObjectKey::parse(&object.key) {
+                    Ok(key) if same => delete.push(key),
+                    _ => {
+                        kept += 1;
+                        let message = format!(
+                            "{} was written by somebody else while {from} was renamed to {to}; it is kept under its old name",
+                            object.key
+                        );
+                        self.shared.tell(&object.key, &self.id, message);
+                    }
+                }
+            }
+            self.delete_batch(&delete).await?;
+            match page.next_marker {
+                Some(next) => marker = Some(next),
+                None => break,
+            }
+        }
+        if kept > 0 {
+            log::warn!(
+                "{from} was renamed to {to}; {kept} objects that others wrote meanwhile stay under the old name"
+            );
+        }
+        Ok(())
+    }
+
+    async fn delete_batch(&self, keys: &[ObjectKey]) -> Result<(), Ended> {
+        for keys in keys.chunks(DELETE_KEYS_MAX) {
+            let refused = self.delete_keys(keys).await.map_err(ended)?;
+            if let Some((key, why)) = refused.first() {
+                return Err(Ended::Kept(WriteError::failed(
+                    libc::EIO,
+                    format!(
+                        "removing {} objects, such as {key}: {why}; they are there under both names",
+                        refused.len()
+                    ),
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes at most [`DELETE_KEYS_MAX`] keys; returns those that BOS refuses to delete, and why.
+    pub(super) async fn delete_keys(&self, keys: &[ObjectKey]) -> Result<Vec<(String, String)>, CopyTrouble> {
+        /// Codes of single keys that pass by themselves.
+        const PASSING: [&str; 4] = ["InternalError", "ServiceUnavailable", "SlowDown", "RequestRateLimitExceeded"];
+        const TRIES_MAX: u32 = 5;
+        let mut left: Vec<ObjectKey> = keys.to_vec();
+        let mut refused = Vec::new();
+        for tries in 1.. {
+            let Some(first) = left.first() else { break };
+            let failures = match self.patiently(first, || self.shared.client.delete_objects(&left)).await? {
+                Ok(failures) => failures,
+                Err(e) => return Err(self.refused("removing objects, the first is", first, &e).into()),
+            };
+            let mut again = Vec::new();
+            for (key, code, message) in failures {
+                match ObjectKey::parse(&key) {
+                    Ok(key) if PASSING.contains(&code.as_str()) && tries < TRIES_MAX => again.push(key),
+                    _ => refused.push((key, format!("{code} {message}"))),
+                }
+            }
+            if !again.is_empty() {
+                self.pause(Duration::from_secs(1)).await?;
+            }
+            left = again;
+        }
+        Ok(refused)
+    }
+
+    /// Deletes the copies that were made, if they are still that. `late`: a copy of an earlier process may still be on
+    /// its way.
+    pub(super) async fn take_back(&self, late: bool) -> Result<(), Ended> {
+        let uploads: Vec<ObjectKey> = self.state.lock().uploads.keys().cloned().collect();
+        for key in uploads {
+            self.end_upload(&key).await.map_err(ended)?;
+        }
+        self.take_back_once().await?;
+        let unanswered = || self.state.lock().entries.values().any(|entry| !matches!(entry.copied, Some((_, true))));
+        if late && unanswered() {
+            self.pause(LATE_COPY).await.map_err(|_| Ended::Stopped)?;
+            self.take_back_once().await?;
+        }
+        Ok(())
+    }
+
+    async fn take_back_once(&self) -> Result<(), Ended> {
+        let (from, to, _) = self.prefixes();
+        let mut marker: Option<String> = None;
+        loop {
+            let page = self.list_page(&to, marker.as_deref()).await.map_err(ended)?;
+            let mut delete = Vec::new();
+            for object in &page.objects {
+                let Some(rest) = object.key.strip_prefix(to.as_str()) else { continue };
+                let Ok(key) = ObjectKey::parse(&object.key) else { continue };
+                if self.is_our_copy(&from, rest, object).await.map_err(ended)? {
+                    delete.push(key);
+                }
+            }
+            self.delete_batch(&delete).await?;
+            match page.next_marker {
+                Some(next) => marker = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Whether what a listing shows at a new key was made by this move.
+    async fn is_our_copy(&self, from: &str, rest: &str, object: &ListedObject) -> Result<bool, CopyTrouble> {
+        let (entry, marker_made) = {
+            let state = self.state.lock();
+            (state.entries.get(rest).cloned(), state.marker_made)
+        };
+        let Some(entry) = entry else {
+            return Ok(marker_made && rest.is_empty() && object.size == 0);
+        };
+        if entry.copied.as_ref().is_some_and(|(etag, _)| *etag == object.etag) {
+            return Ok(true);
+        }
+        if matches!(entry.copied, Some((_, true))) {
+            let key = &object.key;
+            log::warn!("{key}: written by somebody else while a directory was renamed to this place; it is left");
+            return Ok(false);
+        }
+        // Sent, but not answered.
+        let source = BaseObject { etag: entry.etag, size: entry.size };
+        if object.etag == source.etag {
+            return Ok(object.size == source.size);
+        }
+        let (head, checks) =
+            (self.head(&parse(&object.key)?).await?, self.head(&parse(&format!("{from}{rest}"))?).await?);
+        Ok(head.is_some_and(|head| is_copy(&head, &source, checks.as_ref(), &self.mark())))
+    }
+
+    async fn list_all(&self, prefix: &str) -> Result<Vec<ListedObject>, CopyTrouble> {
+        let mut all = Vec::new();
+        let mut marker: Option<String> = None;
+        loop {
+            let page = self.list_page(prefix, marker.as_deref()).await?;
+            all.extend(page.objects);
+            if all.len() > OBJECTS_MAX {
+                // mv then moves file by file.
+                let message = format!("{prefix} has more than {OBJECTS_MAX} objects; nothing was changed");
+                return Err(WriteError::failed(libc::EXDEV, message).into());
+            }
+            match page.next_marker {
+                Some(next) => marker = Some(next),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    async fn list_page(&self, prefix: &str, marker: Option<&str>) -> Result<ListPage, CopyTrouble> {
+        let call = || self.shared.client.list_objects(prefix, None, marker, PAGE_KEYS);
+        let page = self.patiently_for(prefix, call).await?;
+        page.map_err(|e| WriteError::failed(e.errno(), format!("listing {prefix}: {e}")).into())
+    }
+
+    /// What a start does with a directory: forward behind the line that all is copied, else back.
+    pub(super) async fn recover_directory(&self) -> Result<(), Ended> {
+        let (from, to, _) = self.prefixes();
+        let stage = self.state.lock().stage;
+        if stage == Stage::AllCopied {
+            return self.remove_sources().await;
+        }
+        if stage == Stage::Copying {
+            log::warn!("{from}: bosfs ended while it was renamed to {to}; the old name counts, the copies are removed");
+            let message = "bosfs ended before everything was copied".to_owned();
+            self.append(&MoveRecord::RollingBack { message }).map_err(Ended::Kept)?;
+        }
+        self.take_back(true).await
+    }
+}
+
+/// MD5 of no bytes.
+const EMPTY_MD5: Md5 =
+    Md5([0xd4, 0x1d, 0x8c, 0xd9, 0x8f, 0x00, 0xb2, 0x04, 0xe9, 0x80, 0x09, 0x98, 0xec, 0xf8, 0x42, 0x7e]);
+
+fn parse(key: &str) -> Result<ObjectKey, CopyTrouble> {
+    ObjectKey::parse(key).map_err(|e| WriteError::failed(libc::EINVAL, format!("{key}: {e}")).into())
+}
+
+pub(super) fn ended(trouble: CopyTrouble) -> Ended {
+    match trouble {
+        CopyTrouble::Stopped => Ended::Stopped,
+        CopyTrouble::Failed(error) => Ended::Kept(error),
+        CopyTrouble::SourceGone | CopyTrouble::SourceChanged | CopyTrouble::TargetTaken(_) => {
+            Ended::Kept(WriteError::failed(libc::ESTALE, "an object changed while a directory was renamed"))
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One object gets another key; two objects change places.
+
+use super::copy::{CopyJob, CopyTrouble};
+use super::record::MoveRecord;
+use super::running::Move;
+use super::state::{Copy, Kind, SourceFound, judge_source};
+use crate::bos::client::ObjectHeaders;
+use crate::object::{BaseObject, Condition, ETag, ObjectKey};
+use crate::upload::WriteError;
+
+/// How a step of a move ended that did not succeed.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Nothing was changed, or what was is changed back: the journal goes, the caller is told.
+    Undone(WriteError),
+    /// It cannot go on and cannot go back; both sides are told.
+    Stuck(WriteError),
+    /// BOS refuses for now: the journal stays.
+    Kept(WriteError),
+    /// bosfs is stopping: the journal stays.
+    Stopped,
+}
+
+impl Ended {
+    /// What a caller is told.
+    pub(super) fn into_error(self) -> WriteError {
+        match self {
+            Ended::Undone(error) | Ended::Stuck(error) | Ended::Kept(error) => error,
+            Ended::Stopped => WriteError::failed(
+                libc::EIO,
+                "bosfs is stopping; the journal keeps the rename, and the next mount goes on",
+            ),
+        }
+    }
+}
+
+impl Move {
+    /// From wherever the journal says that the move is to its end. `sent`: the copy may be there from an earlier process.
+    pub(super) async fn drive_object(&self, sent: bool) -> Result<ETag, Ended> {
+        let (kind, copied) = {
+            let state = self.state.lock();
+            let Kind::Object { to, .. } = &state.kind else { unreachable!("only called for this kind") };
+            (state.kind.clone(), state.copies.get(to).cloned())
+        };
+        let Kind::Object { from, source, to, condition, replace } = kind else { unreachable!("checked above") };
+        let (copied, just_seen) = match copied {
+            Some(copied) => (copied, false),
+            None => {
+                let copied = self.copy_object(&from, &source, &to, &condition, replace.as_ref(), sent).await?;
+                let just_seen = copied.from_last_modified.is_some();
+                (copied, just_seen)
+            }
+        };
+        self.remove_source(&from, &to, &copied, just_seen).await?;
+        Ok(copied.etag)
+    }
+
+    async fn copy_object(
+        &self,
+        from: &ObjectKey,
+        source: &BaseObject,
+        to: &ObjectKey,
+        condition: &Condition,
+        replace: Option<&ObjectHeaders>,
+        sent: bool,
+    ) -> Result<Copy, Ended> {
+        let mut marked = replace.cloned();
+        if let Some(headers) = &mut marked {
+            headers.metadata.insert(crate::posix_meta::MARK.to_owned(), self.mark());
+        }
+        let job = CopyJob { from, source, to, condition, replace: marked.as_ref(), sent };
+        let etag = match self.copy(job).await {
+            Ok(etag) => etag,
+            Err(CopyTrouble::Stopped) => return Err(Ended::Stopped),
+            Err(CopyTrouble::Failed(error)) => return Err(self.not_copied(sent, error)),
+            Err(CopyTrouble::SourceGone) => {
+                let errno = if sent { libc::ESTALE } else { libc::ENOENT };
+                return Err(self.not_copied(sent, told(errno, from, to, "it is not there any more")));
+            }
+            Err(CopyTrouble::SourceChanged) => {
+                let error = told(libc::ESTALE, from, to, "somebody else changed it meanwhile");
+                return Err(self.not_copied(sent, error));
+            }
+            Err(CopyTrouble::TargetTaken(what)) => {
+                let errno = if *condition == Condition::Absent { libc::EEXIST } else { libc::ESTALE };
+                return Err(self.not_copied(sent, told(errno, from, to, &format!("at the new name {what}"))));
+            }
+        };
+        // What is deleted below must be the very object that was copied: an equal one written later has another time.
+        let from_last_modified = match self.head(from).await {
+            Ok(Some(head)) if head.etag == source.etag => Some(head.last_modified),
+            Ok(_) => None,
+            Err(trouble) => return Err(self.trouble_behind_copy(trouble)),
+        };
+        let copy = Copy { from_etag: source.etag.clone(), from_last_modified, etag: etag.clone() };
+        let from_etag = source.etag.clone();
+        let line = MoveRecord::Copied { to: to.clone(), from_etag, from_last_modified, etag };
+        let written = self.append(&line);
+        let synced = match written {
+            Ok(()) => self.sync().await,
+            Err(e) => Err(e),
+        };
+        synced.map_err(Ended::Kept)?;
+        Ok(copy)
+    }
+
+    /// How a copy that could not be made ends the move. After a crash nobody else tells of it.
+    fn not_copied(&self, sent: bool, error: WriteError) -> Ended {
+        if sent { Ended::Stuck(error) } else { Ended::Undone(error) }
+    }
+
+    fn trouble_behind_copy(&self, trouble: CopyTrouble) -> Ended {
+        match trouble {
+            CopyTrouble::Failed(error) => Ended::Kept(error),
+            _ => Ended::Stopped,
+        }
+    }
+
+    /// Deletes what was copied, if it is still that. `just_seen`: HEAD said so behind the copy.
+    async fn remove_source(
+        &self,
+        from: &ObjectKey,
+        to: &ObjectKey,
+        copied: &Copy,
+        just_seen: bool,
+    ) -> Result<(), Ended> {
+        let found = match just_seen {
+            true => SourceFound::Same,
+            false => {
+                let head = self.head(from).await.map_err(|trouble| self.trouble_behind_copy(trouble))?;
+                judge_source(head.as_ref(), &copied.from_etag, copied.from_last_modified)
+            }
+        };
+        match found {
+            SourceFound::Gone => return Ok(()),
+            SourceFound::Same => {}
+            SourceFound::Changed => {
+                let message = format!(
+                    "{from} was renamed to {to}, but somebody else has written {from} meanwhile; that object is kept"
+                );
+                self.shared.tell(from.as_str(), &self.id, message);
+                return Ok(());
+            }
+        }
+        let deleted = self.patiently(from, || self.shared.client.delete_object(from)).await;
+        match deleted.map_err(|_| Ended::Stopped)? {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Ended::Kept(WriteError::failed(
+                e.errno(),
+                format!(
+                    "renaming {from} to {to}: the copy is made, but the old name cannot be removed: {e}; both names are there"
+                ),
+            ))),
+        }
+    }
+
+    /// Makes `a` and `b` change places, from wherever the journal says that it is.
+    pub(super) async fn drive_exchange(&self, sent: bool) -> Result<(ETag, ETag), Ended> {
+        let (kind, copies) = {
+            let state = self.state.lock();
+            (state.kind.clone(), state.copies.clone())
+        };
+        let Kind::Exchange { a, b, hidden } = kind else { unreachable!("only called for this kind") };
+        // Until the copy beside both is there, nothing has happened to either.
+        let kept = match copies.get(&hidden) {
+            Some(copy) => copy.etag.clone(),
+            None => {
+                let step = self.exchange_step(&a.0, &a.1, &hidden, &Condition::Any, sent).await;
+                match step {
+                    Ok(etag) => etag,
+                    Err(Ended::Undone(error) | Ended::Stuck(error)) => {
+                        self.delete_copy(&hidden).await?;
+                        return Err(self.not_copied(sent, error));
+                    }
+                    Err(ended) => return Err(ended),
+                }
+            }
+        };
+        let kept = BaseObject { etag: kept, size: a.1.size };
+        let onto_a = match copies.get(&a.0) {
+            Some(copy) => copy.etag.clone(),
+            None => {
+                let condition = Condition::Matches(a.1.etag.clone());
+                match self.exchange_step(&b.0, &b.1, &a.0, &condition, sent).await {
+                    Ok(etag) => etag,
+                    Err(Ended::Undone(error) | Ended::Stuck(error)) => {
+                        // Neither was touched by us.
+                        self.delete_copy(&hidden).await?;
+                        return Err(self.not_copied(sent, error));
+                    }
+                    Err(ended) => return Err(ended),
+                }
+            }
+        };
+        let onto_b = match copies.get(&b.0) {
+            Some(copy) => copy.etag.clone(),
+            None => {
+                let condition = Condition::Matches(b.1.etag.clone());
+                match self.exchange_step(&hidden, &kept, &b.0, &condition, sent).await {
+                    Ok(etag) => etag,
+                    Err(Ended::Undone(error) | Ended::Stuck(error)) => {
+                        let message = format!(
+                            "exchanging {} and {}: {error}; {} has the content of the other by now, and its own former \
+                             content is kept at {hidden}",
+                            a.0, b.0, a.0
+                        );
+                        return Err(Ended::Stuck(WriteError::failed(libc::ESTALE, message)));
+                    }
+                    Err(ended) => return Err(ended),
+                }
+            }
+        };
+        self.delete_copy(&hidden).await?;
+        Ok((onto_a, onto_b))
+    }
+
+    async fn exchange_step(
+        &self,
+        from: &ObjectKey,
+        source: &BaseObject,
+        to: &ObjectKey,
+        condition: &Condition,
+        sent: bool,
+    ) -> Result<ETag, Ended> {
+        let copied = self.copy_object(from, source, to, condition, None, sent).await?;
+        Ok(copied.etag)
+    }
+
+    async fn delete_copy(&self, hidden: &ObjectKey) -> Result<(), Ended> {
+        let deleted = self.patiently(hidden, || self.shared.client.delete_object(hidden)).await;
+        match deleted.map_err(|_| Ended::Stopped)? {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Ended::Kept(self.refused("removing the copy", hidden, &e))),
+        }
+    }
+}
+
+fn told(errno: i32, from: &ObjectKey, to: &ObjectKey, why: &str) -> WriteError {
+    WriteError::failed(errno, format!("renaming {from} to {to}: {why}; nothing was removed"))
+}
