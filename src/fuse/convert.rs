@@ -69,9 +69,18 @@ pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
 }
 
 pub(super) fn timestamp(time: TimeOrNow) -> Timestamp {
-    match time {
-        TimeOrNow::Now => Timestamp::now(),
-        TimeOrNow::SpecificTime(time) => time.into(),
+    let time = match time {
+        TimeOrNow::Now => return Timestamp::now(),
+        TimeOrNow::SpecificTime(time) => time,
+    };
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => time.into(),
+        // fuser 0.18 makes `UNIX_EPOCH - (-sec + nsec)` of the kernel's (sec, nsec), where the nanoseconds of a negative
+        // time count forwards: taken apart in the same way, it is the kernel's pair again.
+        Err(before) => {
+            let before = before.duration();
+            Timestamp { sec: -(before.as_secs() as i64), nsec: before.subsec_nanos() }
+        }
     }
 }
 
@@ -79,6 +88,15 @@ pub(super) fn timestamp(time: TimeOrNow) -> Timestamp {
 mod tests {
     use super::*;
     use crate::object::FileAttrs;
+
+    #[test]
+    fn times_before_1970_arrive_as_the_kernel_sent_them() {
+        for (sec, nsec) in [(-1, 0), (-1, 500_000_000), (-14_182_940, 250_000_000), (-2_000_000_000, 999_999_999)] {
+            // As fuser 0.18 decodes the fields of SETATTR.
+            let decoded = SystemTime::UNIX_EPOCH - std::time::Duration::new(i64::unsigned_abs(sec), nsec);
+            assert_eq!(timestamp(TimeOrNow::SpecificTime(decoded)), Timestamp { sec, nsec });
+        }
+    }
 
     #[test]
     fn blocks_are_counted_so_that_no_file_looks_sparse() {

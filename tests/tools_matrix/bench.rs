@@ -124,8 +124,8 @@ impl Bench {
     pub fn run(&self, script: &str) -> String {
         let expected = self.run_on(Side::Local, script);
         let found = self.run_on(Side::Mount, script);
-        assert!(expected == found, "other output\n{}", first_difference(&expected, &found));
         self.compare("after the commands");
+        assert!(expected == found, "other output\n{}", first_difference(&expected, &found));
         found
     }
 

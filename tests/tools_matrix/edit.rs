@@ -23,7 +23,7 @@ fn vim_save() {
         text undone; edit undone -c 'set undofile'
         text big 120000; edit big -c 'set backup backupcopy=no'
         edit fresh; mkdir bak; text here; edit here -c 'set backup backupdir=bak'
-        vim -es -u NONE -i NONE -N -c 'saveas saved' -c 'w >> plain' -c 'wq! nowrite' here
+        vim -es -V1 -u NONE -i NONE -N -c 'saveas saved' -c 'w >> plain' -c 'wq! nowrite' here
         vim -es -u NONE -i NONE -N -c 'set fsync' -c 'wall' -c 'w' -c 'normal Gox' -c 'w' -c 'normal Goy' -c 'x' auto
         ls -A
         "#,

@@ -17,6 +17,7 @@ while read -r f; do
     echo "change $n" >> CHANGES
     export GIT_AUTHOR_DATE="@$((1600000000 + n)) +0000" GIT_COMMITTER_DATE="@$((1600000000 + n)) +0000"
     git add -A; git commit -q -m "commit $n"
+    [ $n != 320 ] || git gc -q
 done < ../sources
 git tag v1; git branch topic HEAD~20
 "#;
