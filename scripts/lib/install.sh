@@ -9,20 +9,35 @@ as_root() {
     fi
 }
 
-# need_package PACKAGE: installs it.
+# need_package PACKAGE...: installs them.
 need_package() {
-    command -v apt-get >/dev/null || { say "Please install $1 by hand: there is no apt-get here."; return 1; }
-    say "== installing $1"
+    command -v apt-get >/dev/null || { say "Please install $* by hand: there is no apt-get here."; return 1; }
+    say "== installing $*"
     if [ -z "${apt_updated:-}" ]; then
         as_root apt-get update -qq
         apt_updated=1
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # need_command COMMAND PACKAGE: installs the package if the command is missing.
 need_command() {
     command -v "$1" >/dev/null || need_package "$2"
+}
+
+# need_commands COMMAND=PACKAGE...: installs the packages of all missing commands at once.
+need_commands() {
+    local missing=() pair
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    [ ${#missing[@]} -eq 0 ] || need_package "${missing[@]}"
+}
+
+# The programs that tests/tools_matrix.rs runs on a mount.
+need_tools() {
+    need_commands rsync=rsync zip=zip unzip=unzip git=git sqlite3=sqlite3 vim=vim gcc=gcc make=make ffmpeg=ffmpeg \
+        wget=wget curl=curl restic=restic borg=borgbackup perl=perl patch=patch bc=bc gawk=gawk
 }
 
 need_rust() {

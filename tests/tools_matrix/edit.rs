@@ -41,8 +41,8 @@ fn sed_i() {
         sed -i 's/1/one/' a; sed -i.bak 's/2/two/' b; sed -i -e '5d' -e '$a last' c a; sed -i 's/9$/nine/' big
         sed -i --follow-symlinks 's/3/three/' link; sed -n -i '1,10p' c; sed -i 's/x/y/' b
         perl -i -pe 's/4/four/' a; perl -i.orig -ne 'print unless /7/' b
-        sort -r -o c c; awk -i inplace '{print NR, $0}' c 2>/dev/null || gawk -i inplace '{print NR, $0}' c || true
-        patch -s -p0 < <(diff -u b b.bak) b || true
+        sort -r -o c c; gawk -i inplace '{print NR, $0}' c
+        { diff -u b b.bak || true; } > diff; patch -s b diff
         ls -A; stat -c '%n %a %u %g %s' *
         "#,
     );
