@@ -271,7 +271,7 @@ async fn a_killed_rename_of_an_object_is_finished_from_every_line() {
     for deleted in [false, true] {
         let bench = Bench::new();
         let source = bench.put("a", b"content").await;
-        let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap();
+        let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap().etag;
         let lines = [object_line("a", &source, "b", Condition::Absent), copied_line(&bench, "a", "b", &etag).await];
         if deleted {
             bench.client.delete_object(&key("a")).await.unwrap();
@@ -298,7 +298,7 @@ async fn what_others_wrote_meanwhile_stays() {
     for again in [&b"new content"[..], b"content"] {
         let bench = Bench::new();
         let source = bench.put("a", b"content").await;
-        let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap();
+        let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap().etag;
         let lines = [object_line("a", &source, "b", Condition::Absent), copied_line(&bench, "a", "b", &etag).await];
         // Times have a resolution of one second.
         tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -324,7 +324,7 @@ async fn a_killed_copy_by_parts_goes_on_with_its_upload() {
         let number = bosfs::object::PartNumber::new(part as u32).unwrap();
         let range = bosfs::object::ByteRange::new((part - 1) * MIB, part * MIB);
         let (from, to) = (key("large"), key("moved"));
-        let etag = bench.client.upload_part_copy(&to, &upload, number, &from, range, None).await.unwrap();
+        let etag = bench.client.upload_part_copy(&to, &upload, number, &from, range, None).await.unwrap().etag;
         lines.push(MoveRecord::PartCopied { to, part: number, etag });
     }
     assert!(bench.recover(&lines).await.is_empty());
@@ -463,7 +463,7 @@ async fn recovery_of_a_directory_touches_only_what_it_made() {
             bench.put(&format!("old/{name}"), name.as_bytes()).await;
             planned.push(listed(&bench, "old/", name).await);
             let (from, to) = (format!("old/{name}"), format!("new/{name}"));
-            let etag = bench.client.copy_object(&key(&from), None, &key(&to), None).await.unwrap();
+            let etag = bench.client.copy_object(&key(&from), None, &key(&to), None).await.unwrap().etag;
             if name != "unanswered" || all_copied {
                 copied.push(copied_line(&bench, &from, &to, &etag).await);
             }
@@ -494,7 +494,7 @@ async fn recovery_of_a_directory_touches_only_what_it_made() {
 async fn names_under_recovery_are_hidden_and_a_damaged_journal_stops_nothing() {
     let bench = Bench::new();
     let source = bench.put("a", b"content").await;
-    let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap();
+    let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap().etag;
     bench.leave(&[object_line("a", &source, "b", Condition::Absent), copied_line(&bench, "a", "b", &etag).await]);
     bench.leave(&[object_line("x", &source, "y", Condition::Absent), MoveRecord::AllCopied]);
     // Not yet polled: what is hidden is known before the first task runs.
@@ -550,7 +550,7 @@ async fn a_killed_exchange_is_finished_from_every_line() {
                 at: 0,
             }];
             for (step, (from, to)) in [("a", "h"), ("b", "a"), ("h", "b")].into_iter().enumerate().take(steps) {
-                let etag = bench.client.copy_object(&key(from), None, &key(to), None).await.unwrap();
+                let etag = bench.client.copy_object(&key(from), None, &key(to), None).await.unwrap().etag;
                 if journaled || step + 1 < steps {
                     lines.push(copied_line(&bench, from, to, &etag).await);
                 }

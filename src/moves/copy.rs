@@ -9,7 +9,7 @@ use futures_util::stream;
 use super::record::MoveRecord;
 use super::running::{Move, Stopped};
 use super::state::{CopyFound, judge_copy, same_sums};
-use crate::bos::client::{ObjectHeaders, ObjectMeta};
+use crate::bos::client::{CopyOutcome, ObjectHeaders, ObjectMeta};
 use crate::bos::{BosError, BosErrorKind};
 use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PART_NUMBER_MAX, PartNumber, UploadId};
 use crate::posix_meta::MARK;
@@ -96,9 +96,9 @@ impl Move {
                 client.copy_object(job.from, Some(&job.source.etag), job.to, job.replace).await
             };
             match copied {
-                Ok(etag) => {
-                    self.check_copy(job, &etag).await?;
-                    return Ok(etag);
+                Ok(copied) => {
+                    self.check_copy(job, &copied.etag).await?;
+                    return Ok(copied.etag);
                 }
                 Err(e) if e.kind == BosErrorKind::PreconditionFailed => return Err(CopyTrouble::SourceChanged),
                 Err(e) if e.kind == BosErrorKind::NoSuchKey => {
@@ -246,7 +246,7 @@ impl Move {
         let mut broken = false;
         while let Some(copied) = copies.next().await {
             let result = copied.and_then(|(part, copied)| match copied {
-                Ok(etag) => {
+                Ok(CopyOutcome { etag, .. }) => {
                     self.append(&MoveRecord::PartCopied { to: job.to.clone(), part, etag: etag.clone() })?;
                     parts.insert(part, etag);
                     Ok(())
