@@ -60,6 +60,8 @@ pub(super) enum Step {
     Remove,
     /// Bring spool and map over to the new base.
     Rebase,
+    /// Freeze the present state in place of one that is lost.
+    Refreeze,
 }
 
 /// How a step or job failed.
@@ -170,6 +172,7 @@ impl DirtyFile {
             Step::CopyAttrs => self.copy_attrs().await,
             Step::Remove => self.remove().await,
             Step::Rebase => self.rebase().await,
+            Step::Refreeze => self.refreeze(),
         }
     }
 
@@ -292,6 +295,7 @@ impl Inner {
             return alone(Step::Reconcile);
         }
         match self.state.stage.clone() {
+            Stage::Closed(_) | Stage::Completing { .. } if self.state.frozen_lost => alone(Step::Refreeze),
             Stage::Completed { .. } => alone(Step::Prove),
             Stage::Putting { .. } => alone(Step::Put),
             Stage::Closed(frozen) | Stage::Completing { frozen, .. } => {
@@ -323,7 +327,7 @@ impl Inner {
             // Parts that BOS has already are cheaper than a copy that splits a run; parts changed after the freeze would
             // not be untouched any more, but they were sent before.
             copyable
-                && !self.state.is_sent(number, range.len())
+                && !self.state.is_sent_for_publication(number, range.len())
                 && self.store.as_ref().is_some_and(|store| store.extents.is_untouched(range, size))
         })
     }
@@ -334,7 +338,9 @@ impl Inner {
         for piece in self.pieces(size) {
             let number = piece.part();
             let done = match piece {
-                Piece::Upload(number) => self.state.is_sent(number, self.plan.range_in(number, size).len()),
+                Piece::Upload(number) => {
+                    self.state.is_sent_for_publication(number, self.plan.range_in(number, size).len())
+                }
                 Piece::Copy { range, .. } => self.state.is_copied(number, range),
             };
             if done {

@@ -139,7 +139,7 @@ impl Inner {
             let len = self.plan.range_in(number, frozen.size).len();
             // A part that was copied from the base under a lower number is not told apart here: its writer waits for the
             // publication.
-            !self.state.is_sent(number, len)
+            !self.state.is_sent_for_publication(number, len)
         })
     }
 

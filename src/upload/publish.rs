@@ -164,6 +164,23 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// The frozen state was in BOS only, and BOS lost it: the present one is published in its place. Who waits for the
+    /// lost one waits for this one.
+    pub(super) fn refreeze(self: &Arc<Self>) -> Result<(), super::driver::Trouble> {
+        let mut inner = self.lock();
+        if let Stage::Closed(frozen) | Stage::Completing { frozen, .. } = inner.state.stage {
+            log::warn!(
+                "{}: what was closed is lost in BOS and was changed since; the newer state is sent",
+                inner.state.key
+            );
+            self.append(&mut inner, &Record::Superseded { publication: frozen.publication })?;
+            inner.new_content = true;
+            inner.publish_again = false;
+            self.begin_publication(&mut inner, true)?;
+        }
+        Ok(())
+    }
+
     /// `flush` by the process that opened the file: publishes the state at this moment if something new was written, and
     /// waits as the mode says (default: object complete and proved; write-back: synced to the local disk).
     ///

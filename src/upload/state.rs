@@ -105,6 +105,8 @@ pub struct Part {
     pub held: Option<Held>,
     /// The file's bytes may differ from what BOS holds.
     pub dirty: bool,
+    /// It was changed after the freeze: what BOS holds is the frozen state.
+    pub frozen: bool,
     /// A body was sent and not answered.
     pub sending: Option<Checksum>,
     /// An unanswered body differs from a later one: ListParts must show what BOS kept.
@@ -193,6 +195,8 @@ pub struct FileState {
     pub changed_since_freeze: BTreeSet<PartNumber>,
     /// Smallest size since the freeze; `None`: never resized.
     pub size_min_since_freeze: Option<u64>,
+    /// BOS lost parts of the frozen state whose bytes were changed since: it is nowhere any more.
+    pub frozen_lost: bool,
     /// `Proved` was written, spool and map may still be those before it.
     pub rebasing: bool,
     /// The writer was killed.
@@ -273,6 +277,7 @@ impl FileState {
             published: None,
             changed_since_freeze: BTreeSet::new(),
             size_min_since_freeze: None,
+            frozen_lost: false,
             rebasing: false,
             interrupted: None,
             failed: None,
@@ -295,7 +300,7 @@ impl FileState {
             Record::Initiating => self.initiating = true,
             Record::Initiated { upload_id, plan } => {
                 self.initiating = false;
-                self.parts.clear();
+                self.forget_parts();
                 self.sent_here.clear();
                 self.upload = Some(Upload { id: upload_id.clone(), plan: plan.clone() });
             }
@@ -310,6 +315,7 @@ impl FileState {
                 let entry = self.parts.entry(*part).or_default();
                 entry.held = Some(Held { len: sum.len, etag: etag.clone(), sum: Some(*sum) });
                 entry.dirty = false;
+                entry.frozen = false;
                 entry.copied = None;
                 if entry.sending == Some(*sum) {
                     entry.sending = None;
@@ -325,10 +331,13 @@ impl FileState {
                 let entry = self.parts.entry(*part).or_default();
                 entry.held = Some(Held { len: range.len(), etag: etag.clone(), sum: None });
                 entry.dirty = false;
+                entry.frozen = false;
                 entry.copied = Some(*range);
             }
             Record::Dirtied { part } => {
+                let is_frozen = self.stage.frozen().is_some();
                 if let Some(entry) = self.parts.get_mut(part) {
+                    entry.frozen |= is_frozen && !entry.dirty && entry.held.is_some();
                     entry.dirty = true;
                 }
                 if self.keeps_changes() {
@@ -338,6 +347,7 @@ impl FileState {
             Record::PartLost { part } => {
                 if let Some(entry) = self.parts.get_mut(part) {
                     entry.held = None;
+                    self.frozen_lost |= std::mem::take(&mut entry.frozen);
                     entry.copied = None;
                     entry.sending = None;
                     entry.contested = false;
@@ -371,6 +381,7 @@ impl FileState {
                 self.publications = *publication;
                 self.attrs = *attrs;
                 self.stage = Stage::Closed(Frozen { publication: *publication, size: *size, attrs: *attrs });
+                self.unfreeze_parts();
                 self.changed_since_freeze.clear();
                 self.size_min_since_freeze = None;
                 self.synced_since_closed = false;
@@ -379,6 +390,7 @@ impl FileState {
             }
             Record::Superseded { .. } => {
                 self.stage = Stage::Open;
+                self.unfreeze_parts();
                 self.changed_since_freeze.clear();
                 self.size_min_since_freeze = None;
             }
@@ -408,7 +420,7 @@ impl FileState {
                     self.stage = Stage::Closed(*frozen);
                     self.disproofs += 1;
                     self.upload = None;
-                    self.parts.clear();
+                    self.forget_parts();
                 }
             }
             Record::Rebased => {
@@ -419,7 +431,7 @@ impl FileState {
             Record::UploadEnded => {
                 self.upload = None;
                 self.initiating = false;
-                self.parts.clear();
+                self.forget_parts();
             }
             Record::Interrupted { process, pid, signal } => {
                 self.interrupted = Some(Interruption { process: process.clone(), pid: *pid, signal: *signal });
@@ -468,6 +480,18 @@ impl FileState {
             let min = self.size_min_since_freeze.map_or(size, |min| min.min(size));
             self.size_min_since_freeze = Some(min);
         }
+    }
+
+    /// A new frozen state, or none: what BOS holds of the last one does not count.
+    fn unfreeze_parts(&mut self) {
+        self.parts.values_mut().for_each(|part| part.frozen = false);
+        self.frozen_lost = false;
+    }
+
+    /// BOS holds nothing any more.
+    fn forget_parts(&mut self) {
+        self.frozen_lost |= self.stage.frozen().is_some() && self.parts.values().any(|part| part.frozen);
+        self.parts.clear();
     }
 
     fn proved(&mut self, proof: Proof) {
@@ -520,6 +544,15 @@ impl FileState {
         self.parts.get(&number).is_some_and(|part| {
             !part.dirty && part.copied.is_none() && part.held.as_ref().is_some_and(|held| held.len == len)
         })
+    }
+
+    /// Whether BOS holds what the publication under way needs in part `number`: what the file has there, or what it had at
+    /// the freeze.
+    pub fn is_sent_for_publication(&self, number: PartNumber, len: u64) -> bool {
+        let is_frozen = |part: &Part| {
+            part.frozen && part.copied.is_none() && part.held.as_ref().is_some_and(|held| held.len == len)
+        };
+        self.is_sent(number, len) || (self.stage.frozen().is_some() && self.parts.get(&number).is_some_and(is_frozen))
     }
 
     /// Whether BOS holds a copy of `range` of the base under `number`.

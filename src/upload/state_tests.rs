@@ -204,3 +204,36 @@ fn attributes_set_after_close_ride_on_a_publication_not_yet_sent() {
     let state = FileState::replay(&records).unwrap();
     assert_eq!(state.stage.frozen().unwrap().attrs, later);
 }
+
+#[test]
+fn parts_that_were_changed_after_the_freeze_still_count_for_it() {
+    let mut records = started();
+    records.push(sent(1, sum(PART, 1)));
+    records.push(Record::Closed { publication: 1, size: 2 * PART, attrs: attrs() });
+    records.push(Record::Dirtied { part: n(1) });
+    let mut state = FileState::replay(&records).unwrap();
+    assert!(!state.is_sent(n(1), PART) && state.is_sent_for_publication(n(1), PART));
+    assert!(!state.is_sent_for_publication(n(2), PART), "never sent");
+    assert!(!state.frozen_lost);
+    let mut lost = state.clone();
+    lost.apply(&Record::PartLost { part: n(1) });
+    assert!(lost.frozen_lost && !lost.is_sent_for_publication(n(1), PART));
+    let mut ended = state.clone();
+    ended.apply(&Record::UploadEnded);
+    assert!(ended.frozen_lost);
+    ended.apply(&Record::Superseded { publication: 1 });
+    assert!(!ended.frozen_lost);
+    state.apply(&Record::Closed { publication: 2, size: 2 * PART, attrs: attrs() });
+    assert!(!state.is_sent_for_publication(n(1), PART), "the next freeze has the newer bytes");
+}
+
+#[test]
+fn a_part_that_was_dirty_at_the_freeze_does_not_count_for_it() {
+    let mut records = started();
+    records.push(sent(1, sum(PART, 1)));
+    records.push(Record::Dirtied { part: n(1) });
+    records.push(Record::Closed { publication: 1, size: 2 * PART, attrs: attrs() });
+    records.push(Record::Dirtied { part: n(1) });
+    let state = FileState::replay(&records).unwrap();
+    assert!(!state.is_sent_for_publication(n(1), PART));
+}
