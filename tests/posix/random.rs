@@ -177,7 +177,7 @@ impl Run {
             log,
             progress,
             op: 0,
-            write_back: seed % 2 == 0,
+            write_back: seed.is_multiple_of(2),
             counts: Default::default(),
         };
         run.mount();
