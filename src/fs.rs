@@ -12,6 +12,7 @@ pub mod attr;
 mod change;
 mod create;
 mod data;
+mod dir_attrs;
 mod dirs;
 pub mod error;
 pub mod handles;
@@ -38,6 +39,7 @@ use crate::posix_meta::AttrDefaults;
 use crate::read::reader::ReadPool;
 use crate::upload::Uploads;
 use attr::{Attr, Body, Content};
+use dir_attrs::DirAttrs;
 use error::{FsError, FsResult};
 use handles::{HandleTable, OpenDir, OpenFile};
 
@@ -108,7 +110,8 @@ impl Space {
 pub struct Fs {
     options: FsOptions,
     client: BosClient,
-    namespace: Namespace,
+    namespace: Arc<Namespace>,
+    dir_attrs: DirAttrs,
     uploads: Arc<Uploads>,
     moves: Arc<Moves>,
     pool: Arc<ReadPool>,
@@ -135,11 +138,15 @@ impl Fs {
         let defaults = AttrDefaults { uid: options.uid, gid: options.gid, umask: options.umask };
         let state_dir = options.state_dir.as_deref();
         let namespace = Namespace::new(client.clone(), &options.prefix, options.metadata_ttl, defaults, state_dir);
+        let namespace = Arc::new(namespace);
         let root = Body::new(Content::Dir(namespace.plain_dir()));
+        root.state.lock().confirmed = None;
+        let dir_attrs = DirAttrs::new(namespace.clone(), state_dir, runtime.clone());
         Arc::new(Self {
             options,
             client,
             namespace,
+            dir_attrs,
             uploads,
             moves,
             pool,

@@ -262,7 +262,7 @@ pub async fn run(
     if !asked {
         *running.phase.lock() = "draining";
         tokio::select! {
-            remaining = running.drain() => {
+            remaining = drain(&mounted, &running) => {
                 running.ended.send_replace(Some(remaining));
                 farewell(&running).await;
             }
@@ -281,6 +281,12 @@ pub async fn run(
     serving.abort();
     let _ = std::fs::remove_file(state.path().join(SOCKET_NAME));
     told.map_err(step("nobody waits for the mount"))
+}
+
+/// Waits until everything is in BOS; what is left cannot get there now.
+async fn drain(mounted: &mount::Mounted, running: &Running) -> Vec<FileStatus> {
+    mounted.settle().await;
+    running.drain().await
 }
 
 async fn stop(uploads: &Uploads, moves: &Moves) {

@@ -9,6 +9,8 @@ mod bad_input;
 mod bad_line;
 #[path = "mount/content.rs"]
 mod content;
+#[path = "mount/dir_attrs.rs"]
+mod dir_attrs;
 #[path = "mount/listing.rs"]
 mod listing;
 #[path = "mount/names.rs"]

@@ -79,19 +79,7 @@ impl Fs {
                 Ok(())
             }
             Content::Object(_) => self.copy_attrs(node, change).await,
-            Content::Dir(present) => {
-                let attrs = change.apply(present);
-                if attrs == present {
-                    return Ok(());
-                }
-                let prefix = self.prefix_of(node);
-                let put = self.namespace.put_marker(&prefix, &attrs).await;
-                put.map_err(|error| FsError::from_bos("changing the attributes of", &prefix, &error))?;
-                let mut state = node.body.state.lock();
-                state.content = Content::Dir(attrs);
-                state.confirmed = Some(Instant::now());
-                Ok(())
-            }
+            Content::Dir(_) => self.set_dir_attrs(node, &change),
             Content::Virtual(_) => Err(FsError::plain(libc::EPERM)),
         }
     }

@@ -95,6 +95,7 @@ impl Fs {
             self.hidden.lock().remove(key.as_str());
         }
         self.namespace.changed(key.as_str(), false);
+        self.entries_changed(dir);
         let node = self.enter_dirty(dir, name, file.clone()).keep();
         let mut state = node.body.state.lock();
         state.content = Content::Dirty(file.clone());
@@ -122,6 +123,7 @@ impl Fs {
         let put = self.namespace.put_marker(&prefix, &attrs).await;
         put.map_err(|error| FsError::from_bos("making the directory", &prefix, &error))?;
         self.namespace.dir_made(&prefix);
+        self.entries_changed(&dir);
         let node = self.inodes.enter(&dir, name, Kind::Dir, || Body::new(Content::Dir(attrs)));
         let mut state = node.body.state.lock();
         state.content = Content::Dir(attrs);
@@ -163,6 +165,7 @@ impl Fs {
         self.hidden.lock().remove(key.as_str());
         let object = Object { size: target.len() as u64, etag, last_modified: 0, attrs, headers };
         self.namespace.learn_published(&key, &object, stored_between(date, sent));
+        self.entries_changed(&dir);
         let looked = self.enter_object(&dir, name, object, Instant::now());
         Ok(Entry { attr: self.attr_of(&looked.keep()) })
     }

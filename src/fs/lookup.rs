@@ -133,10 +133,14 @@ impl Fs {
         Ok(match resolved.found {
             Found::Object(object) => Some(self.enter_object(dir, name, object, resolved.as_of)),
             Found::Dir { attrs } => {
-                let node = self.inodes.enter(dir, name, Kind::Dir, || Body::new(Content::Dir(attrs)));
+                let new = || Body::confirmed_at(Content::Dir(attrs), resolved.as_of);
+                let node = self.inodes.enter(dir, name, Kind::Dir, new);
                 let mut state = node.body.state.lock();
-                state.content = Content::Dir(attrs);
-                state.confirmed = Some(resolved.as_of);
+                // What this mount changed since stays.
+                if state.confirmed.is_none_or(|confirmed| confirmed <= resolved.as_of) {
+                    state.content = Content::Dir(self.namespace.latest_dir(&format!("{key}/"), attrs));
+                    state.confirmed = Some(resolved.as_of);
+                }
                 drop(state);
                 Some(self.looked(node))
             }
@@ -240,10 +244,14 @@ impl Fs {
 
     /// Asks BOS again for what is not fresh.
     pub(super) async fn refresh(&self, node: &Arc<Node>) -> FsResult<()> {
+        if node.ino == ROOT {
+            self.refresh_root(node).await;
+            return Ok(());
+        }
         let is_dir = {
             let mut state = node.body.state.lock();
             state.settle(false);
-            if node.ino == ROOT || !node.is_linked() || state.is_fresh(self.ttl()) {
+            if !node.is_linked() || state.is_fresh(self.ttl()) {
                 return Ok(());
             }
             matches!(state.content, Content::Dir(_))

@@ -25,6 +25,7 @@ impl Fs {
         let _turn = node.body.turn.lock().await;
         let key = self.child_key(&dir, name)?;
         self.remove_object(&node, &key).await?;
+        self.entries_changed(&dir);
         self.namespace.keep_dir(&self.prefix_of(&dir));
         Ok(())
     }
@@ -83,6 +84,7 @@ impl Fs {
         self.check_empty(&prefix).await?;
         self.remove_marker(&prefix).await?;
         self.inodes.unlink(&node);
+        self.entries_changed(&dir);
         self.namespace.keep_dir(&self.prefix_of(&dir));
         Ok(())
     }
@@ -104,6 +106,8 @@ impl Fs {
     /// Removes a directory's marker, where it has one.
     pub(super) async fn remove_marker(&self, prefix: &str) -> FsResult<()> {
         let marker = ObjectKey::parse(prefix)?;
+        // None of ours may arrive behind the removal.
+        self.dir_attrs.forget_tree(prefix).await;
         let deleted = self.client.delete_object(&marker).await;
         deleted.map_err(|error| FsError::from_bos("removing", prefix, &error))?;
         self.namespace.dir_removed(prefix);

@@ -58,6 +58,8 @@ impl Fs {
             (_, _) => self.rename_file(&source, &key, &new_key, target.as_ref()).await?,
         }
         self.inodes.rename(&source, &new_dir, new_name);
+        self.entries_changed(&dir);
+        self.entries_changed(&new_dir);
         self.namespace.keep_dir(&self.prefix_of(&dir));
         Ok(())
     }

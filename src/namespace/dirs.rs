@@ -11,7 +11,7 @@ use super::pages::Origin;
 use super::{LISTING_LAG, Memory, Namespace, Object, PAGE_KEYS, SharedListing, shared, turn_of};
 use crate::bos::client::{Body, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
-use crate::object::{Condition, FileAttrs, Md5, ObjectKey, Timestamp};
+use crate::object::{Condition, ETag, FileAttrs, Md5, ObjectKey, Timestamp};
 use crate::posix_meta;
 
 /// What BOS has of a directory's marker.
@@ -180,6 +180,27 @@ impl Namespace {
         Some(Marker { modified, headers, attrs })
     }
 
+    /// The attributes of the mounted prefix itself.
+    ///
+    /// # Errors
+    /// BOS could not be asked.
+    pub async fn root_attrs(&self) -> Result<FileAttrs, BosError> {
+        if !self.prefix.is_empty() {
+            return self.dir_attrs(&self.prefix).await;
+        }
+        let attrs = self.remembered_marker("").map_or_else(|| self.plain_dir(), |marker| marker.attrs);
+        Ok(self.with_times("", attrs))
+    }
+
+    /// Attributes of the root of a whole bucket, which can have no marker: remembered by this state directory only.
+    pub fn set_root_attrs(&self, attrs: &FileAttrs) {
+        let mut headers = ObjectHeaders::default();
+        posix_meta::write_attrs(&mut headers.metadata, attrs);
+        let modified = Modified::At(attrs.mtime.sec);
+        let fact = Fact::Object { size: 0, etag: ETag::new(""), modified, headers };
+        self.memory.lock().attributes.learn("", fact);
+    }
+
     /// Writes the marker of the directory with `prefix`, with everything else that it carried as far as remembered.
     ///
     /// # Errors
@@ -242,6 +263,14 @@ impl Namespace {
     /// An entry of the directory with `prefix` came, went or was renamed, or its attributes were set (`mtime` then as set).
     pub fn set_dir_times(&self, prefix: &str, times: DirTimes) {
         self.memory.lock().attributes.set_times(prefix, Some(times));
+    }
+
+    /// The attributes of the directory with `prefix`, which BOS or memory said are `attrs`, after what this mount changed
+    /// meanwhile.
+    pub fn latest_dir(&self, prefix: &str, attrs: FileAttrs) -> FileAttrs {
+        let mut memory = self.memory.lock();
+        let attrs = memory.pending_dirs.get(prefix).copied().unwrap_or(attrs);
+        memory.with_times(prefix, attrs)
     }
 
     /// Attributes of the directory that are on their way to BOS (`None`: no longer) and go before what BOS says.

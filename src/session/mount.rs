@@ -35,6 +35,11 @@ impl Mounted {
         }
     }
 
+    /// Waits until BOS has what only the file system still knows.
+    pub(super) async fn settle(&self) {
+        self.fs.settle_dir_attrs().await;
+    }
+
     /// Takes the mount away at once, also when it is in use.
     pub(super) fn detach(&self) {
         if let Err(error) = self.handle.unmount_detached() {
