@@ -235,6 +235,16 @@ impl Namespace {
         memory.attributes.stored(key.as_str(), object, stored_between);
     }
 
+    /// Target of the symbolic link with this content, where it is remembered.
+    pub fn link_target(&self, key: &ObjectKey, etag: &ETag) -> Option<Vec<u8>> {
+        self.memory.lock().attributes.link_target(key.as_str(), etag)
+    }
+
+    /// The symbolic link with this content has this target.
+    pub fn learn_link(&self, key: &ObjectKey, etag: &ETag, target: &[u8]) {
+        self.memory.lock().attributes.learn_link(key.as_str(), etag, target);
+    }
+
     /// This mount changed `key` (`absent`: removed it): what older listings say of it counts no more.
     pub fn changed(&self, key: &str, absent: bool) {
         let now = Instant::now();

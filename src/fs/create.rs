@@ -165,6 +165,7 @@ impl Fs {
         self.hidden.lock().remove(key.as_str());
         let object = Object { size: target.len() as u64, etag, last_modified: 0, attrs, headers };
         self.namespace.learn_published(&key, &object, stored_between(date, sent));
+        self.namespace.learn_link(&key, &object.etag, target.as_bytes());
         self.entries_changed(&dir);
         let looked = self.enter_object(&dir, name, object, Instant::now());
         Ok(Entry { attr: self.attr_of(&looked.keep()) })

@@ -277,9 +277,14 @@ impl Fs {
             return Err(FsError::plain(libc::EINVAL));
         }
         let key = self.key_of(&node)?;
-        let reader = self.pool.reader(key.clone(), object.etag, object.size);
+        if let Some(target) = self.namespace.link_target(&key, &object.etag) {
+            return Ok(target.into());
+        }
+        let reader = self.pool.reader(key.clone(), object.etag.clone(), object.size);
         let size = u32::try_from(object.size).unwrap_or(u32::MAX).min(libc::PATH_MAX as u32);
-        Ok(read_object(&key, &reader, object.size, 0, size).await?)
+        let target = read_object(&key, &reader, object.size, 0, size).await?;
+        self.namespace.learn_link(&key, &object.etag, &target);
+        Ok(target)
     }
 }
 

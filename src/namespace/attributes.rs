@@ -101,6 +101,10 @@ fn times_row(prefix: &str) -> String {
     format!("t{prefix}")
 }
 
+fn link_row(key: &str) -> String {
+    format!("l{key}")
+}
+
 impl Attributes {
     /// With the file in the state directory `dir`, or in memory only.
     pub fn new(dir: Option<&Path>) -> Self {
@@ -209,6 +213,20 @@ impl Attributes {
         self.times.insert(prefix.to_owned(), times);
     }
 
+    /// Target of the symbolic link that `key` was with this content.
+    pub fn link_target(&self, key: &str, etag: &ETag) -> Option<Vec<u8>> {
+        let row = self.file.as_ref()?.get(&link_row(key))?;
+        let at = row.iter().position(|byte| *byte == 0)?;
+        (row[..at] == *etag.as_str().as_bytes()).then(|| row[at + 1..].to_vec())
+    }
+
+    /// Remembers it.
+    pub fn learn_link(&self, key: &str, etag: &ETag, target: &[u8]) {
+        if let Some(file) = &self.file {
+            file.set(&link_row(key), Some(&[etag.as_str().as_bytes(), b"\0", target].concat()));
+        }
+    }
+
     /// Writes what waits and closes the file. What is learned later stays in memory.
     pub fn take_file(&mut self) -> Option<AttributeFile> {
         self.file.take()
@@ -268,6 +286,7 @@ mod tests {
         memory.forget("gone");
         let times = DirTimes { mtime: Timestamp { sec: 1, nsec: 2 }, ctime: Timestamp { sec: 3, nsec: 4 } };
         memory.set_times("d/", Some(times));
+        memory.learn_link("link", &ETag::new("e"), b"../target");
         drop(memory);
         let mut memory = Attributes::new(Some(dir.path()));
         assert!(memory.headers("copy", 3, &ETag::new("e"), 77).is_some());
@@ -275,6 +294,8 @@ mod tests {
         assert_eq!(memory.fact("gone"), None);
         assert_eq!(memory.times("d/"), Some(times));
         assert_eq!(memory.times("e/"), None);
+        assert_eq!(memory.link_target("link", &ETag::new("e")).as_deref(), Some(&b"../target"[..]));
+        assert_eq!(memory.link_target("link", &ETag::new("f")), None);
     }
 
     #[test]
