@@ -52,6 +52,8 @@ pub struct State {
     pub content: Content,
     /// When BOS, or an act of this mount, last confirmed `content`; `None`: must be asked again.
     pub confirmed: Option<Instant>,
+    /// When this mount last published the content: an answer of BOS to an earlier question is older than what is known.
+    pub published: Option<Instant>,
     /// Grows when somebody else replaced the object: handles opened before stay with what they opened.
     pub epoch: u64,
     /// Epoch whose pages the kernel may still have.
@@ -85,6 +87,7 @@ impl Body {
             state: Mutex::new(State {
                 content,
                 confirmed: Some(as_of),
+                published: None,
                 epoch: 0,
                 cached_epoch: None,
                 handles: 0,
@@ -113,7 +116,7 @@ impl State {
 
     /// Takes over what BOS had at `as_of`. A dirty file is local truth and stays; so does what was confirmed later.
     pub fn adopt(&mut self, object: Object, as_of: Instant) {
-        let older = self.confirmed.is_some_and(|confirmed| as_of < confirmed);
+        let older = self.confirmed.max(self.published).is_some_and(|known| as_of < known);
         match &self.content {
             Content::Dirty(_) | Content::Virtual(_) | Content::Dir(_) => return,
             Content::Object(known) if older && *known != object => return,
@@ -135,6 +138,8 @@ impl State {
         let Content::Dirty(file) = &self.content else { return };
         if let Some(published) = file.settled() {
             self.content = Content::Object(published_object(published));
+            // It may have been published long before; nothing that was asked before now is believed against it.
+            self.published = Some(Instant::now());
             self.confirmed = just_now.then(Instant::now);
         }
     }
@@ -260,6 +265,18 @@ mod tests {
         assert_eq!(state.epoch, 1);
         state.adopt(object("c"), before - Duration::from_secs(1));
         assert_eq!(state.epoch, 1, "news from before what is known");
+    }
+
+    #[test]
+    fn news_from_before_a_publication_of_our_own_is_old() {
+        let asked_at = Instant::now();
+        let mut state = Body::new(Content::Object(object("ours"))).state.into_inner();
+        (state.confirmed, state.published) = (None, Some(Instant::now()));
+        state.adopt(object("before"), asked_at);
+        assert!(matches!(&state.content, Content::Object(known) if known.etag == ETag::new("ours")));
+        assert!(state.confirmed.is_none(), "asked again");
+        state.adopt(object("after"), Instant::now());
+        assert!(matches!(&state.content, Content::Object(known) if known.etag == ETag::new("after")));
     }
 
     #[test]
