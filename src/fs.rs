@@ -22,7 +22,9 @@ mod open;
 pub mod process;
 mod remove;
 mod rename;
+mod temporary;
 pub mod verdict;
+mod xattr;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

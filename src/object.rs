@@ -498,6 +498,16 @@ pub struct BaseObject {
     pub etag: ETag,
     /// Its size in bytes.
     pub size: u64,
+    /// Where it lies, unless under the file's own key: the file began as a copy of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<ObjectKey>,
+}
+
+impl BaseObject {
+    /// The object under the file's own key.
+    pub fn own(etag: ETag, size: u64) -> Self {
+        Self { etag, size, key: None }
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use crate::object::{FileAttrs, Timestamp};
 
 /// Metadata name of the mark `<journal id>.<publication number>` that every publication of ours carries.
 pub const MARK: &str = "bosfs-upload";
+/// Metadata name of all extended attributes: `name:base64;name:base64;...`.
+pub const XATTRS: &str = "bosfs-xattr";
 /// Metadata name (value `1`) of an object that was published before its writer closed it.
 pub const UNFINISHED: &str = "bosfs-unfinished";
 /// Bytes of metadata that BOS stores with one object at most: names and values together.

@@ -9,15 +9,19 @@ mod inner;
 pub mod meter;
 mod part;
 mod publish;
+mod ranges;
 mod recover;
 mod registry;
 mod remove;
+mod rename;
 pub mod resume;
 pub mod state;
 pub mod verify;
 
 pub use dirty_file::DirtyFile;
+pub use inner::COPY_BYTES_MAX;
 pub use registry::Uploads;
+pub use rename::{Displaced, OnTheWay, RenameWay};
 
 use std::io;
 use std::time::Duration;
@@ -96,6 +100,17 @@ pub struct Opening {
     pub attrs: FileAttrs,
     /// A new file: publish it even if nothing is ever written.
     pub created: bool,
+    /// It is expected to be renamed soon after it is closed.
+    pub temporary: Option<Temporary>,
+}
+
+/// What is expected of a new file by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Temporary {
+    /// It is written to become this key: its parts go there from the start, and the rename completes them.
+    Of(ObjectKey),
+    /// It gets another name, not known yet. Worth waiting for while it fits into one part.
+    Small,
 }
 
 /// What a publication left in BOS.
@@ -109,6 +124,8 @@ pub struct Published {
     pub attrs: FileAttrs,
     /// All headers it carries.
     pub headers: ObjectHeaders,
+    /// BOS stored it between these times of its own clock (seconds since 1970), where it said so.
+    pub stored_between: Option<(i64, i64)>,
 }
 
 /// What a read of a dirty file gave.
@@ -145,7 +162,7 @@ pub struct FileStatus {
     pub key: String,
     /// Name of the journal.
     pub journal_id: String,
-    /// `writing`, `uploading`, `completing`, `proving`, `interrupted`, `failed`, `conflict`, `removing`,
+    /// `writing`, `parked` (closed, its rename is waited for), `uploading`, `completing`, `proving`, `interrupted`, `failed`, `conflict`, `removing`,
     /// `idle`, `done`.
     pub state: String,
     /// Upload ID, once there is one.

@@ -74,7 +74,7 @@ impl Bench {
 
     async fn base(&self, key: &str) -> BaseObject {
         let meta = self.client.head_object(&ObjectKey::parse(key).unwrap()).await.unwrap();
-        BaseObject { etag: meta.etag, size: meta.size }
+        BaseObject::own(meta.etag, meta.size)
     }
 
     fn journals(&self) -> usize {
@@ -107,6 +107,7 @@ fn new_file(key: &str) -> Opening {
         headers: ObjectHeaders { content_type: Some("text/plain".into()), ..ObjectHeaders::default() },
         attrs: ATTRS,
         created: true,
+        temporary: None,
     }
 }
 

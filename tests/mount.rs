@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "mount/attributes.rs"]
+mod attributes;
 #[path = "mount/bad_input.rs"]
 mod bad_input;
 #[path = "mount/bad_line.rs"]
@@ -11,12 +13,18 @@ mod bad_line;
 mod content;
 #[path = "mount/dir_attrs.rs"]
 mod dir_attrs;
+#[path = "mount/file_renames.rs"]
+mod file_renames;
 #[path = "mount/listing.rs"]
 mod listing;
 #[path = "mount/names.rs"]
 mod names;
+#[path = "mount/ranges.rs"]
+mod ranges;
 #[path = "mount/requests.rs"]
 mod requests;
+#[path = "mount/temporaries.rs"]
+mod temporaries;
 #[path = "mount/writers.rs"]
 mod writers;
 
@@ -46,4 +54,17 @@ fn shell_fails(line: &str) -> String {
     let output = support::mounted::sh(line, WAIT);
     assert!(!output.status.success(), "{line} succeeds: {output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Unmounts; everything that was closed is in BOS then.
+fn unmount(mount: &mut support::mounted::Mounted) {
+    let output = mount.umount(WAIT);
+    assert!(output.status.success(), "{output:?}\n{}", mount.log_text());
+}
+
+/// Mounts with another, empty state directory: whatever is seen then is in BOS.
+fn mount_afresh(world: &support::world::World) -> support::mounted::Mounted {
+    let mut spec = world.spec(&SMALL_PARTS);
+    spec.state_dir = world.path("empty-state");
+    spec.mount().unwrap_or_else(|e| panic!("{e}"))
 }

@@ -86,7 +86,7 @@ impl Bench {
         let body = Body::Bytes(bytes.to_vec().into());
         let stored =
             self.client.put_object(&key(name), body, &Md5::of(bytes), &headers, &Condition::Any).await.unwrap();
-        BaseObject { etag: stored.etag, size: bytes.len() as u64 }
+        BaseObject::own(stored.etag, bytes.len() as u64)
     }
 
     async fn head(&self, name: &str) -> Option<ObjectMeta> {
@@ -175,7 +175,7 @@ async fn an_object_gets_another_key_with_all_that_it_carries() {
 
     let mut headers = ObjectHeaders { content_type: Some("image/png".into()), ..ObjectHeaders::default() };
     headers.metadata.insert("colour".into(), "red".into());
-    let source = BaseObject { etag, size: 7 };
+    let source = BaseObject::own(etag, 7);
     bench.put("target", b"to be replaced").await;
     moves.rename_object(&key("new"), &key("target"), &source, &Condition::Any, Some(&headers)).await.unwrap();
     let head = bench.head("target").await.unwrap();
@@ -201,7 +201,7 @@ async fn a_rename_that_cannot_be_leaves_everything_as_it_is() {
     assert_eq!(errno(rename(source.clone(), "a", Condition::Absent).await), libc::EEXIST);
     let condition = Condition::Matches(ETag::new("seen before"));
     assert_eq!(errno(rename(source.clone(), "a", condition).await), libc::ESTALE);
-    let changed = BaseObject { etag: ETag::new("0123"), size: 7 };
+    let changed = BaseObject::own(ETag::new("0123"), 7);
     assert_eq!(errno(rename(changed, "a", Condition::Any).await), libc::ESTALE);
     assert_eq!(errno(rename(source, "absent", Condition::Any).await), libc::ENOENT);
     assert_eq!(bench.get("a").await.unwrap(), b"content");
@@ -227,7 +227,7 @@ async fn a_large_object_is_renamed_by_parts() {
     assert_eq!(head.headers.content_type.as_deref(), Some("text/x-test"));
     assert!(bench.head("large").await.is_none());
 
-    let source = BaseObject { etag, size: bytes.len() as u64 };
+    let source = BaseObject::own(etag, bytes.len() as u64);
     bench.put("taken", b"x").await;
     let taken = moves.rename_object(&key("moved"), &key("taken"), &source, &Condition::Absent, None).await;
     assert_eq!(errno(taken), libc::EEXIST);

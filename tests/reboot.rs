@@ -40,6 +40,7 @@ fn opening(key: &str) -> Opening {
         headers: ObjectHeaders::default(),
         attrs: FileAttrs { mode: 0o100_600, uid: 0, gid: 0, mtime: Timestamp::default() },
         created: true,
+        temporary: None,
     }
 }
 

@@ -29,6 +29,10 @@ pub struct Attr {
     pub size: u64,
     /// Mode, owner, time.
     pub attrs: FileAttrs,
+    /// Time of the last access, as far as a program set it; else that of the last change of the content.
+    pub atime: Timestamp,
+    /// Time of the last change of content or attributes.
+    pub ctime: Timestamp,
     /// 0 once the last name is gone, else 1 (for directories: "unknown").
     pub nlink: u32,
 }
@@ -64,6 +68,10 @@ pub struct State {
     pub writers: u32,
     /// Whether one of the writers since there was none closed the file properly.
     pub closed_properly: bool,
+    /// When this mount last changed the inode (its attributes, its name); `None`: not since it is known.
+    pub changed: Option<Timestamp>,
+    /// Time of the last access that a program set. Kept here only: no object carries one.
+    pub atime: Option<Timestamp>,
 }
 
 /// What the mount keeps with an inode.
@@ -93,6 +101,8 @@ impl Body {
                 handles: 0,
                 writers: 0,
                 closed_properly: false,
+                changed: None,
+                atime: None,
             }),
             turn: tokio::sync::Mutex::new(()),
         }
@@ -120,7 +130,10 @@ impl State {
         match &self.content {
             Content::Dirty(_) | Content::Virtual(_) | Content::Dir(_) => return,
             Content::Object(known) if older && *known != object => return,
-            Content::Object(known) if known.etag != object.etag => self.epoch += 1,
+            Content::Object(known) if known.etag != object.etag => {
+                self.epoch += 1;
+                self.changed = None;
+            }
             Content::Object(_) => {}
         }
         self.content = Content::Object(object);
@@ -137,6 +150,7 @@ impl State {
         }
         let Content::Dirty(file) = &self.content else { return };
         if let Some(published) = file.settled() {
+            self.changed = self.changed.max(Some(file.ctime()));
             self.content = Content::Object(published_object(published));
             // It may have been published long before; nothing that was asked before now is believed against it.
             self.published = Some(Instant::now());
@@ -153,7 +167,26 @@ impl State {
             Content::Virtual(file) => (0, file.attrs()),
         };
         let nlink = u32::from(node.is_linked());
-        Attr { ino: node.ino, kind: node.kind, size, attrs, nlink }
+        let atime = self.atime.unwrap_or(attrs.mtime);
+        Attr { ino: node.ino, kind: node.kind, size, attrs, atime, ctime: self.ctime(), nlink }
+    }
+
+    /// Time of the last change of content or attributes: of this mount's last act, else what BOS tells.
+    fn ctime(&self) -> Timestamp {
+        match &self.content {
+            Content::Dirty(file) => self.changed.unwrap_or_default().max(file.ctime()),
+            Content::Object(object) => self.changed.unwrap_or(match object.last_modified {
+                0 => object.attrs.mtime,
+                sec => Timestamp { sec, nsec: 0 },
+            }),
+            Content::Dir(attrs) => self.changed.unwrap_or(attrs.mtime),
+            Content::Virtual(file) => file.attrs().mtime,
+        }
+    }
+
+    /// The inode's attributes or its name changed now.
+    pub fn touch(&mut self) {
+        self.changed = Some(Timestamp::now());
     }
 }
 
@@ -200,6 +233,8 @@ pub struct AttrChange {
     pub size: Option<u64>,
     /// Time of the last change.
     pub mtime: Option<Timestamp>,
+    /// Time of the last access.
+    pub atime: Option<Timestamp>,
 }
 
 impl AttrChange {

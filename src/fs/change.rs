@@ -1,20 +1,17 @@
 //! `setattr`: mode, owner, times and size.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Fs;
 use super::attr::{Attr, AttrChange, Content, Node};
 use super::error::{FsError, FsResult};
 use super::open::{cut_waiting, drop_privileges};
+use crate::bos::client::ObjectHeaders;
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
 use crate::object::{FileAttrs, ObjectKey};
 use crate::posix_meta;
-use crate::upload::WriterEnd;
-
-/// Largest object that CopyObject takes (BOS docs, CopyObject: 5 GB).
-pub(super) const COPY_BYTES_MAX: u64 = 5_000_000_000;
+use crate::upload::{DirtyFile, WriteError, WriterEnd};
 
 impl Fs {
     /// `setattr`. What equals the present value costs nothing.
@@ -68,73 +65,56 @@ impl Fs {
     }
 
     async fn set_attrs(&self, node: &Arc<Node>, change: AttrChange) -> FsResult<()> {
-        let content = node.body.state.lock().content.clone();
+        let content = {
+            let mut state = node.body.state.lock();
+            state.touch();
+            state.atime = change.atime.or(state.atime);
+            state.content.clone()
+        };
         match content {
             Content::Dirty(file) => {
-                let present = file.attrs();
-                let attrs = change.apply(present);
-                if attrs != present {
-                    file.set_attrs(attrs)?;
-                }
+                let attrs = change.apply(file.attrs());
+                check_room(&file.key(), &file.headers(), &attrs)?;
+                Ok(file.set_attrs(attrs)?)
+            }
+            Content::Object(object) if change.apply(object.attrs) == object.attrs => Ok(()),
+            Content::Object(object) if !node.is_linked() => {
+                // Nothing is left in BOS to carry them; handles see them until they close.
+                let attrs = change.apply(object.attrs);
+                node.body.state.lock().content = Content::Object(Object { attrs, ..object });
                 Ok(())
             }
-            Content::Object(_) => self.copy_attrs(node, change).await,
+            Content::Object(object) => {
+                check_room(&self.key_of(node)?, &object.headers, &change.apply(object.attrs))?;
+                self.change_dirty(node, |file| {
+                    let attrs = change.apply(file.attrs());
+                    file.set_attrs(attrs)
+                })
+                .await
+            }
             Content::Dir(_) => self.set_dir_attrs(node, &change),
             Content::Virtual(_) => Err(FsError::plain(libc::EPERM)),
         }
     }
 
-    /// Gives a finished object other attributes: one copy onto itself.
-    async fn copy_attrs(&self, node: &Arc<Node>, change: AttrChange) -> FsResult<()> {
-        let turn = node.body.turn.lock().await;
-        let content = node.body.state.lock().content.clone();
-        let object = match content {
-            Content::Object(object) => object,
-            // Somebody opened it for writing in between: the attributes ride on that publication.
-            Content::Dirty(file) => {
-                let attrs = change.apply(file.attrs());
-                return Ok(file.set_attrs(attrs)?);
-            }
-            Content::Dir(_) | Content::Virtual(_) => return Err(FsError::STALE),
-        };
-        let attrs = change.apply(object.attrs);
-        if attrs == object.attrs {
-            return Ok(());
-        }
-        if !node.is_linked() {
-            // Nothing is left in BOS to carry them; handles see them until they close.
-            node.body.state.lock().content = Content::Object(Object { attrs, ..object });
-            return Ok(());
-        }
-        let key = self.key_of(node)?;
-        check_room(&key, &object, &attrs)?;
-        if object.size > COPY_BYTES_MAX {
-            drop(turn);
-            return self.copy_attrs_in_parts(node, attrs).await;
-        }
-        let mut headers = object.headers.clone();
-        posix_meta::write_attrs(&mut headers.metadata, &attrs);
-        let copied = self.client.copy_object(&key, Some(&object.etag), &key, Some(&headers)).await;
-        let etag = copied.map_err(|error| FsError::from_bos("changing the attributes of", key.as_str(), &error))?.etag;
-        self.namespace.changed(key.as_str(), false);
-        let mut state = node.body.state.lock();
-        state.content = Content::Object(Object { etag, last_modified: 0, attrs, headers, ..object });
-        state.confirmed = Some(Instant::now());
-        Ok(())
-    }
-
-    /// An object too large for one copy is composed anew of copied parts, as any publication without new bytes.
-    async fn copy_attrs_in_parts(&self, node: &Arc<Node>, attrs: FileAttrs) -> FsResult<()> {
+    /// Changes something of a finished object that travels with its metadata: a writer for just this act, which writes
+    /// nothing. The driver of the file sends it a moment later.
+    pub(super) async fn change_dirty(
+        &self,
+        node: &Arc<Node>,
+        act: impl FnOnce(&Arc<DirtyFile>) -> Result<(), WriteError>,
+    ) -> FsResult<()> {
+        self.uploads.room_for_file().await?;
         let file = self.begin_write(node).await?;
-        let result = file.set_attrs(attrs);
+        let result = act(&file);
         self.end_write(node, &file, WriterEnd::Closed);
         Ok(result?)
     }
 }
 
 /// Whether the metadata still fits with these attributes.
-fn check_room(key: &ObjectKey, object: &Object, attrs: &FileAttrs) -> FsResult<()> {
-    let mut metadata = object.headers.metadata.clone();
+pub(super) fn check_room(key: &ObjectKey, headers: &ObjectHeaders, attrs: &FileAttrs) -> FsResult<()> {
+    let mut metadata = headers.metadata.clone();
     posix_meta::write_attrs(&mut metadata, attrs);
     if posix_meta::fits_metadata_limit(&metadata) {
         return Ok(());

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::attr::{Body, Content, Node};
 use super::error::{FsError, FsResult};
 use super::open::Opened;
+use super::temporary::{self, Guess};
 use super::{Caller, Entry, Fs};
 use crate::bos::client::{Body as BosBody, ObjectHeaders};
 use crate::bos::error::BosErrorKind;
@@ -15,7 +16,7 @@ use crate::namespace::inode::Kind;
 use crate::namespace::{Object, stored_between};
 use crate::object::{Condition, FileAttrs, Md5, ObjectKey, Timestamp};
 use crate::posix_meta::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
-use crate::upload::Opening;
+use crate::upload::{Opening, Temporary};
 
 /// Longest target of a symbolic link, in bytes (Linux `PATH_MAX` less its NUL).
 const TARGET_BYTES_MAX: usize = 4095;
@@ -44,7 +45,7 @@ impl Fs {
             let opened = self.open(found.node.ino, flags, caller).await?;
             return Ok((Entry { attr: self.attr_of(&found.keep()) }, opened));
         }
-        let (node, file) = self.make_file(&dir, name, key, mode, caller).await?;
+        let (node, file) = self.make_file(&dir, name, key, mode, flags, caller).await?;
         let opened = self.opened_writer(node.clone(), file, flags & libc::O_ACCMODE, caller);
         Ok((Entry { attr: self.attr_of(&node) }, opened))
     }
@@ -69,6 +70,7 @@ impl Fs {
         name: &str,
         key: ObjectKey,
         mode: u32,
+        flags: i32,
         caller: Caller,
     ) -> FsResult<(Arc<Node>, Arc<crate::upload::DirtyFile>)> {
         // A file of that name was unlinked but is still open: its object may still be there.
@@ -82,6 +84,7 @@ impl Fs {
             }
         }
         let attrs = Self::new_attrs(dir, S_IFREG | (mode & 0o7777), caller);
+        self.uploads.room_for_file().await?;
         let file = self.uploads.open(Opening {
             key: key.clone(),
             base: None,
@@ -89,6 +92,7 @@ impl Fs {
             headers: new_headers(name),
             attrs,
             created: true,
+            temporary: self.temporary(dir, name, flags, mode),
         })?;
         file.add_writer()?;
         if was_hidden {
@@ -102,6 +106,17 @@ impl Fs {
         state.writers += 1;
         drop(state);
         Ok((node, file))
+    }
+
+    /// What is expected of a new file.
+    fn temporary(&self, dir: &Node, name: &str, flags: i32, mode: u32) -> Option<Temporary> {
+        match temporary::guess(name, flags, mode)? {
+            Guess::SomeName => Some(Temporary::Small),
+            Guess::Target(target) => match self.child_key(dir, target) {
+                Ok(key) => Some(Temporary::Of(key)),
+                Err(_) => Some(Temporary::Small),
+            },
+        }
     }
 
     /// `mkdir`: writes a directory marker. `mode` with the umask applied.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::attr::Content;
+use super::attr::{Content, published_object};
 use super::error::{FsError, FsResult};
 use super::handles::{OpenFile, PinnedReader, Writer};
 use super::open::{cut_waiting, drop_privileges};
@@ -13,12 +13,15 @@ use super::verdict::{FlushDuty, Flusher};
 use super::{Caller, Fs};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::namespace::inode::Kind;
-use crate::object::{ETag, ObjectKey};
+use crate::object::{BaseObject, ETag, ObjectKey};
 use crate::read::reader::ObjectReader;
 use crate::upload::{DirtyFile, WriteError};
 
 /// How often a read begins anew because this mount itself replaced the object underneath.
 const READ_TRIES: u32 = 4;
+
+/// Bytes that one `copy_file_range` takes over at most; its answer has 32 bits.
+const COPY_CALL_MAX: u64 = 1 << 31;
 
 /// What a write without waiting came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +155,7 @@ impl Fs {
         }
         let key = file.key();
         let Some(base) = read.base else { return Ok(read.bytes.into()) };
+        let key = base.key.unwrap_or(key);
         let reader = self.reader(open, &key, &base.etag, base.size);
         let mut bytes = read.bytes;
         for gap in read.gaps {
@@ -233,35 +237,94 @@ impl Fs {
         }
     }
 
-    /// `fallocate`: mode 0 extends the file, `FALLOC_FL_KEEP_SIZE` is nothing to do.
+    /// `fallocate`: mode 0 extends the file, `FALLOC_FL_KEEP_SIZE` alone is nothing to do, `FALLOC_FL_PUNCH_HOLE` and
+    /// `FALLOC_FL_ZERO_RANGE` make zeros that take no room.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` for every other mode.
+    /// `EOPNOTSUPP` for every other mode; as [`Fs::try_write`].
     pub async fn fallocate(&self, fh: u64, offset: u64, length: u64, mode: i32) -> FsResult<()> {
         let open = self.file(fh)?;
         let writer = Self::writer(&open)?;
-        match mode {
-            libc::FALLOC_FL_KEEP_SIZE => Ok(()),
-            0 => {
-                let end = offset.checked_add(length).ok_or(FsError::plain(libc::EFBIG))?;
-                if end > writer.file.size() {
-                    cut_waiting(&writer.file, end).await?;
-                    writer.verdict.lock().on_write();
+        let end = offset.checked_add(length).ok_or(FsError::plain(libc::EFBIG))?;
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let what = mode & !libc::FALLOC_FL_KEEP_SIZE;
+        match what {
+            0 => {}
+            libc::FALLOC_FL_PUNCH_HOLE if !keep_size => return Err(FsError::plain(libc::EOPNOTSUPP)),
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => {
+                loop {
+                    match writer.file.zero(offset, length) {
+                        Ok(()) => break,
+                        Err(WriteError::MustWait) => writer.file.wait_writable(offset, length).await?,
+                        Err(error) => return Err(error.into()),
+                    }
                 }
-                Ok(())
+                writer.verdict.lock().on_write();
+                drop_privileges(&writer.file)?;
             }
-            _ => Err(FsError::plain(libc::EOPNOTSUPP)),
+            _ => return Err(FsError::plain(libc::EOPNOTSUPP)),
         }
+        if !keep_size && end > writer.file.size() {
+            cut_waiting(&writer.file, end).await?;
+            writer.verdict.lock().on_write();
+        }
+        Ok(())
     }
 
-    /// `lseek` with `SEEK_DATA` or `SEEK_HOLE`: all of a file is data, with a hole at its end.
+    /// `lseek` with `SEEK_DATA` or `SEEK_HOLE`: all of an object is data, with a hole at its end; a file that is being
+    /// written has the holes that were left or punched.
     ///
     /// # Errors
-    /// `ENXIO` at or past the end.
+    /// `ENXIO` at or past the end, and where no data follows.
     pub fn lseek(&self, fh: u64, offset: i64, whence: i32) -> FsResult<i64> {
         let open = self.file(fh)?;
-        let size = self.attr_of(&open.node).size;
-        seek(size, offset, whence)
+        let dirty = match &open.node.body.state.lock().content {
+            Content::Dirty(file) => Some(file.clone()),
+            _ => None,
+        };
+        let Some(file) = dirty else { return seek(self.attr_of(&open.node).size, offset, whence) };
+        let at = u64::try_from(offset).map_err(|_| FsError::plain(libc::ENXIO))?;
+        let found = match whence {
+            libc::SEEK_DATA => file.seek(at, false),
+            libc::SEEK_HOLE => file.seek(at, true),
+            _ => return Err(FsError::plain(libc::EINVAL)),
+        };
+        let found = found.ok_or(FsError::plain(libc::ENXIO))?;
+        i64::try_from(found).map_err(|_| FsError::plain(libc::EOVERFLOW))
+    }
+
+    /// `copy_file_range` from an object to the end of a file that has nothing else: BOS copies the bytes itself when the
+    /// file is closed. Returns how many were taken over.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for any other copy: the kernel then reads and writes.
+    pub async fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> FsResult<u32> {
+        let (source, target) = (self.file(from.0)?, self.file(to.0)?);
+        let writer = Self::writer(&target)?;
+        let unfit = FsError::plain(libc::EOPNOTSUPP);
+        if from.1 != to.1 || source.snapshot.is_some() || !source.node.is_linked() {
+            return Err(unfit);
+        }
+        let object = {
+            let mut state = source.node.body.state.lock();
+            state.settle(true);
+            match &state.content {
+                Content::Object(object) if source.epoch == state.epoch => object.clone(),
+                _ => return Err(unfit),
+            }
+        };
+        let key = self.key_of(&source.node)?;
+        let len = len.min(object.size.saturating_sub(from.1)).min(COPY_CALL_MAX);
+        if len == 0 {
+            return Ok(0);
+        }
+        let base = BaseObject { etag: object.etag, size: object.size, key: Some(key) };
+        if !writer.file.clone_from_object(&base, from.1, len)? {
+            return Err(unfit);
+        }
+        writer.verdict.lock().on_write();
+        drop_privileges(&writer.file)?;
+        Ok(len as u32)
     }
 
     /// `readlink`.
@@ -270,8 +333,11 @@ impl Fs {
     /// `EINVAL` for anything but a symbolic link; what BOS says.
     pub async fn readlink(&self, ino: u64) -> FsResult<Bytes> {
         let node = self.node(ino)?;
-        let Content::Object(object) = node.body.state.lock().content.clone() else {
-            return Err(FsError::plain(libc::EINVAL));
+        let object = match node.body.state.lock().content.clone() {
+            Content::Object(object) => object,
+            // Its attributes are on their way.
+            Content::Dirty(file) => file.object().map(published_object).ok_or(FsError::STALE)?,
+            Content::Dir(_) | Content::Virtual(_) => return Err(FsError::plain(libc::EINVAL)),
         };
         if node.kind != Kind::Symlink {
             return Err(FsError::plain(libc::EINVAL));

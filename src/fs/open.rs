@@ -153,10 +153,11 @@ impl Fs {
             let file = self.uploads.open(Opening {
                 key,
                 condition: Condition::Matches(object.etag.clone()),
-                base: Some(BaseObject { etag: object.etag, size: object.size }),
+                base: Some(BaseObject::own(object.etag, object.size)),
                 headers: object.headers,
                 attrs: object.attrs,
                 created: false,
+                temporary: None,
             })?;
             file.add_writer()?;
             let mut state = node.body.state.lock();

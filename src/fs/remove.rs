@@ -57,6 +57,7 @@ impl Fs {
             }
             Content::Dirty(file) => file.unlink().await?,
             Content::Object(_) => {
+                self.uploads.release_clones(key).await?;
                 let deleted = self.client.delete_object(key).await;
                 deleted.map_err(|error| FsError::from_bos("removing", key.as_str(), &error))?;
             }

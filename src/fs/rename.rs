@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use super::Fs;
 use super::attr::{Content, Node, published_object};
-use super::change::COPY_BYTES_MAX;
 use super::error::{FsError, FsResult};
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
-use crate::object::ObjectKey;
+use crate::object::{Condition, ObjectKey};
+use crate::upload::{COPY_BYTES_MAX, DirtyFile, Displaced, OnTheWay, RenameWay};
 
 /// Flags of renameat2(2) that bosfs knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,13 +18,21 @@ pub struct RenameOptions {
     pub no_replace: bool,
 }
 
+/// The two names of a file that is renamed.
+struct FileNames<'a> {
+    dir: &'a Arc<Node>,
+    key: &'a ObjectKey,
+    new_dir: &'a Arc<Node>,
+    new_name: &'a str,
+    new_key: &'a ObjectKey,
+}
+
 impl Fs {
-    /// `rename`. A file that is still being uploaded is published first, under its old name.
+    /// `rename`. A file of which BOS has no object just gets the new name; any other is published first, under its old one.
     ///
     /// # Errors
     /// `EEXIST` with `no_replace`; `EISDIR`, `ENOTDIR`, `ENOTEMPTY`; `EXDEV` for a directory that is not empty and for
-    /// objects above 5 GB (mv then copies itself); `EBUSY` while a program still writes to either file, or when the old one
-    /// is the unfinished file of a killed writer; and what BOS says.
+    /// objects above 5 GB (mv then copies itself); `EBUSY` for the unfinished file of a killed writer; and what BOS says.
     pub async fn rename(
         &self,
         parent: u64,
@@ -50,27 +58,25 @@ impl Fs {
         }
         let target = target.as_ref().map(|found| found.node.clone());
         match (source.kind, target.as_ref().map(|target| target.kind)) {
-            (Kind::Dir, Some(kind)) if kind != Kind::Dir => return Err(FsError::plain(libc::ENOTDIR)),
+            (Kind::Dir, Some(kind)) if kind != Kind::Dir => Err(FsError::plain(libc::ENOTDIR)),
             (Kind::Dir, _) => {
                 self.rename_empty_dir(&source, &key, &new_key, target.as_ref()).await?;
+                self.inodes.rename(&source, &new_dir, new_name);
+                source.body.state.lock().touch();
+                self.entries_changed(&dir);
+                self.entries_changed(&new_dir);
+                self.namespace.keep_dir(&self.prefix_of(&dir));
+                Ok(())
             }
-            (_, Some(Kind::Dir)) => return Err(FsError::plain(libc::EISDIR)),
-            (_, _) => self.rename_file(&source, &key, &new_key, target.as_ref()).await?,
+            (_, Some(Kind::Dir)) => Err(FsError::plain(libc::EISDIR)),
+            (_, _) => {
+                let names = FileNames { dir: &dir, key: &key, new_dir: &new_dir, new_name, new_key: &new_key };
+                self.rename_file(&source, &names, target.as_ref()).await
+            }
         }
-        self.inodes.rename(&source, &new_dir, new_name);
-        self.entries_changed(&dir);
-        self.entries_changed(&new_dir);
-        self.namespace.keep_dir(&self.prefix_of(&dir));
-        Ok(())
     }
 
-    async fn rename_file(
-        &self,
-        source: &Arc<Node>,
-        key: &ObjectKey,
-        new_key: &ObjectKey,
-        target: Option<&Arc<Node>>,
-    ) -> FsResult<()> {
+    async fn rename_file(&self, source: &Arc<Node>, names: &FileNames<'_>, target: Option<&Arc<Node>>) -> FsResult<()> {
         // Always in the order of inode numbers, so that two renames in opposite directions do not wait for each other.
         let mut turns: Vec<&Arc<Node>> = std::iter::once(source).chain(target).collect();
         turns.sort_by_key(|node| node.ino);
@@ -78,34 +84,138 @@ impl Fs {
         for node in turns {
             held.push(node.body.turn.lock().await);
         }
-        let busy = |key: &ObjectKey, why: &str| {
-            FsError::told(libc::EBUSY, format!("renaming {key:?}: {why}; nothing was changed"))
+        let FileNames { key, new_key, .. } = *names;
+        loop {
+            let dirty = {
+                let mut state = source.body.state.lock();
+                state.settle(false);
+                match &state.content {
+                    Content::Dirty(file) => Some(file.clone()),
+                    _ => None,
+                }
+            };
+            let Some(file) = dirty else { break };
+            match file.rename_way(new_key) {
+                RenameWay::Here => {
+                    if self.rename_here(source, &file, names, target).await? {
+                        return Ok(());
+                    }
+                }
+                RenameWay::Copy => {
+                    if file.settle_for_copy().await? {
+                        break;
+                    }
+                }
+                RenameWay::Busy => {
+                    return Err(FsError::told(
+                        libc::EBUSY,
+                        format!(
+                            "renaming {key:?} to {new_key:?}: it is being written, and parts of it are only in BOS, under \
+                             the old name; nothing was changed: rename it after it is closed"
+                        ),
+                    ));
+                }
+            }
+        }
+        self.rename_object(source, names, target).await
+    }
+
+    /// Renames a file of which BOS has no object. `false`: it has one by now.
+    async fn rename_here(
+        &self,
+        source: &Arc<Node>,
+        file: &Arc<DirtyFile>,
+        names: &FileNames<'_>,
+        target: Option<&Arc<Node>>,
+    ) -> FsResult<bool> {
+        let new_key = names.new_key;
+        self.uploads.release_clones(new_key).await?;
+        let condition = match target {
+            Some(target) => self.expected_at(target, new_key).await?,
+            None => self.expected_without_name(new_key).await?,
         };
-        if source.body.state.lock().writers > 0 {
-            return Err(busy(key, "a program is still writing to it; rename it after it is closed"));
+        let displaced = Self::dirty_of(target);
+        // The journal of the file says the new name before that of the replaced one says that it gives way.
+        if !file.rename(new_key, condition)? {
+            return Ok(false);
         }
-        if target.is_some_and(|target| target.body.state.lock().writers > 0) {
-            return Err(busy(key, "a program is still writing to the file that it would replace"));
+        if let (Some(target), Some(displaced)) = (target, displaced)
+            && give_way(target, &displaced).await?
+        {
+            // It was published in the last moment.
+            let condition = self.expected_at(target, new_key).await?;
+            file.rename(new_key, condition)?;
         }
-        let object = self.finished(source, key).await?;
+        self.renamed(source, names, target);
+        let closed = source.body.state.lock().writers == 0;
+        if closed && self.options.write_back {
+            file.publish_in_background().await?;
+        } else if closed {
+            file.publish_and_wait().await?;
+        }
+        Ok(true)
+    }
+
+    /// What a publication at the key of `target` must demand: what this mount knows to be there. Waits for what is on its
+    /// way there.
+    async fn expected_at(&self, target: &Arc<Node>, key: &ObjectKey) -> FsResult<Condition> {
+        loop {
+            let content = {
+                let mut state = target.body.state.lock();
+                state.settle(false);
+                state.content.clone()
+            };
+            match content {
+                Content::Object(object) => return Ok(Condition::Matches(object.etag)),
+                Content::Dirty(file) => match file.on_the_way() {
+                    OnTheWay::Publication => file.changed().await,
+                    OnTheWay::Nothing(Some(etag)) => return Ok(Condition::Matches(etag)),
+                    OnTheWay::Nothing(None) => return Ok(Condition::Absent),
+                },
+                Content::Dir(_) | Content::Virtual(_) => {
+                    return Err(FsError::told(libc::EPERM, format!("{key:?} cannot be replaced")));
+                }
+            }
+        }
+    }
+
+    /// As [`Fs::expected_at`] where no name is to be seen: an unlinked file of that name may still have its object.
+    pub(super) async fn expected_without_name(&self, key: &ObjectKey) -> FsResult<Condition> {
+        if !self.hidden.lock().contains_key(key.as_str()) {
+            return Ok(Condition::Absent);
+        }
+        let left = self.namespace.head(key).await;
+        let left = left.map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))?;
+        Ok(left.map_or(Condition::Absent, |object| Condition::Matches(object.etag)))
+    }
+
+    /// Renames an object: copy, then delete. Attributes that are still to be sent travel with the copy.
+    async fn rename_object(
+        &self,
+        source: &Arc<Node>,
+        names: &FileNames<'_>,
+        target: Option<&Arc<Node>>,
+    ) -> FsResult<()> {
+        let FileNames { key, new_key, .. } = *names;
+        let object = self.finished(source).await?;
+        self.uploads.release_clones(key).await?;
+        self.uploads.release_clones(new_key).await?;
+        if let Some(target) = target {
+            // What is on its way to this name must neither come after the copy nor be resumed.
+            self.expected_at(target, new_key).await?;
+        }
         if object.size > COPY_BYTES_MAX {
             // One copy call ends at 5 GB. Programs that rename fall back to copying the bytes on this answer.
             return Err(FsError::plain(libc::EXDEV));
         }
-        if let Some(target) = target {
-            let pending = match &target.body.state.lock().content {
-                Content::Dirty(file) => Some(file.clone()),
-                _ => None,
-            };
-            if let Some(file) = pending {
-                // What was on its way to this name must neither come after the copy nor be resumed.
-                file.unlink().await?;
-            }
-        }
-        let copied = self.client.copy_object(key, Some(&object.etag), new_key, None).await;
+        let dirty = Self::dirty_of(Some(source));
+        let replace = dirty.as_ref().and_then(|file| file.pending_headers());
+        let copied = self.client.copy_object(key, Some(&object.etag), new_key, replace.as_ref()).await;
         let etag = copied.map_err(|error| FsError::from_bos("renaming", key.as_str(), &error))?.etag;
-        self.hidden.lock().remove(new_key.as_str());
         self.namespace.changed(new_key.as_str(), false);
+        if let (Some(target), Some(displaced)) = (target, Self::dirty_of(target)) {
+            give_way(target, &displaced).await?;
+        }
         let deleted = self.client.delete_object(key).await;
         deleted.map_err(|error| {
             FsError::told(
@@ -115,38 +225,51 @@ impl Fs {
                 ),
             )
         })?;
-        self.namespace.changed(key.as_str(), true);
-        let mut state = source.body.state.lock();
-        state.content = Content::Object(Object { etag, last_modified: 0, ..object });
-        state.confirmed = Some(Instant::now());
+        match dirty {
+            Some(file) => file.moved(new_key, &etag)?,
+            None => {
+                let mut state = source.body.state.lock();
+                if matches!(state.content, Content::Object(_)) {
+                    state.content = Content::Object(Object { etag, last_modified: 0, ..object });
+                    state.confirmed = Some(Instant::now());
+                }
+            }
+        }
+        self.renamed(source, names, target);
         Ok(())
     }
 
-    /// The object of a file that nobody writes, published first if it is still on its way.
-    async fn finished(&self, node: &Arc<Node>, key: &ObjectKey) -> FsResult<Object> {
+    fn dirty_of(node: Option<&Arc<Node>>) -> Option<Arc<DirtyFile>> {
+        match &node?.body.state.lock().content {
+            Content::Dirty(file) => Some(file.clone()),
+            _ => None,
+        }
+    }
+
+    /// The names here follow.
+    fn renamed(&self, source: &Arc<Node>, names: &FileNames<'_>, target: Option<&Arc<Node>>) {
+        self.hidden.lock().remove(names.new_key.as_str());
+        self.namespace.changed(names.new_key.as_str(), false);
+        self.namespace.changed(names.key.as_str(), true);
+        self.inodes.rename(source, names.new_dir, names.new_name);
+        self.entries_changed(names.dir);
+        self.entries_changed(names.new_dir);
+        self.namespace.keep_dir(&self.prefix_of(names.dir));
+        source.body.state.lock().touch();
+        if let Some(target) = target {
+            target.body.state.lock().touch();
+        }
+    }
+
+    /// The object of a file, as it is in BOS.
+    async fn finished(&self, node: &Arc<Node>) -> FsResult<Object> {
         let content = {
             let mut state = node.body.state.lock();
             state.settle(false);
             state.content.clone()
         };
         match content {
-            Content::Dirty(file) => {
-                if file.status(false).state == "interrupted" {
-                    return Err(FsError::told(
-                        libc::EBUSY,
-                        format!(
-                            "renaming {key:?}: its writer was killed and it is not published; write it again, or decide with \
-                             `bosfs uploads complete` or `bosfs uploads abort`"
-                        ),
-                    ));
-                }
-                file.publish_and_wait().await?;
-                let published = file.settled().or_else(|| file.published());
-                let published = published.ok_or_else(|| {
-                    FsError::told(libc::EIO, format!("renaming {key:?}: it could not be published; its bytes are kept"))
-                })?;
-                Ok(published_object(published))
-            }
+            Content::Dirty(file) => file.object().map(published_object).ok_or(FsError::STALE),
             Content::Object(object) => {
                 if node.body.state.lock().confirmed_within(self.ttl()) {
                     return Ok(object);
@@ -188,5 +311,18 @@ impl Fs {
         put.map_err(|error| FsError::from_bos("renaming", &prefix, &error))?;
         self.namespace.dir_made(&new_prefix);
         self.remove_marker(&prefix).await
+    }
+}
+
+/// The dirty file of `target` loses its name to another one. `true`: a publication of it had to be waited for.
+async fn give_way(target: &Arc<Node>, displaced: &Arc<DirtyFile>) -> FsResult<bool> {
+    let mut waited = false;
+    loop {
+        let keep = target.body.state.lock().handles > 0;
+        match displaced.displace(keep)? {
+            Displaced::Busy => displaced.changed().await,
+            Displaced::Gone => return Ok(waited),
+        }
+        waited = true;
     }
 }

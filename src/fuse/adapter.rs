@@ -92,6 +92,20 @@ fn reply_empty(request: &'static str, reply: ReplyEmpty) -> impl FnOnce(Result<(
     }
 }
 
+/// The length alone for a size of 0, else the bytes, if they fit.
+fn reply_xattr(
+    request: &'static str,
+    size: u32,
+    reply: ReplyXattr,
+) -> impl FnOnce(Result<Vec<u8>, FsError>) + Send + 'static {
+    move |result| match result {
+        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
+        Ok(bytes) if bytes.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(bytes) => reply.data(&bytes),
+        Err(error) => reply.error(told(request, &error)),
+    }
+}
+
 /// Releases a handle; what it leaves behind is removed in a task.
 fn release(fs: &Arc<Fs>, fh: u64) {
     let _runtime = fs.runtime().enter();
@@ -150,7 +164,7 @@ impl Filesystem for Adapter {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
@@ -160,7 +174,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let change = AttrChange { mode, uid, gid, size, mtime: mtime.map(timestamp) };
+        let change = AttrChange { mode, uid, gid, size, mtime: mtime.map(timestamp), atime: atime.map(timestamp) };
         let wait = if size.is_some() { Wait::Publishing } else { Wait::Acting };
         let (fs, ttl) = (self.fs.clone(), self.fs.ttl());
         let work = async move { fs.setattr(ino.0, change, fh.map(|fh| fh.0)).await };
@@ -459,28 +473,38 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        // Not ENOSYS: cp -p and sed then fall back to chmod, and the kernel goes on asking.
-        reply.error(Errno::EOPNOTSUPP);
+        let name = text_or_reply!(name, reply, Errno::EINVAL);
+        let (fs, value) = (self.fs.clone(), value.to_vec());
+        let work = async move { fs.setxattr(ino.0, &name, &value, flags).await };
+        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("setxattr", reply));
     }
 
-    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::NO_XATTR);
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = text_or_reply!(name, reply, Errno::NO_XATTR);
+        let fs = self.fs.clone();
+        let work = async move { fs.getxattr(ino.0, &name).await };
+        answer(&self.fs, req.pid(), Wait::Asking, work, drop, reply_xattr("getxattr", size, reply));
     }
 
-    fn listxattr(&self, _req: &Request, _ino: INodeNo, size: u32, reply: ReplyXattr) {
-        if size == 0 { reply.size(0) } else { reply.data(&[]) }
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let fs = self.fs.clone();
+        let work = async move { fs.listxattr(ino.0).await };
+        answer(&self.fs, req.pid(), Wait::Asking, work, drop, reply_xattr("listxattr", size, reply));
     }
 
-    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(Errno::NO_XATTR);
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = text_or_reply!(name, reply, Errno::NO_XATTR);
+        let fs = self.fs.clone();
+        let work = async move { fs.removexattr(ino.0, &name).await };
+        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("removexattr", reply));
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -527,18 +551,22 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // For this call only; ENOSYS would be for good.
-        reply.error(Errno::EOPNOTSUPP);
+        let fs = self.fs.clone();
+        let work = async move { fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await };
+        answer(&self.fs, req.pid(), Wait::Reading, work, drop, move |result| match result {
+            Ok(copied) => reply.written(copied),
+            Err(error) => reply.error(told("copy_file_range", &error)),
+        });
     }
 }

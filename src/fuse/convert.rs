@@ -23,9 +23,9 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
-        atime: mtime,
+        atime: attr.atime.into(),
         mtime,
-        ctime: mtime,
+        ctime: attr.ctime.into(),
         crtime: mtime,
         kind: file_type(attr.kind),
         perm: (attr.attrs.mode & 0o7777) as u16,
@@ -102,7 +102,8 @@ mod tests {
     fn blocks_are_counted_so_that_no_file_looks_sparse() {
         for (size, blocks) in [(0, 0), (1, 1), (512, 1), (513, 2), (u64::MAX, u64::MAX / 512 + 1)] {
             let attrs = FileAttrs { mode: 0o104_755, uid: 1, gid: 2, mtime: Timestamp { sec: -1, nsec: 5 } };
-            let attr = file_attr(&Attr { ino: 9, kind: Kind::File, size, attrs, nlink: 1 });
+            let (atime, ctime) = (Timestamp::default(), Timestamp::default());
+            let attr = file_attr(&Attr { ino: 9, kind: Kind::File, size, attrs, atime, ctime, nlink: 1 });
             assert_eq!((attr.blocks, attr.perm), (blocks, 0o4755));
             assert_eq!(Timestamp::from(attr.mtime), attrs.mtime);
         }

@@ -55,6 +55,9 @@ pub enum Record {
         upload_id: UploadId,
         /// Which offsets each part has.
         plan: PartPlan,
+        /// Key of the upload, unless it is the file's own: the parts of a temporary go to the name that it will get.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<ObjectKey>,
     },
     /// The body of a part is about to be sent.
     Sending {
@@ -108,6 +111,32 @@ pub enum Record {
         /// All of them.
         attrs: FileAttrs,
     },
+    /// Extended attributes changed.
+    Xattrs {
+        /// All of them, as they are stored with the object; `None`: none.
+        xattrs: Option<String>,
+    },
+    /// The object at the key was copied onto itself to carry these attributes.
+    AttrsCopied {
+        /// Its ETag now.
+        etag: ETag,
+        /// Mode, owner, time.
+        attrs: FileAttrs,
+        /// Extended attributes.
+        xattrs: Option<String>,
+    },
+    /// Bytes up to `end` are those of this object from here on (a copy within the mount).
+    Cloned {
+        /// Which object.
+        base: BaseObject,
+        /// Where it ceases to count, bytes.
+        end: u64,
+    },
+    /// These blocks are zeros (punched or zeroed by the program) and are in the map as such.
+    Zeroed {
+        /// Whole blocks, as offsets in the file.
+        range: ByteRange,
+    },
     /// Spool, map and all lines before this one are on stable storage.
     Synced {
         /// Size at that time.
@@ -118,6 +147,8 @@ pub enum Record {
         /// Part.
         part: PartNumber,
     },
+    /// A writer closed a temporary: its rename, or its time, publishes it.
+    Parked,
     /// A writer closed the file: publish this state.
     Closed {
         /// Which publication.
@@ -221,6 +252,9 @@ pub enum Record {
         key: ObjectKey,
         /// What the next publication demands of it.
         condition: Condition,
+        /// The object under the new key that has the base's bytes, where one was copied there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<BaseObject>,
     },
 }
 
@@ -237,7 +271,7 @@ impl Line for Record {
     /// Ranges are not reversed.
     fn check(&self) -> Result<(), String> {
         let ranges = match self {
-            Record::Copied { range, .. } => std::slice::from_ref(range),
+            Record::Copied { range, .. } | Record::Zeroed { range } => std::slice::from_ref(range),
             Record::Partial { ranges, .. } => ranges.as_slice(),
             _ => return Ok(()),
         };

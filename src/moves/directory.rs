@@ -135,7 +135,7 @@ impl Move {
         if failed.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let source = BaseObject { etag: entry.etag.clone(), size: entry.size };
+        let source = BaseObject::own(entry.etag.clone(), entry.size);
         let (old, new) = (parse(&format!("{from}{}", entry.rest))?, parse(&format!("{to}{}", entry.rest))?);
         let condition = &Condition::Any;
         let job = CopyJob { from: &old, source: &source, to: &new, condition, replace: None, sent: false };
@@ -308,7 +308,7 @@ impl Move {
             return Ok(false);
         }
         // Sent, but not answered.
-        let source = BaseObject { etag: entry.etag, size: entry.size };
+        let source = BaseObject::own(entry.etag, entry.size);
         if object.etag == source.etag {
             return Ok(object.size == source.size);
         }

@@ -176,7 +176,7 @@ impl Move {
                 }
             }
         };
-        let kept = BaseObject { etag: kept, size: a.1.size };
+        let kept = BaseObject::own(kept, a.1.size);
         let onto_a = match copies.get(&a.0) {
             Some(copy) => copy.etag.clone(),
             None => {

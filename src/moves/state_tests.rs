@@ -11,7 +11,7 @@ fn etag(text: &str) -> ETag {
 }
 
 fn base(tag: &str) -> BaseObject {
-    BaseObject { etag: etag(tag), size: 3 }
+    BaseObject::own(etag(tag), 3)
 }
 
 fn head(tag: &str, size: u64) -> ObjectMeta {

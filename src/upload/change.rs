@@ -7,7 +7,7 @@ use super::inner::Inner;
 use super::state::Stage;
 use super::{DirtyRead, WriteError};
 use crate::journal::Record;
-use crate::object::{ByteRange, Timestamp};
+use crate::object::ByteRange;
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::Source;
 
@@ -78,6 +78,9 @@ impl DirtyFile {
         bytes: &[u8],
         plan: &crate::write::extents::WritePlan,
     ) -> Result<(), WriteError> {
+        if inner.state.parked {
+            self.append(inner, &Record::Reopened)?;
+        }
         self.dirty_parts(inner, range)?;
         let key = inner.state.key.clone();
         let store = inner.store()?;
@@ -90,14 +93,14 @@ impl DirtyFile {
         }
         inner.store()?.extents.apply_write(plan).map_err(|e| disk_error(&key, &e))?;
         inner.size = inner.size.max(range.end);
-        inner.state.attrs.mtime = Timestamp::now();
+        inner.touched();
         inner.new_content = true;
         inner.inherited = false;
         Ok(())
     }
 
     /// Journals that the parts of `range` are about to change, where that matters, and stops jobs that send them.
-    fn dirty_parts(&self, inner: &mut Inner, range: ByteRange) -> Result<(), WriteError> {
+    pub(super) fn dirty_parts(&self, inner: &mut Inner, range: ByteRange) -> Result<(), WriteError> {
         let frozen = inner.state.keeps_changes();
         for number in inner.plan.parts_in(range) {
             let known = inner.state.parts.get(&number);
@@ -164,7 +167,7 @@ impl DirtyFile {
             self.resize_store(inner, size)?;
             self.append(inner, &Record::Resized)?;
         }
-        inner.state.attrs.mtime = Timestamp::now();
+        inner.touched();
         inner.inherited = false;
         if size == 0 {
             inner.new_content = false;

@@ -15,7 +15,7 @@ use crate::bos::client::{Body, ListedPart, ObjectHeaders, ObjectMeta, StoredOutc
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{ByteRange, Condition, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
-use crate::posix_meta::{MARK, write_attrs};
+use crate::posix_meta::{MARK, XATTRS, write_attrs};
 use crate::write::block_map::BLOCK_BYTES;
 
 /// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
@@ -44,7 +44,7 @@ impl DirtyFile {
             self.reconciled();
             return Ok(());
         };
-        match self.shared.client.list_parts(&key, &upload.id).await {
+        match self.shared.client.list_parts(&upload.key, &upload.id).await {
             Ok(listed) => {
                 let mut inner = self.lock();
                 self.compare_parts(&mut inner, &listed)?;
@@ -98,7 +98,7 @@ impl DirtyFile {
             Found::Other { what } if self.shared.options.overwrite_on_conflict => {
                 log::warn!("{key}: BOS holds {what}; it is overwritten (--on-conflict overwrite)");
                 let key = key.clone();
-                self.append(inner, &Record::Renamed { key, condition: Condition::Any })?;
+                self.append(inner, &Record::Renamed { key, condition: Condition::Any, base: None })?;
                 Ok(false)
             }
             Found::Other { what } => {
@@ -106,6 +106,19 @@ impl DirtyFile {
                 Ok(true)
             }
         }
+    }
+
+    /// Whether the key holds something else than `condition` asks for; the file is in conflict then.
+    pub(super) async fn settle_condition(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        condition: &Condition,
+    ) -> Result<bool, Trouble> {
+        if *condition == Condition::Any {
+            return Ok(false);
+        }
+        let stage = self.lock().state.stage.clone();
+        self.settle_object(key, &stage, condition).await
     }
 
     /// Looks whether the key still holds what an interrupted file began with.
@@ -172,18 +185,23 @@ impl DirtyFile {
             let mut headers = inner.state.headers.clone();
             headers.metadata.clear();
             headers.storage_class = headers.storage_class.or_else(|| self.shared.options.storage_class.clone());
-            (inner.state.key.clone(), headers)
+            (inner.upload_key().clone(), headers)
         };
         let upload_id = self.shared.client.initiate(&key, &headers).await?;
         let mut inner = self.lock();
         let plan = inner.plan.clone();
-        self.append(&mut inner, &Record::Initiated { upload_id, plan })?;
+        // It may have been renamed meanwhile; then the upload is misplaced and ends.
+        let elsewhere = (key != inner.state.key).then_some(key);
+        inner.misplaced |= elsewhere.as_ref().is_some_and(|key| key != inner.upload_key());
+        self.append(&mut inner, &Record::Initiated { upload_id, plan, key: elsewhere })?;
         Ok(())
     }
 
     /// A file of at most one part: one request.
     pub(super) async fn put(self: &Arc<Self>) -> Result<(), Trouble> {
         let Some(frozen) = self.lock().state.stage.frozen().copied() else { return Ok(()) };
+        self.shared.release_clones(&self.key()).await?;
+        let _slot = self.shared.act_slot().await;
         let range = ByteRange::new(0, frozen.size);
         self.fill(range).await?;
         let Some(sum) = self.seal(PartNumber::FIRST, range).await? else {
@@ -234,11 +252,12 @@ impl DirtyFile {
         };
         if contested {
             // An older body of some part may have arrived last.
-            let listed = self.shared.client.list_parts(&key, &upload.id).await?;
+            let listed = self.shared.client.list_parts(&upload.key, &upload.id).await?;
             let mut inner = self.lock();
             self.compare_parts(&mut inner, &listed)?;
             return Ok(());
         }
+        self.shared.release_clones(&key).await?;
         let (frozen, listed, headers, condition) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
@@ -340,7 +359,7 @@ impl DirtyFile {
     }
 
     /// The object is there and proved as well as BOS allows.
-    async fn finish(self: &Arc<Self>, frozen: Frozen, proof: Proof) -> Result<(), Trouble> {
+    pub(super) async fn finish(self: &Arc<Self>, frozen: Frozen, proof: Proof) -> Result<(), Trouble> {
         let (key, leftover) = {
             let inner = self.lock();
             let put = matches!(&inner.state.stage, Stage::Completed { put: Some(_), .. });
@@ -348,7 +367,7 @@ impl DirtyFile {
         };
         if let Some(upload) = leftover {
             // The file shrank to one part after some were sent.
-            self.shared.client.abort(&key, &upload.id).await?;
+            self.shared.client.abort(&upload.key, &upload.id).await?;
         }
         let mut inner = self.lock();
         let Stage::Completed { etag, .. } = inner.state.stage.clone() else { return Ok(()) };
@@ -356,8 +375,15 @@ impl DirtyFile {
         let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
         self.append(&mut inner, &Record::Proved { publication: frozen.publication, proof })?;
         log::info!("{key}: published, {} bytes, ETag {etag}, {proof:?}", frozen.size);
+        let mut carried = headers.clone();
+        if let Some(sent) = inner.state.carried.as_ref().map(|carried| carried.xattrs.clone()) {
+            match sent {
+                Some(xattrs) => carried.metadata.insert(XATTRS.to_owned(), xattrs),
+                None => carried.metadata.remove(XATTRS),
+            };
+        }
         inner.last_published =
-            Some(Published { etag, size: frozen.size, attrs: frozen.attrs, headers: headers.clone() });
+            Some(Published { etag, size: frozen.size, attrs: frozen.attrs, headers: carried, stored_between: None });
         inner.state.headers = headers;
         inner.settled_publication = frozen.publication;
         inner.reconcile = false;
@@ -386,7 +412,7 @@ impl DirtyFile {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let changed = inner.new_content || inner.new_file || inner.publish_again;
-        let attrs_differ = inner.state.published.as_ref().is_some_and(|p| p.attrs != inner.state.attrs);
+        let attrs_differ = inner.state.attrs_differ();
         if !changed && !attrs_differ && inner.writers == 0 {
             let done = finished(inner);
             inner.state.rebasing = false;
@@ -442,7 +468,7 @@ pub(super) fn finished(inner: &Inner) -> super::registry::Finished {
 
 impl Inner {
     /// Headers of a publication: those of the file, its attributes, its mark.
-    fn publication_headers(&self, frozen: &Frozen, mark: &str, class: Option<&String>) -> ObjectHeaders {
+    pub(super) fn publication_headers(&self, frozen: &Frozen, mark: &str, class: Option<&String>) -> ObjectHeaders {
         let mut headers = self.state.headers.clone();
         write_attrs(&mut headers.metadata, &frozen.attrs);
         headers.metadata.insert(MARK.to_owned(), mark.to_owned());

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
@@ -14,12 +16,16 @@ use super::inner::{Inner, Removal, Store};
 use super::registry::Shared;
 use super::state::{FileState, Stage};
 use super::{Opening, Published, WriteError};
+use crate::bos::client::ObjectHeaders;
 use crate::journal::log::errno_of;
 use crate::journal::{Journal, Record};
 use crate::object::{ByteRange, FileAttrs, ObjectKey, Timestamp};
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::Extents;
 use crate::write::spool::Spool;
+
+/// How long changes of a finished object's attributes are gathered before they are sent.
+const ATTRS_GATHERED: Duration = Duration::from_millis(500);
 
 /// One file with bytes that BOS does not have (or has not proved) yet. All methods that are not `async` return without
 /// waiting for the network.
@@ -68,6 +74,11 @@ impl DirtyFile {
                 meter: Default::default(),
                 suspect_base: false,
                 jobs_max,
+                temporary: opening.temporary,
+                parked_until: None,
+                attrs_due: None,
+                misplaced: false,
+                ctime: opening.attrs.mtime,
             },
         )
     }
@@ -77,14 +88,15 @@ impl DirtyFile {
         let plan = state.upload.as_ref().map_or_else(|| shared.plan_for(None), |upload| upload.plan.clone());
         let spooled_bytes = store.extents.spool_blocks(ByteRange::new(0, size)) * BLOCK_BYTES;
         shared.budget.take(spooled_bytes);
+        shared.stores.fetch_add(1, Ordering::Relaxed);
         let jobs_max = shared.jobs_max();
         let settled_publication = match state.stage.frozen() {
             Some(frozen) => frozen.publication - 1,
             None => state.publications,
         };
         let whole = ByteRange::new(0, size);
-        let untouched =
-            state.base.as_ref().is_some_and(|base| base.size == size) && store.extents.is_untouched(whole, size);
+        let untouched = state.base.as_ref().is_some_and(|base| base.size == size && base.key.is_none())
+            && store.extents.is_untouched(whole, size);
         let new_content = match state.stage.frozen() {
             Some(frozen) => size != frozen.size || !state.changed_since_freeze.is_empty(),
             None if state.rebasing => {
@@ -122,6 +134,11 @@ impl DirtyFile {
                 meter: Default::default(),
                 suspect_base: false,
                 jobs_max,
+                temporary: None,
+                parked_until: None,
+                attrs_due: None,
+                misplaced: false,
+                ctime: state.attrs.mtime,
                 state,
                 store: Some(store),
             },
@@ -170,22 +187,61 @@ impl DirtyFile {
         self.lock().store.as_ref().map(|store| store.dir.clone())
     }
 
-    /// Changes mode, owner or time. They ride on the next publication; behind one that is already on its way, the object
-    /// is given them afterwards by a copy onto itself.
+    /// Time of the last change of bytes or attributes.
+    pub fn ctime(&self) -> Timestamp {
+        self.lock().ctime
+    }
+
+    /// Extended attributes, as they are stored with the object.
+    pub fn xattrs(&self) -> Option<String> {
+        self.lock().state.xattrs()
+    }
+
+    /// Headers that travel with its publications.
+    pub fn headers(&self) -> ObjectHeaders {
+        self.lock().state.headers.clone()
+    }
+
+    /// Changes mode, owner or time. They ride on the next publication; a finished object is given them by a copy onto
+    /// itself, a moment later, so that several changes cost one copy.
     ///
     /// # Errors
     /// When the journal cannot be written.
     pub fn set_attrs(self: &Arc<Self>, attrs: FileAttrs) -> Result<(), WriteError> {
         let mut inner = self.lock();
+        inner.ctime = Timestamp::now();
         if inner.state.attrs == attrs {
             return Ok(());
         }
         self.materialise(&mut inner)?;
         self.append(&mut inner, &Record::Attrs { attrs })?;
+        self.attrs_changed(inner);
+        Ok(())
+    }
+
+    /// Changes the extended attributes; travels as [`DirtyFile::set_attrs`].
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn set_xattrs(self: &Arc<Self>, xattrs: Option<String>) -> Result<(), WriteError> {
+        let mut inner = self.lock();
+        inner.ctime = Timestamp::now();
+        if inner.state.xattrs() == xattrs {
+            return Ok(());
+        }
+        self.materialise(&mut inner)?;
+        self.append(&mut inner, &Record::Xattrs { xattrs })?;
+        self.attrs_changed(inner);
+        Ok(())
+    }
+
+    fn attrs_changed(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
+        if inner.attrs_due.is_none() {
+            inner.attrs_due = Some(Instant::now() + ATTRS_GATHERED);
+        }
         drop(inner);
         self.notify();
         self.start_driver();
-        Ok(())
     }
 
     /// What the file is in BOS while nothing newer is here: the last publication, or the base that was never changed.
@@ -196,12 +252,13 @@ impl DirtyFile {
         if !given_up && (inner.is_pending() || inner.removal != Removal::None) {
             return None;
         }
-        let base = inner.state.base.clone()?;
+        let base = inner.state.base.clone().filter(|base| base.key.is_none())?;
         Some(inner.last_published.clone().unwrap_or_else(|| Published {
             etag: base.etag,
             size: base.size,
             attrs: inner.state.attrs,
             headers: inner.state.headers.clone(),
+            stored_between: None,
         }))
     }
 
@@ -231,6 +288,7 @@ impl DirtyFile {
             headers: inner.state.headers.clone(),
             attrs: inner.state.attrs,
             created: inner.new_file,
+            temporary: inner.temporary.clone(),
         };
         let build = || -> std::io::Result<(Record, Store)> {
             let (journal_id, dir) = self.shared.state_dir.create_upload()?;
@@ -242,19 +300,26 @@ impl DirtyFile {
             Ok((opened, Store { dir, journal, spool, extents }))
         };
         let (opened, store) = build().map_err(|e| disk_error(&key, &e))?;
+        let displaced = inner.state.discarded;
         inner.state = FileState::opened(&opened).unwrap_or_else(|_| unreachable!("an opened record of our own format"));
         // Waiters count over all journals that this file has had in this process.
         inner.state.publications = inner.settled_publication;
+        inner.misplaced = false;
         inner.plan = self.shared.plan_for(inner.state.base.as_ref().map(|base| base.size));
         inner.store = Some(store);
+        self.shared.stores.fetch_add(1, Ordering::Relaxed);
         inner.spooled_bytes = 0;
         inner.live.clear();
         inner.ready.clear();
+        if inner.removal != Removal::None {
+            // Written through a handle that outlives the name: never to be taken for a file of that name.
+            return self.append(inner, if displaced { &Record::Discarded } else { &Record::Unlinked });
+        }
         self.shared.register(self, &key);
         if let Some(upload) = self.shared.take_adoptable(&key) {
             log::info!("{key}: adopting the parts of upload {upload}");
             let plan = inner.plan.clone();
-            self.append(inner, &Record::Initiated { upload_id: upload, plan })?;
+            self.append(inner, &Record::Initiated { upload_id: upload, plan, key: None })?;
             inner.reconcile = true;
         }
         Ok(())
@@ -265,6 +330,7 @@ impl DirtyFile {
     pub(super) fn retire(&self, inner: &mut Inner) {
         let freed = std::mem::take(&mut inner.spooled_bytes);
         if let Some(store) = inner.store.take() {
+            self.shared.stores.fetch_sub(1, Ordering::Relaxed);
             if let Err(e) = self.shared.state_dir.remove_upload(&store.dir) {
                 log::warn!("{}: {} could not be removed: {e}", inner.state.key, store.dir.display());
             }
@@ -280,6 +346,9 @@ impl DirtyFile {
         inner.live.clear();
         inner.ready.clear();
         inner.reconcile = false;
+        inner.attrs_due = None;
+        inner.temporary = None;
+        inner.parked_until = None;
     }
 }
 

@@ -62,6 +62,12 @@ pub(super) enum Step {
     Rebase,
     /// Freeze the present state in place of one that is lost.
     Refreeze,
+    /// End an upload under a key that the file does not have.
+    EndUpload,
+    /// CopyObject: the whole file is another object's bytes.
+    Clone,
+    /// Publish a temporary that nobody renamed.
+    Unpark,
 }
 
 /// How a step or job failed.
@@ -173,6 +179,9 @@ impl DirtyFile {
             Step::Remove => self.remove().await,
             Step::Rebase => self.rebase().await,
             Step::Refreeze => self.refreeze(),
+            Step::EndUpload => self.end_upload().await,
+            Step::Clone => self.clone_object().await,
+            Step::Unpark => Ok(self.unpark()?),
         }
     }
 
@@ -291,6 +300,13 @@ impl Inner {
             return alone(Step::CheckBase);
         }
         let wanted = self.state.stage != Stage::Open || self.send_all || !self.ready.is_empty();
+        if self.is_misplaced()
+            && (wanted || self.misplaced)
+            && matches!(self.state.stage, Stage::Open | Stage::Closed(_))
+        {
+            self.cancel_jobs();
+            return alone(Step::EndUpload);
+        }
         if self.reconcile && wanted {
             return alone(Step::Reconcile);
         }
@@ -298,6 +314,9 @@ impl Inner {
             Stage::Closed(_) | Stage::Completing { .. } if self.state.frozen_lost => alone(Step::Refreeze),
             Stage::Completed { .. } => alone(Step::Prove),
             Stage::Putting { .. } => alone(Step::Put),
+            Stage::Closed(frozen) | Stage::Completing { frozen, .. } if self.is_clone(frozen.size) => {
+                alone(Step::Clone)
+            }
             Stage::Closed(frozen) | Stage::Completing { frozen, .. } => {
                 if frozen.size <= self.plan.first_bytes() {
                     return alone(Step::Put);
@@ -310,8 +329,13 @@ impl Inner {
             Stage::Open => self.next_early(jobs).unwrap_or({
                 if jobs > 0 {
                     Next::Wait
+                } else if let Some(until) = self.parked_until.filter(|_| self.state.parked) {
+                    if until > Instant::now() { Next::Until(until) } else { Next::Step(Step::Unpark) }
                 } else if self.writers == 0 && self.attrs_pending() && !self.new_content && !self.new_file {
-                    Next::Step(Step::CopyAttrs)
+                    match self.attrs_due {
+                        Some(due) if due > Instant::now() => Next::Until(due),
+                        _ => Next::Step(Step::CopyAttrs),
+                    }
                 } else {
                     Next::Exit
                 }

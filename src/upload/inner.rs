@@ -8,13 +8,16 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{FileState, Stage};
-use super::{Opening, Published, WriteError};
+use super::{Opening, Published, Temporary, WriteError};
 use crate::journal::Journal;
 use crate::journal::record::Publication;
-use crate::object::{BaseObject, ByteRange, Checksum, PartNumber};
+use crate::object::{BaseObject, ByteRange, Checksum, ObjectKey, PartNumber, Timestamp};
 use crate::write::extents::Extents;
 use crate::write::part_plan::PartPlan;
 use crate::write::spool::Spool;
+
+/// Largest object that CopyObject takes (BOS docs, CopyObject: 5 GB).
+pub const COPY_BYTES_MAX: u64 = 5_000_000_000;
 
 /// The file's place on the local disk. There is none before the first change and after the last publication.
 pub(super) struct Store {
@@ -94,6 +97,16 @@ pub(super) struct Inner {
     pub(super) suspect_base: bool,
     /// Parts of this file on their way at once.
     pub(super) jobs_max: usize,
+    /// Set for a file that is expected to get another name soon.
+    pub(super) temporary: Option<Temporary>,
+    /// When a parked file is published under the name that it has.
+    pub(super) parked_until: Option<Instant>,
+    /// When attributes that were set on a finished object are sent.
+    pub(super) attrs_due: Option<Instant>,
+    /// The upload is under a key that the file will not have: it has to end before another one begins.
+    pub(super) misplaced: bool,
+    /// Time of the last change of bytes or attributes, as `stat` shows it.
+    pub(super) ctime: Timestamp,
 }
 
 impl Inner {
@@ -117,9 +130,24 @@ impl Inner {
 
     /// Whether the published object has other attributes than the file.
     pub(super) fn attrs_pending(&self) -> bool {
-        self.store.is_some()
-            && self.state.stage == Stage::Open
-            && self.state.published.as_ref().is_none_or(|published| published.attrs != self.state.attrs)
+        self.store.is_some() && self.state.stage == Stage::Open && self.state.attrs_differ()
+    }
+
+    /// Key that parts go to: of the name that a temporary is going to get, as long as that is expected.
+    pub(super) fn upload_key(&self) -> &ObjectKey {
+        match &self.temporary {
+            Some(Temporary::Of(target)) if self.state.stage == Stage::Open => target,
+            _ => &self.state.key,
+        }
+    }
+
+    /// Whether the whole frozen state is another object's bytes, so that one copy makes it.
+    pub(super) fn is_clone(&self, size: u64) -> bool {
+        let Some(base) = self.base().filter(|base| base.key.is_some()) else { return false };
+        size > 0
+            && base.size == size
+            && size <= COPY_BYTES_MAX
+            && self.store.as_ref().is_some_and(|s| s.extents.is_untouched(ByteRange::new(0, size), size))
     }
 
     /// Whether bytes of `range` belong to the frozen state and are not in BOS yet.
@@ -165,6 +193,30 @@ impl Inner {
         woken && self.state.stage == Stage::Open
     }
 
+    /// Its bytes changed now.
+    pub(super) fn touched(&mut self) {
+        let now = Timestamp::now();
+        self.state.attrs.mtime = now;
+        self.ctime = now;
+    }
+
+    /// Whether a close waits for a rename instead of publishing.
+    pub(super) fn may_park(&self) -> bool {
+        let expected = match &self.temporary {
+            None => false,
+            Some(Temporary::Of(_)) => true,
+            Some(Temporary::Small) => self.size <= self.plan.first_bytes(),
+        };
+        expected
+            && self.state.stage == Stage::Open
+            && self.state.published.is_none()
+            && !self.state.rebasing
+            && self.removal == Removal::None
+            && (self.new_content || self.new_file)
+            && self.state.failed.is_none()
+            && self.state.conflict.is_none()
+    }
+
     pub(super) fn forget_live(&mut self, range: ByteRange) {
         for number in self.plan.parts_in(range) {
             self.ready.remove(&number);
@@ -188,7 +240,13 @@ impl Inner {
         self.state.base_end = self.size;
         self.state.published = None;
         self.last_published = None;
+        self.state.carried = self
+            .state
+            .base
+            .as_ref()
+            .map(|_| super::state::Carried { attrs: opening.attrs, xattrs: self.state.xattrs() });
         self.new_file = opening.created;
+        self.temporary.clone_from(&opening.temporary);
     }
 
     /// The object of the present base, for messages.

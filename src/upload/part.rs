@@ -66,13 +66,14 @@ impl DirtyFile {
     }
 
     async fn copy_part(self: &Arc<Self>, number: PartNumber, range: ByteRange) -> Result<(), Trouble> {
-        let (key, upload, base) = {
+        let (source, upload, base) = {
             let inner = self.lock();
-            let (Some(upload), Some(base)) = (&inner.state.upload, inner.base()) else { return Ok(()) };
-            (inner.state.key.clone(), upload.id.clone(), base.clone())
+            let (Some(upload), Some(base)) = (inner.state.upload.clone(), inner.base()) else { return Ok(()) };
+            (inner.state.base_key().clone(), upload, base.clone())
         };
-        let copied = self.shared.client.upload_part_copy(&key, &upload, number, &key, range, Some(&base.etag)).await?;
-        let etag = copied.etag;
+        let if_match = Some(&base.etag);
+        let copied = self.shared.client.upload_part_copy(&upload.key, &upload.id, number, &source, range, if_match);
+        let etag = copied.await?.etag;
         let mut inner = self.lock();
         self.append(&mut inner, &Record::Copied { part: number, range, etag })?;
         Ok(())
@@ -92,7 +93,7 @@ impl DirtyFile {
             }
             let Some(upload) = inner.state.upload.clone() else { return Ok(()) };
             self.append(&mut inner, &Record::Sending { part: number, sum })?;
-            (inner.state.key.clone(), upload.id, inner.store()?.spool.clone())
+            (upload.key, upload.id, inner.store()?.spool.clone())
         };
         self.shared.rate.take(sum.len).await;
         let body = Body::Source(Arc::new(spool.body(range)));
@@ -154,7 +155,8 @@ impl DirtyFile {
                     _ => return Ok(()),
                 }
             };
-            let bytes: Bytes = self.shared.client.get_range(&key, gap, Some(&base.etag)).await?;
+            let source = base.key.as_ref().unwrap_or(&key);
+            let bytes: Bytes = self.shared.client.get_range(source, gap, Some(&base.etag)).await?;
             let mut guard = self.lock();
             let inner = &mut *guard;
             let whole = ByteRange::new(0, inner.size);

@@ -4,12 +4,20 @@ use std::sync::Arc;
 
 use super::complete::finished;
 use super::dirty_file::{DirtyFile, disk_error};
-use super::inner::{Inner, Removal};
+use super::inner::{COPY_BYTES_MAX, Inner, Removal};
 use super::state::Stage;
 use super::{FileStatus, InterruptedPolicy, WriteError, WriterEnd};
 use crate::journal::Record;
 use crate::journal::record::Publication;
 use crate::object::{ByteRange, Timestamp};
+
+/// What a flush has to wait for.
+enum Ticket {
+    None,
+    /// Nothing now: the rename will.
+    Parked,
+    Wait(Publication),
+}
 
 impl DirtyFile {
     /// A handle for writing was opened.
@@ -19,7 +27,12 @@ impl DirtyFile {
     pub fn add_writer(self: &Arc<Self>) -> Result<(), WriteError> {
         let mut inner = self.lock();
         inner.writers += 1;
-        if inner.state.interrupted.is_some() {
+        if inner.state.parked {
+            // Whoever opens it again does not do what it was parked for.
+            inner.temporary = None;
+            inner.parked_until = None;
+        }
+        if inner.state.interrupted.is_some() || inner.state.parked {
             self.append(&mut inner, &Record::Reopened)?;
         }
         Ok(())
@@ -37,6 +50,7 @@ impl DirtyFile {
             WriterEnd::Killed { process, pid, signal } if inner.new_content || inner.new_file => {
                 self.interrupt(&mut inner, process, pid, signal)
             }
+            _ if inner.may_park() => self.park(&mut inner),
             _ => self.begin_publication(&mut inner, true).map(|_| ()),
         };
         if let Err(e) = result {
@@ -117,17 +131,15 @@ impl DirtyFile {
             // A close by somebody who changed nothing says nothing of a file whose writer was killed.
             return Ok(None);
         }
-        let attrs_only = release && inner.attrs_pending() && !inner.new_content && !inner.new_file;
+        // A smaller object is copied onto itself by the driver: nothing to freeze.
+        let large = inner.base().is_some_and(|base| base.size > COPY_BYTES_MAX);
+        let attrs_only = release && large && inner.attrs_pending() && !inner.new_content && !inner.new_file;
         let new = inner.new_content || (release && inner.new_file) || attrs_only;
         let rebasing = inner.state.rebasing.then_some(inner.settled_publication);
         let present = inner.state.stage.frozen().map(|frozen| frozen.publication).or(rebasing);
         if !new {
             let again = inner.publish_again.then_some(1);
             return Ok(present.map(|number| number + again.unwrap_or(0)));
-        }
-        if attrs_only && inner.state.published.is_some() {
-            // The driver copies the object onto itself; nothing to freeze.
-            return Ok(None);
         }
         if inner.state.failed.is_some() {
             // What failed is not on its way: the newer state takes its place.
@@ -149,6 +161,7 @@ impl DirtyFile {
         inner.new_file = false;
         inner.publish_again = false;
         inner.retry_at = None;
+        inner.parked_until = None;
         // What was ready early is now part of the frozen list.
         inner.ready.clear();
         Ok(Some(publication))
@@ -202,14 +215,23 @@ impl DirtyFile {
     async fn publish_as(self: &Arc<Self>, release: bool, write_back: bool) -> Result<(), WriteError> {
         let ticket = {
             let mut inner = self.lock();
-            let ticket = self.begin_publication(&mut inner, release)?;
-            if ticket.is_none() {
+            if !release && inner.may_park() && inner.new_content {
+                self.park(&mut inner)?;
+                Ticket::Parked
+            } else if let Some(publication) = self.begin_publication(&mut inner, release)? {
+                Ticket::Wait(publication)
+            } else {
                 // A second close of a file whose publication failed must not look like success.
                 inner.trouble()?;
+                Ticket::None
             }
-            ticket
         };
-        let Some(ticket) = ticket else { return Ok(()) };
+        let ticket = match ticket {
+            Ticket::None => return Ok(()),
+            Ticket::Parked if write_back => return self.sync().await,
+            Ticket::Parked => return Ok(()),
+            Ticket::Wait(publication) => publication,
+        };
         self.start_driver();
         self.wake.notify_one();
         if write_back {
@@ -397,9 +419,16 @@ impl DirtyFile {
     pub async fn unlink(self: &Arc<Self>) -> Result<(), WriteError> {
         {
             let mut inner = self.lock();
-            self.materialise(&mut inner)?;
-            if !inner.state.unlinked {
-                self.append(&mut inner, &Record::Unlinked)?;
+            // A file whose name another one took leaves the object to that one.
+            if inner.state.discarded && inner.store.is_none() {
+                inner.removal = Removal::Done;
+                return Ok(());
+            }
+            if !inner.state.discarded {
+                self.materialise(&mut inner)?;
+                if !inner.state.unlinked {
+                    self.append(&mut inner, &Record::Unlinked)?;
+                }
             }
             if inner.removal != Removal::Done {
                 inner.removal = Removal::Wanted;
@@ -470,7 +499,7 @@ impl DirtyFile {
     pub(super) fn retry(self: &Arc<Self>, inner: &mut Inner, force: bool) -> Result<(), WriteError> {
         if force && inner.state.conflict.is_some() {
             let key = inner.state.key.clone();
-            self.append(inner, &Record::Renamed { key, condition: crate::object::Condition::Any })?;
+            self.append(inner, &Record::Renamed { key, condition: crate::object::Condition::Any, base: None })?;
         }
         if inner.state.interrupted.is_some() || inner.state.failed.is_some() {
             self.append(inner, &Record::Reopened)?;
@@ -565,6 +594,7 @@ impl Inner {
             Stage::Putting { .. } | Stage::Completing { .. } => "completing",
             Stage::Completed { .. } => "proving",
             Stage::Open if state.interrupted.is_some() => "interrupted",
+            Stage::Open if state.parked => "parked",
             Stage::Open if self.writers > 0 => "writing",
             Stage::Open if self.new_content || self.new_file => "interrupted",
             Stage::Open => "idle",

@@ -59,6 +59,7 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         return Err(damaged(&key, format!("the journal is damaged: {damage}")));
     }
     let mut state = FileState::replay(&replay.records).map_err(|e| damaged(&key, e.to_string()))?;
+    let key = state.key.to_string();
     // `failed` is tried again by every mount; `conflict` waits for a command.
     state.failed = None;
     state.count_from_here();
@@ -74,6 +75,14 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         if !inner.is_pending() {
             file.retire(&mut inner);
             return Ok(None);
+        }
+        if inner.state.parked {
+            // Its writer closed it; the rename that it waited for did not come.
+            inner.inherited = false;
+            inner.new_content = true;
+            file.begin_publication(&mut inner, true).map_err(|e| damaged(&key, e.to_string()))?;
+            drop(inner);
+            return Ok(Some(file));
         }
         if inner.new_content {
             log::warn!(

@@ -37,6 +37,14 @@ const SPOOL_PARTS_MIN: u64 = 4;
 /// Pages of unfinished uploads that `--adopt` reads at most, 1000 uploads each.
 const ADOPT_PAGES_MAX: usize = 100;
 
+/// Files with a place on the local disk at once, before the next one waits for others to be finished: each keeps three
+/// descriptors open.
+const STORES_MAX: usize = 1500;
+/// Small publications, copies and deletes at once, beside as many as there may be parts.
+const ACTS_MAX: usize = 16;
+/// Longest wait for one of them.
+const STORE_WITHIN: Duration = Duration::from_secs(25);
+
 /// Journals that are read side by side when a mount starts.
 const RECOVERY_THREADS_MAX: usize = 8;
 
@@ -55,12 +63,16 @@ pub(super) struct Shared {
     pub(super) runtime: Handle,
     pub(super) boot_id: String,
     slots: Semaphore,
+    /// For what is one request and no part: not behind the parts of large files.
+    act_slots: Semaphore,
     /// Taken last: with a file's lock held, never the other way round.
     files: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
     finished: Mutex<VecDeque<FileStatus>>,
     damaged: Mutex<Vec<FileStatus>>,
     adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
     punch: AtomicBool,
+    /// Files that have their place on the local disk open.
+    pub(super) stores: AtomicUsize,
 }
 
 /// A file that is wholly in BOS, for the list of the last ones.
@@ -114,11 +126,13 @@ impl Uploads {
             runtime: Handle::current(),
             boot_id,
             slots: Semaphore::new(options.uploads_max.max(1)),
+            act_slots: Semaphore::new(options.uploads_max.max(1) + ACTS_MAX),
             files: Mutex::default(),
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
             punch: AtomicBool::new(punch),
+            stores: AtomicUsize::new(0),
             options,
             state_dir: state_dir.clone(),
         });
@@ -141,6 +155,7 @@ impl Uploads {
         let unlinked = file.lock().removal != Removal::None;
         if !unlinked {
             let earlier = self.shared.files.lock().insert(key.clone(), file.clone());
+            let earlier = earlier.and_then(|earlier| self.supersede(&key, earlier, &file));
             if let Some(earlier) = earlier {
                 let mut status = earlier.status(false);
                 status.state = "failed".into();
@@ -150,6 +165,24 @@ impl Uploads {
             }
         }
         file.start_driver();
+    }
+
+    /// Of two journals of one key, where one file was being renamed over the other: the other gives way. Returns the one
+    /// that has no place.
+    fn supersede(&self, key: &ObjectKey, earlier: Arc<DirtyFile>, later: &Arc<DirtyFile>) -> Option<Arc<DirtyFile>> {
+        let renamed = (earlier.lock().state.renamed, later.lock().state.renamed);
+        let (kept, given_up) = match renamed {
+            (true, false) => (earlier, later.clone()),
+            (false, true) => (later.clone(), earlier),
+            _ => return Some(earlier),
+        };
+        log::info!("{key}: a file was renamed over another one; what was not in BOS of that one goes");
+        let displaced = given_up.displace(false);
+        self.shared.files.lock().insert(key.clone(), kept.clone());
+        match displaced {
+            Ok(super::Displaced::Gone) => None,
+            Ok(super::Displaced::Busy) | Err(_) => Some(given_up),
+        }
     }
 
     /// Reads the unfinished uploads under `prefix` once, so that files created later can adopt their parts (`--adopt`).
@@ -223,6 +256,45 @@ impl Uploads {
         Ok(file)
     }
 
+    /// Waits until one more file may be begun without running out of descriptors.
+    ///
+    /// # Errors
+    /// `ENFILE` when none of those that are under way is finished within half a minute.
+    pub async fn room_for_file(&self) -> Result<(), WriteError> {
+        let deadline = tokio::time::Instant::now() + STORE_WITHIN;
+        while self.shared.stores.load(Ordering::Relaxed) >= STORES_MAX {
+            if tokio::time::Instant::now() >= deadline {
+                return Err(WriteError::failed(
+                    libc::ENFILE,
+                    format!(
+                        "{STORES_MAX} files are on their way to BOS and none was finished for {} s; nothing was changed: try \
+                         again, and see `bosfs status`",
+                        STORE_WITHIN.as_secs()
+                    ),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Fetches what files that began as copies of `key` still read from there, before it is removed or replaced.
+    ///
+    /// # Errors
+    /// When BOS or the local disk does not give the bytes.
+    pub async fn release_clones(&self, key: &ObjectKey) -> Result<(), WriteError> {
+        self.shared.release_clones(key).await.map_err(|trouble| match trouble {
+            super::driver::Trouble::Local(error) => error,
+            super::driver::Trouble::Final { errno, message } => WriteError::failed(errno, message),
+            super::driver::Trouble::Bos(error) => {
+                WriteError::failed(libc::EIO, format!("{key}: a copy of it could not be fetched first: {error}"))
+            }
+            super::driver::Trouble::Again(message) => {
+                WriteError::failed(libc::EIO, format!("{key}: a copy of it could not be fetched first: {message}"))
+            }
+        })
+    }
+
     /// Bytes that the spool may still take, for `statfs`.
     pub fn spool_free_bytes(&self) -> u64 {
         self.shared.budget.free_bytes()
@@ -265,6 +337,11 @@ impl Uploads {
 
     /// Waits until nothing closed is pending. Returns the files that failed, are in conflict or interrupted.
     pub async fn drain(&self) -> Vec<FileStatus> {
+        for file in self.files() {
+            if let Err(e) = file.unpark() {
+                log::error!("{e}");
+            }
+        }
         loop {
             let pending = self.files().into_iter().find(|file| {
                 let inner = file.lock();
@@ -314,6 +391,11 @@ impl Shared {
         self.slots.acquire().await.ok()
     }
 
+    /// One of the requests that do something to a whole object at once.
+    pub(super) async fn act_slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.act_slots.acquire().await.ok()
+    }
+
     pub(super) fn register(&self, file: &Arc<DirtyFile>, key: &ObjectKey) {
         self.files.lock().entry(key.clone()).or_insert_with(|| file.clone());
     }
@@ -324,6 +406,31 @@ impl Shared {
         if files.get(key).is_some_and(|found| std::ptr::eq(found.as_ref(), file)) {
             files.remove(key);
         }
+    }
+
+    /// The file has another key; whatever had that key has given way.
+    pub(super) fn rekey(&self, file: &Arc<DirtyFile>, old: &ObjectKey, new: &ObjectKey) {
+        let mut files = self.files.lock();
+        if files.get(old).is_some_and(|found| Arc::ptr_eq(found, file)) {
+            files.remove(old);
+        }
+        files.insert(new.clone(), file.clone());
+    }
+
+    /// Fetches what files that began as copies of `key` still read from there: it is about to change.
+    pub(super) async fn release_clones(&self, key: &ObjectKey) -> Result<(), super::driver::Trouble> {
+        let files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        for file in files {
+            let size = {
+                let inner = file.lock();
+                if inner.base().and_then(|base| base.key.as_ref()) != Some(key) {
+                    continue;
+                }
+                inner.size
+            };
+            file.fill(ByteRange::new(0, size)).await?;
+        }
+        Ok(())
     }
 
     /// Whether the name means another file by now.
@@ -404,6 +511,10 @@ impl DirtyFile {
         let mut guard = self.lock();
         let inner = &mut *guard;
         if inner.store.is_none() || inner.removal != Removal::None || inner.state.rebasing {
+            return 0;
+        }
+        // A wrong guess about a temporary is paid from the spool.
+        if inner.temporary.is_some() || inner.is_misplaced() {
             return 0;
         }
         if matches!(inner.state.stage, Stage::Putting { .. } | Stage::Completed { .. }) {

@@ -6,82 +6,141 @@ use super::Published;
 use super::complete::finished;
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
-use super::inner::Removal;
+use super::inner::{COPY_BYTES_MAX, Removal};
 use super::state::Stage;
 use crate::bos::BosErrorKind;
 use crate::journal::Record;
-use crate::object::{BaseObject, Condition};
+use crate::journal::record::Proof;
 use crate::posix_meta::{MARK, write_attrs};
 
 /// Aborts of one upload at most; each may leave parts that were in flight.
 const ABORTS_MAX: u32 = 10;
 
 impl DirtyFile {
-    /// Gives the published object the attributes that were set since, by a copy onto itself.
+    /// Gives the finished object the attributes that were set since, by a copy onto itself.
     pub(super) async fn copy_attrs(self: &Arc<Self>) -> Result<(), Trouble> {
-        let (key, base, mut headers, attrs) = {
-            let inner = self.lock();
+        let (key, base, mut headers, attrs, xattrs) = {
+            let mut inner = self.lock();
+            inner.attrs_due = None;
+            if inner.base().is_some_and(|base| base.size > COPY_BYTES_MAX) {
+                // Composed anew of copied parts, as any publication without new bytes.
+                self.begin_publication(&mut inner, true)?;
+                return Ok(());
+            }
             let Some(base) = inner.base().cloned() else { return Ok(()) };
-            (inner.state.key.clone(), base, inner.state.headers.clone(), inner.state.attrs)
+            let state = &inner.state;
+            (state.key.clone(), base, state.headers.clone(), state.attrs, state.xattrs())
         };
         write_attrs(&mut headers.metadata, &attrs);
+        self.shared.release_clones(&key).await?;
+        let _slot = self.shared.act_slot().await;
         let copied = self.shared.client.copy_object(&key, Some(&base.etag), &key, Some(&headers)).await;
         let etag = match copied {
-            Ok(copy) => Some(copy.etag),
+            Ok(copied) => Some(copied.etag),
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
-                log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
-                None
+                // A first try whose answer was lost may have given the object another ETag.
+                let there = self.head(&key).await?;
+                let ours = there.filter(|head| head.size == base.size && head.headers.metadata == headers.metadata);
+                if ours.is_none() {
+                    log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
+                }
+                ours.map(|head| head.etag)
             }
             Err(e) => return Err(e.into()),
         };
         let mut guard = self.lock();
         let inner = &mut *guard;
-        if inner.new_content || inner.new_file || inner.state.stage != Stage::Open {
+        let base_moved = inner.state.base.as_ref() != Some(&base) || inner.state.key != key;
+        if base_moved || inner.state.stage != Stage::Open {
             return Ok(());
         }
-        if let Some(etag) = etag {
-            inner.state.condition = Condition::Matches(etag.clone());
-            inner.last_published =
-                Some(Published { etag: etag.clone(), size: base.size, attrs, headers: headers.clone() });
-            if let Some(published) = &mut inner.state.published {
-                published.attrs = attrs;
-                published.object.etag = etag.clone();
-            }
-            inner.state.base = Some(BaseObject { etag, size: base.size });
-            inner.state.headers = headers;
-        }
-        if inner.state.attrs == attrs && inner.writers == 0 {
-            let done = finished(inner);
+        let carried = etag.unwrap_or_else(|| base.etag.clone());
+        self.append(inner, &Record::AttrsCopied { etag: carried.clone(), attrs, xattrs })?;
+        inner.last_published = Some(Published { etag: carried, size: base.size, attrs, headers, stored_between: None });
+        if inner.writers == 0 && !inner.is_pending() {
+            let done = inner.state.published.is_some().then(|| finished(inner));
             self.retire(inner);
             drop(guard);
-            self.shared.finished(self, done);
+            if let Some(done) = done {
+                self.shared.finished(self, done);
+            }
         }
         self.notify();
         Ok(())
     }
 
+    /// A file that is wholly another object's bytes: one CopyObject.
+    pub(super) async fn clone_object(self: &Arc<Self>) -> Result<(), Trouble> {
+        let (key, source, base, condition) = {
+            let inner = self.lock();
+            let Some(base) = inner.base().cloned() else { return Ok(()) };
+            (inner.state.key.clone(), inner.state.base_key().clone(), base, inner.state.condition.clone())
+        };
+        self.shared.release_clones(&key).await?;
+        let _slot = self.shared.act_slot().await;
+        // CopyObject knows no condition on its target: it is looked at right before.
+        if self.settle_condition(&key, &condition).await? {
+            return Ok(());
+        }
+        let (frozen, headers) = {
+            let mut inner = self.lock();
+            let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
+            let mark = inner.state.mark(frozen.publication);
+            let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
+            let record = Record::Completing {
+                publication: frozen.publication,
+                mark,
+                condition,
+                size: frozen.size,
+                part_count: 0,
+            };
+            self.append(&mut inner, &record)?;
+            (frozen, headers)
+        };
+        let copied = self.shared.client.copy_object(&source, Some(&base.etag), &key, Some(&headers)).await;
+        let etag = match copied {
+            Ok(copied) => copied.etag,
+            Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
+                return Err(Trouble::Final {
+                    errno: libc::EIO,
+                    message: format!(
+                        "{key}: it was copied from {source} within the mount, and somebody else changed that object before \
+                         the copy was made; nothing was stored: copy it again"
+                    ),
+                });
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let (publication, size) = (frozen.publication, frozen.size);
+        self.append(&mut self.lock(), &Record::Completed { publication, etag: etag.clone(), size })?;
+        // The copy of an object put in one piece has the same MD5; any other is looked at by the next step.
+        if etag == base.etag { self.finish(frozen, Proof::Composed).await } else { Ok(()) }
+    }
+
     /// Takes a removed file out of BOS: its upload, and its object if that is the base or ours.
     pub(super) async fn remove(self: &Arc<Self>) -> Result<(), Trouble> {
-        let (key, upload, state) = {
+        let (key, upload, state, known) = {
             let inner = self.lock();
-            (inner.state.key.clone(), inner.state.upload.clone(), inner.state.clone())
+            (inner.state.key.clone(), inner.state.upload.clone(), inner.state.clone(), inner.known_object())
         };
         if let Some(upload) = upload {
             // Parts that were in flight may survive the first abort (BOS docs, AbortMultipartUpload).
             for _ in 0..ABORTS_MAX {
-                if !self.shared.client.abort(&key, &upload.id).await? {
+                if !self.shared.client.abort(&upload.key, &upload.id).await? {
                     break;
                 }
             }
             let mut inner = self.lock();
             self.append(&mut inner, &Record::UploadEnded)?;
         }
-        let may_exist = state.base.is_some() || state.published.is_some() || state.publications > 0;
+        self.shared.release_clones(&key).await?;
+        let _slot = self.shared.act_slot().await;
+        let may_exist = known.is_some() || state.published.is_some() || state.publications > 0;
         if may_exist
             && !state.discarded
             && let Some(head) = self.head(&key).await?
         {
-            let is_base = state.base.as_ref().is_some_and(|base| base.etag == head.etag);
+            let is_base = known.as_ref() == Some(&head.etag);
             let mark = head.headers.metadata.get(MARK);
             let is_ours = mark.is_some_and(|mark| mark.starts_with(&format!("{}.", state.journal_id)));
             // A new file of the same name may have been published meanwhile; equal bytes do not make it ours.

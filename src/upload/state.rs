@@ -16,6 +16,8 @@ use crate::bos::client::ObjectHeaders;
 use crate::journal::Record;
 use crate::journal::record::{Proof, Publication};
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
+use crate::posix_meta::XATTRS;
+use crate::write::block_map::BLOCK_BYTES;
 use crate::write::part_plan::PartPlan;
 
 /// The state that a publication froze.
@@ -124,6 +126,17 @@ pub struct Upload {
     pub id: UploadId,
     /// Offsets of the parts, fixed for this ID.
     pub plan: PartPlan,
+    /// Where its object will be.
+    pub key: ObjectKey,
+}
+
+/// The attributes that an object carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// Mode, owner, time.
+    pub attrs: FileAttrs,
+    /// Extended attributes, as stored.
+    pub xattrs: Option<String>,
 }
 
 /// What the last finished publication left in BOS.
@@ -165,6 +178,12 @@ pub struct FileState {
     pub headers: ObjectHeaders,
     /// Mode, owner, time.
     pub attrs: FileAttrs,
+    /// What the object under the file's key carries; `None` while there is none of this file.
+    pub carried: Option<Carried>,
+    /// A writer closed it, and its rename is waited for.
+    pub parked: bool,
+    /// It got its key by a rename.
+    pub renamed: bool,
     /// Boot during which the last line was written.
     pub boot_id: String,
     /// When the journal was begun, seconds since 1970.
@@ -213,6 +232,8 @@ pub struct FileState {
     pub disproofs: u32,
     /// Parts that were sent since [`FileState::count_from_here`], or ever.
     pub parts_sent: u64,
+    /// Extended attributes of the publication that is on its way.
+    frozen_xattrs: Option<Option<String>>,
     /// Those of the present upload.
     sent_here: BTreeSet<PartNumber>,
     /// What `parts_kept` gave when the last upload was proved.
@@ -262,6 +283,12 @@ impl FileState {
             condition: condition.clone(),
             headers: headers.clone(),
             attrs: *attrs,
+            carried: base
+                .as_ref()
+                .filter(|base| base.key.is_none())
+                .map(|_| Carried { attrs: *attrs, xattrs: headers.metadata.get(XATTRS).cloned() }),
+            parked: false,
+            renamed: false,
             boot_id: boot_id.clone(),
             opened_at: *at,
             initiating: false,
@@ -286,6 +313,7 @@ impl FileState {
             discarded: false,
             disproofs: 0,
             parts_sent: 0,
+            frozen_xattrs: None,
             sent_here: BTreeSet::new(),
             kept_before: 0,
         })
@@ -298,11 +326,12 @@ impl FileState {
             Record::Opened { .. } => {}
             Record::Booted { boot_id } => self.boot_id.clone_from(boot_id),
             Record::Initiating => self.initiating = true,
-            Record::Initiated { upload_id, plan } => {
+            Record::Initiated { upload_id, plan, key } => {
                 self.initiating = false;
                 self.forget_parts();
                 self.sent_here.clear();
-                self.upload = Some(Upload { id: upload_id.clone(), plan: plan.clone() });
+                let key = key.as_ref().unwrap_or(&self.key).clone();
+                self.upload = Some(Upload { id: upload_id.clone(), plan: plan.clone(), key });
             }
             Record::Sending { part, sum } => {
                 let entry = self.parts.entry(*part).or_default();
@@ -368,6 +397,28 @@ impl FileState {
                     frozen.attrs = *attrs;
                 }
             }
+            Record::Xattrs { xattrs } => self.set_xattrs(xattrs.as_ref()),
+            Record::AttrsCopied { etag, attrs, xattrs } => {
+                self.condition = Condition::Matches(etag.clone());
+                if let Some(base) = &mut self.base {
+                    base.etag.clone_from(etag);
+                }
+                if let Some(published) = &mut self.published {
+                    published.attrs = *attrs;
+                    published.object.etag.clone_from(etag);
+                }
+                self.carried = Some(Carried { attrs: *attrs, xattrs: xattrs.clone() });
+            }
+            Record::Cloned { base, end } => {
+                self.base = Some(base.clone());
+                self.base_end = *end;
+            }
+            Record::Zeroed { range } => {
+                let first = range.start / BLOCK_BYTES;
+                let end = range.end.div_ceil(BLOCK_BYTES);
+                self.partials.retain(|block, _| !(first..end).contains(block));
+            }
+            Record::Parked => self.parked = true,
             Record::Synced { size } => {
                 self.synced_size = Some(*size);
                 self.synced_since_closed = true;
@@ -387,6 +438,7 @@ impl FileState {
                 self.synced_since_closed = false;
                 self.interrupted = None;
                 self.failed = None;
+                self.parked = false;
             }
             Record::Superseded { .. } => {
                 self.stage = Stage::Open;
@@ -395,11 +447,13 @@ impl FileState {
                 self.size_min_since_freeze = None;
             }
             Record::Putting { mark, condition, sum, .. } => {
+                self.frozen_xattrs = Some(self.xattrs());
                 if let Some(frozen) = self.stage.frozen().copied() {
                     self.stage = Stage::Putting { frozen, mark: mark.clone(), condition: condition.clone(), sum: *sum };
                 }
             }
             Record::Completing { mark, condition, .. } => {
+                self.frozen_xattrs = Some(self.xattrs());
                 if let Some(frozen) = self.stage.frozen().copied() {
                     self.stage = Stage::Completing { frozen, mark: mark.clone(), condition: condition.clone() };
                 }
@@ -439,6 +493,7 @@ impl FileState {
             Record::Reopened => {
                 self.interrupted = None;
                 self.failed = None;
+                self.parked = false;
             }
             Record::Failed { message, errno } => self.failed = Some((message.clone(), *errno)),
             Record::Conflict { message } => self.conflict = Some(message.clone()),
@@ -452,10 +507,17 @@ impl FileState {
                 self.failed = None;
                 self.conflict = None;
             }
-            Record::Renamed { key, condition } => {
+            Record::Renamed { key, condition, base } => {
+                self.renamed |= self.key != *key;
                 self.key = key.clone();
                 self.condition = condition.clone();
                 self.conflict = None;
+                if let Some(base) = base {
+                    self.base = Some(base.clone());
+                    if let Some(published) = &mut self.published {
+                        published.object = base.clone();
+                    }
+                }
                 // What was sent under the old condition was refused; it goes again under the new one.
                 if let Stage::Putting { frozen, .. } | Stage::Completing { frozen, .. } = &self.stage {
                     self.stage = Stage::Closed(*frozen);
@@ -497,7 +559,9 @@ impl FileState {
     fn proved(&mut self, proof: Proof) {
         self.kept_before = self.parts_kept();
         let Stage::Completed { frozen, etag, .. } = &self.stage else { return };
-        let object = BaseObject { etag: etag.clone(), size: frozen.size };
+        let object = BaseObject::own(etag.clone(), frozen.size);
+        self.carried =
+            Some(Carried { attrs: frozen.attrs, xattrs: self.frozen_xattrs.take().unwrap_or_else(|| self.xattrs()) });
         self.published = Some(LastPublication {
             publication: frozen.publication,
             object: object.clone(),
@@ -514,6 +578,29 @@ impl FileState {
         self.disproofs = 0;
         self.failed = None;
         self.conflict = None;
+    }
+
+    /// Extended attributes, as they are stored with the object.
+    pub fn xattrs(&self) -> Option<String> {
+        self.headers.metadata.get(XATTRS).cloned()
+    }
+
+    fn set_xattrs(&mut self, xattrs: Option<&String>) {
+        match xattrs {
+            Some(xattrs) => self.headers.metadata.insert(XATTRS.to_owned(), xattrs.clone()),
+            None => self.headers.metadata.remove(XATTRS),
+        };
+    }
+
+    /// Whether the object under the key has other attributes than the file.
+    pub fn attrs_differ(&self) -> bool {
+        let now = Carried { attrs: self.attrs, xattrs: self.xattrs() };
+        self.carried.as_ref().is_some_and(|carried| *carried != now)
+    }
+
+    /// Key that the base's bytes are read from.
+    pub fn base_key(&self) -> &ObjectKey {
+        self.base.as_ref().and_then(|base| base.key.as_ref()).unwrap_or(&self.key)
     }
 
     /// Whether changes are told apart from a frozen state: from the freeze until spool and map have the new base.

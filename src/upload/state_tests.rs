@@ -38,7 +38,7 @@ fn started() -> Vec<Record> {
     vec![
         opened(None),
         Record::Initiating,
-        Record::Initiated { upload_id: UploadId::new("u1"), plan: PartPlan::growing(PART) },
+        Record::Initiated { upload_id: UploadId::new("u1"), plan: PartPlan::growing(PART), key: None },
     ]
 }
 
@@ -155,7 +155,7 @@ fn a_proved_publication_becomes_the_base_and_keeps_later_changes() {
     let mut state = FileState::replay(&records).unwrap();
     assert!(matches!(&state.stage, Stage::Completed { put: None, .. }));
     state.apply(&Record::Proved { publication: 1, proof: Proof::Proved });
-    assert_eq!(state.base, Some(BaseObject { etag: etag.clone(), size: PART + 100 }));
+    assert_eq!(state.base, Some(BaseObject::own(etag.clone(), PART + 100)));
     assert_eq!(state.condition, Condition::Matches(etag));
     assert_eq!(state.base_end, PART + 50, "what was cut after the freeze does not come back");
     assert!(state.rebasing && state.upload.is_none() && state.parts.is_empty());

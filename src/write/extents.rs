@@ -369,6 +369,24 @@ impl Extents {
         Ok(())
     }
 
+    /// The blocks of `range`, which is whole blocks (up to the end of the file), are zeros from now on. The caller has
+    /// journaled that, and scrubs the spool afterwards.
+    ///
+    /// # Errors
+    /// Those of the disk. The call may be repeated.
+    pub fn zero(&mut self, range: ByteRange) -> io::Result<()> {
+        let blocks = blocks_touching(range);
+        self.map.set(blocks.clone(), BlockState::Zero)?;
+        self.partials.retain(|block, _| !blocks.contains(block));
+        self.journaled.retain(|block| !blocks.contains(block));
+        Ok(())
+    }
+
+    /// The base counts up to `end` from now on: the file, all of which is the base's, was extended by bytes of the base.
+    pub fn set_base_end(&mut self, end: u64) {
+        self.base_end = end;
+    }
+
     /// The whole blocks within `range` are only in BOS from now on, as far as they are in the spool and not partial.
     /// Returns the ranges to punch out of the spool now.
     ///

@@ -10,6 +10,7 @@ use bosfs::serve::{ServeOptions, Server, ServerHandle, Variants};
 use tempfile::TempDir;
 
 use super::bucket::{Bucket, TestKeys};
+use super::call::Call;
 use super::mounted::{MountSpec, Mounted};
 use super::proxy::FaultProxy;
 
@@ -142,6 +143,15 @@ impl World {
     /// Mounts the bucket through the proxy.
     pub fn mount(&self, args: &[&str]) -> Mounted {
         self.spec(args).mount().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Waits until the proxy has seen `requests` of `call`.
+    pub fn wait_for_requests(&self, call: Call, requests: u64) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.proxy.counts().requests(call) < requests {
+            assert!(Instant::now() < end, "no {requests} requests of {call}: {}", self.proxy.counts().log_text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Writes a random file outside the mount.

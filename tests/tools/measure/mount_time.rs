@@ -175,7 +175,8 @@ fn begin(state: &StateDir, key: &str, upload_id: &str, size: u64) -> Result<(Pat
     };
     let mut journal = Journal::create(&dir, &opened).map_err(text)?;
     journal.append(&Record::Initiating).map_err(text)?;
-    let initiated = Record::Initiated { upload_id: UploadId::new(upload_id), plan: PartPlan::growing(PART_BYTES) };
+    let initiated =
+        Record::Initiated { upload_id: UploadId::new(upload_id), plan: PartPlan::growing(PART_BYTES), key: None };
     journal.append(&initiated).map_err(text)?;
     Ok((dir, journal, spool))
 }

@@ -1,0 +1,132 @@
+//! Holes, zeros and copies within the mount: changes of a range that carry no bytes.
+
+use std::sync::Arc;
+
+use super::WriteError;
+use super::dirty_file::{DirtyFile, disk_error};
+use super::inner::{Inner, Removal};
+use super::state::Stage;
+use crate::journal::Record;
+use crate::object::{BaseObject, ByteRange, Condition, ETag};
+use crate::write::block_map::BLOCK_BYTES;
+use crate::write::extents::Source;
+
+/// Zeros written at once at the edges of a zeroed range; an edge is less than a block.
+const ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
+
+impl DirtyFile {
+    /// Makes a range zeros, as far as it lies within the file (`FALLOC_FL_PUNCH_HOLE`, `FALLOC_FL_ZERO_RANGE`); whole blocks
+    /// take no room in the spool afterwards. The size stays.
+    ///
+    /// # Errors
+    /// As [`DirtyFile::write`].
+    pub fn zero(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), WriteError> {
+        let size = self.size();
+        let range = ByteRange::at(offset, len).intersect(ByteRange::new(0, size));
+        if range.is_empty() {
+            return Ok(());
+        }
+        let first = range.start.next_multiple_of(BLOCK_BYTES);
+        let last = if range.end == size { range.end } else { range.end / BLOCK_BYTES * BLOCK_BYTES };
+        if first >= last {
+            return self.write_zeros(range);
+        }
+        self.write_zeros(ByteRange::new(range.start, first))?;
+        self.write_zeros(ByteRange::new(last, range.end))?;
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        // What was cut meanwhile is zeros already.
+        let blocks = ByteRange::new(first, last).intersect(ByteRange::new(0, inner.size));
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        if inner.is_frozen(blocks) {
+            return Err(WriteError::MustWait);
+        }
+        self.materialise(inner)?;
+        self.dirty_parts(inner, blocks)?;
+        self.append(inner, &Record::Zeroed { range: blocks })?;
+        let key = inner.state.key.clone();
+        let store = inner.store()?;
+        let before = store.extents.spool_blocks(blocks);
+        store.extents.zero(blocks).map_err(|e| disk_error(&key, &e))?;
+        store.extents.scrub(&store.spool, blocks).map_err(|e| disk_error(&key, &e))?;
+        let freed = before * BLOCK_BYTES;
+        inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
+        self.shared.budget.release(freed);
+        inner.touched();
+        inner.new_content = true;
+        inner.inherited = false;
+        Ok(())
+    }
+
+    fn write_zeros(self: &Arc<Self>, range: ByteRange) -> Result<(), WriteError> {
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(ZEROS.len() as u64);
+            self.write(at, &ZEROS[..len as usize])?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    /// Takes `len` bytes of another object over, at the same offset as they have there, as the end of this file: nothing is
+    /// fetched, BOS copies them when the file is published. `false`: this file is not fit for that (it has other bytes).
+    ///
+    /// # Errors
+    /// As [`DirtyFile::write`].
+    pub fn clone_from_object(self: &Arc<Self>, source: &BaseObject, offset: u64, len: u64) -> Result<bool, WriteError> {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        let end = offset.saturating_add(len);
+        let same = inner.base().is_none_or(|base| base == source || (base.key.is_none() && inner.state.base_end == 0));
+        let fits = offset == inner.size && end <= source.size && end <= inner.plan.size_max();
+        let plain = inner.state.stage == Stage::Open && !inner.state.rebasing && inner.removal == Removal::None;
+        if !(same && fits && plain) || inner.state.upload.is_some() || source.key.as_ref() == Some(&inner.state.key) {
+            return Ok(false);
+        }
+        let continues = inner.base() == Some(source);
+        let whole = ByteRange::new(0, inner.size);
+        if inner.size > 0 && (!continues || inner.state.base_end != inner.size) {
+            return Ok(false);
+        }
+        self.materialise(inner)?;
+        if !inner.store()?.extents.is_untouched(whole, whole.end) {
+            return Ok(false);
+        }
+        self.append(inner, &Record::Resizing { size: end })?;
+        self.resize_store(inner, end)?;
+        self.append(inner, &Record::Cloned { base: source.clone(), end })?;
+        inner.store()?.extents.set_base_end(end);
+        self.append(inner, &Record::Resized)?;
+        inner.touched();
+        inner.new_content = true;
+        inner.inherited = false;
+        Ok(true)
+    }
+
+    /// The next data (`hole` false) or hole (`hole` true) from `offset` on; the end of the file is a hole. `None`: there is
+    /// none, or `offset` is not within the file.
+    pub fn seek(&self, offset: u64, hole: bool) -> Option<u64> {
+        let inner = self.lock();
+        let size = inner.size;
+        if offset >= size {
+            return None;
+        }
+        let Some(store) = &inner.store else { return Some(if hole { size } else { offset }) };
+        let pieces = store.extents.pieces(ByteRange::new(offset, size), size);
+        let found = pieces.iter().find(|piece| (piece.from == Source::Zero) == hole).map(|piece| piece.range.start);
+        if hole { found.or(Some(size)) } else { found }
+    }
+}
+
+impl Inner {
+    /// The object that BOS has under the file's key, as far as this file knows.
+    pub(super) fn known_object(&self) -> Option<ETag> {
+        match &self.state.condition {
+            Condition::Matches(etag) => Some(etag.clone()),
+            Condition::Absent => None,
+            Condition::Any => self.state.base.as_ref().filter(|base| base.key.is_none()).map(|base| base.etag.clone()),
+        }
+    }
+}

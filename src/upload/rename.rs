@@ -1,0 +1,296 @@
+//! A dirty file under another name, and files that are expected to get one.
+//!
+//! A new file of which BOS has no object changes its name here alone: the next publication goes to the new key. What was
+//! sent under a key that the file will not have is ended and sent again from the spool; a temporary whose target was
+//! guessed right has sent its parts there from the start.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::dirty_file::DirtyFile;
+use super::driver::Trouble;
+use super::inner::{Inner, Removal};
+use super::state::{Carried, Stage};
+use super::{Published, WriteError};
+use crate::bos::client::ObjectHeaders;
+use crate::journal::Record;
+use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey};
+use crate::posix_meta::{XATTRS, write_attrs};
+
+/// How long a closed temporary waits for its rename.
+pub(super) const PARKED: Duration = Duration::from_secs(10);
+/// Aborts of one upload at most; each may leave parts that were in flight.
+const ABORTS_MAX: u32 = 10;
+
+/// What a rename must do about a dirty file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameWay {
+    /// BOS has nothing of it under its key: only the name changes.
+    Here,
+    /// An object of it exists, or is about to: wait for that, copy, delete. What is dirty goes along.
+    Copy,
+    /// Not before it is closed: parts of it are only in BOS, under the old key, or it is being replaced by a copy.
+    Busy,
+}
+
+/// What became of a file whose name another one takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Displaced {
+    /// Its publication is under way: wait for it, then ask again.
+    Busy,
+    /// It gives way.
+    Gone,
+}
+
+/// What is on its way from a dirty file to its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnTheWay {
+    /// A publication whose outcome is not known yet.
+    Publication,
+    /// Nothing that cannot be taken back; BOS has this object of it, or none.
+    Nothing(Option<ETag>),
+}
+
+impl DirtyFile {
+    /// How it can be renamed to `key` at this moment.
+    pub fn rename_way(&self, key: &ObjectKey) -> RenameWay {
+        self.lock().rename_way(key)
+    }
+
+    /// Gives a file that is to be renamed [`RenameWay::Here`] its new key; `condition` is what the next publication demands
+    /// of it. Nothing is asked of BOS. `false`: it cannot be done here any more.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn rename(self: &Arc<Self>, key: &ObjectKey, condition: Condition) -> Result<bool, WriteError> {
+        let mut inner = self.lock();
+        if inner.rename_way(key) != RenameWay::Here || inner.removal != Removal::None {
+            return Ok(false);
+        }
+        self.materialise(&mut inner)?;
+        let old = inner.state.key.clone();
+        self.append(&mut inner, &Record::Renamed { key: key.clone(), condition, base: None })?;
+        inner.temporary = None;
+        inner.misplaced = inner.state.upload.as_ref().is_some_and(|upload| upload.key != *key);
+        self.shared.rekey(self, &old, key);
+        drop(inner);
+        self.notify();
+        self.start_driver();
+        Ok(true)
+    }
+
+    /// Its object was copied to `key`, where it has `etag` and carries what this file has now as attributes; the old one is
+    /// gone or going. What is dirty stays so, over the new object.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn moved(self: &Arc<Self>, key: &ObjectKey, etag: &ETag) -> Result<(), WriteError> {
+        let mut inner = self.lock();
+        let old = inner.state.key.clone();
+        let Some(base) = inner.state.base.clone() else { return Ok(()) };
+        let base = BaseObject::own(etag.clone(), base.size);
+        let record =
+            Record::Renamed { key: key.clone(), condition: Condition::Matches(etag.clone()), base: Some(base) };
+        if inner.store.is_some() {
+            self.append(&mut inner, &record)?;
+            let (attrs, xattrs) = (inner.state.attrs, inner.state.xattrs());
+            if !inner.new_content && !inner.new_file {
+                self.append(&mut inner, &Record::AttrsCopied { etag: etag.clone(), attrs, xattrs })?;
+            }
+        } else {
+            inner.state.apply(&record);
+            inner.state.carried = Some(Carried { attrs: inner.state.attrs, xattrs: inner.state.xattrs() });
+        }
+        if let Some(published) = &mut inner.last_published {
+            published.etag = etag.clone();
+        }
+        inner.misplaced = inner.state.upload.as_ref().is_some_and(|upload| upload.key != *key);
+        self.shared.rekey(self, &old, key);
+        if inner.writers == 0 && !inner.is_pending() {
+            self.retire(&mut inner);
+        }
+        drop(inner);
+        self.notify();
+        self.start_driver();
+        Ok(())
+    }
+
+    /// Waits for a publication that is on its way, so that its object can be copied. Begins none: what is written and not
+    /// closed stays unpublished. `false`: ask again how it can be renamed.
+    ///
+    /// # Errors
+    /// What keeps the file from being published.
+    pub async fn settle_for_copy(self: &Arc<Self>) -> Result<bool, WriteError> {
+        self.start_driver();
+        {
+            let inner = self.lock();
+            let under_way = inner.state.stage != Stage::Open || inner.state.rebasing;
+            if !under_way {
+                return Ok(inner.state.base.as_ref().is_some_and(|base| base.key.is_none()));
+            }
+            inner.trouble()?;
+        }
+        self.changed().await;
+        Ok(false)
+    }
+
+    /// Headers that its object must get although nothing else is new: attributes that are still to be sent.
+    pub fn pending_headers(&self) -> Option<ObjectHeaders> {
+        let inner = self.lock();
+        if inner.new_content || inner.new_file || !inner.state.attrs_differ() {
+            return None;
+        }
+        let mut headers = inner.state.headers.clone();
+        write_attrs(&mut headers.metadata, &inner.state.attrs);
+        Some(headers)
+    }
+
+    /// As [`DirtyFile::publish_and_wait`], as far as a close in write-back mode waits: synced to the local disk.
+    ///
+    /// # Errors
+    /// When the local disk fails.
+    pub async fn publish_in_background(self: &Arc<Self>) -> Result<(), WriteError> {
+        self.begin_publication(&mut self.lock(), true)?;
+        self.start_driver();
+        self.sync().await
+    }
+
+    /// The object of it that BOS has now.
+    pub fn object(&self) -> Option<Published> {
+        let inner = self.lock();
+        let base = inner.state.base.clone().filter(|base| base.key.is_none())?;
+        let carried = inner.state.carried.clone()?;
+        let mut headers =
+            inner.last_published.as_ref().map_or_else(|| inner.state.headers.clone(), |p| p.headers.clone());
+        write_attrs(&mut headers.metadata, &carried.attrs);
+        match carried.xattrs {
+            Some(xattrs) => headers.metadata.insert(XATTRS.to_owned(), xattrs),
+            None => headers.metadata.remove(XATTRS),
+        };
+        Some(Published { etag: base.etag, size: base.size, attrs: carried.attrs, headers, stored_between: None })
+    }
+
+    /// What a file that is about to take its name has to wait for, and to expect at its key.
+    pub fn on_the_way(self: &Arc<Self>) -> OnTheWay {
+        let inner = self.lock();
+        let under_way = inner.state.rebasing || !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
+        if under_way && inner.state.conflict.is_none() && inner.state.failed.is_none() {
+            drop(inner);
+            self.start_driver();
+            return OnTheWay::Publication;
+        }
+        OnTheWay::Nothing(inner.known_object())
+    }
+
+    /// Another file takes its name. Handles that are open (`keep`) go on with what is here; nothing of it is published any
+    /// more, and the object at the key is left to the other file.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn displace(self: &Arc<Self>, keep: bool) -> Result<Displaced, WriteError> {
+        let mut inner = self.lock();
+        let under_way = inner.state.rebasing || !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
+        if under_way && inner.state.conflict.is_none() && inner.state.failed.is_none() {
+            drop(inner);
+            self.start_driver();
+            return Ok(Displaced::Busy);
+        }
+        if inner.removal == Removal::None {
+            if inner.store.is_some() {
+                self.append(&mut inner, &Record::Discarded)?;
+            } else {
+                inner.state.discarded = true;
+            }
+            inner.removal = if keep { Removal::Orphaned } else { Removal::Wanted };
+        }
+        self.shared.forget(self, &inner.state.key);
+        drop(inner);
+        self.notify();
+        self.start_driver();
+        Ok(Displaced::Gone)
+    }
+
+    /// Waits until something about the file changes, at most for a moment.
+    pub async fn changed(&self) {
+        let mut changed = self.subscribe();
+        let _ = tokio::time::timeout(Duration::from_millis(50), changed.changed()).await;
+    }
+
+    /// Puts a closed temporary aside until it is renamed.
+    pub(super) fn park(self: &Arc<Self>, inner: &mut Inner) -> Result<(), WriteError> {
+        self.materialise(inner)?;
+        if !inner.state.parked {
+            self.append(inner, &Record::Parked)?;
+        }
+        inner.parked_until = (inner.writers == 0).then(|| Instant::now() + PARKED);
+        Ok(())
+    }
+
+    /// Publishes a parked file under the name that it has: nobody renamed it in time, or the mount ends.
+    pub(super) fn unpark(self: &Arc<Self>) -> Result<(), WriteError> {
+        let mut inner = self.lock();
+        if inner.state.parked && inner.writers == 0 && inner.removal == Removal::None {
+            inner.temporary = None;
+            self.begin_publication(&mut inner, true)?;
+        }
+        drop(inner);
+        self.start_driver();
+        Ok(())
+    }
+
+    /// Ends an upload under a key that the file does not have: its parts are sent again under the right one.
+    pub(super) async fn end_upload(self: &Arc<Self>) -> Result<(), Trouble> {
+        let upload = self.lock().state.upload.clone();
+        if let Some(upload) = upload {
+            for _ in 0..ABORTS_MAX {
+                if !self.shared.client.abort(&upload.key, &upload.id).await? {
+                    break;
+                }
+            }
+        }
+        let mut inner = self.lock();
+        self.append(&mut inner, &Record::UploadEnded)?;
+        inner.misplaced = false;
+        inner.reconcile = false;
+        inner.resend();
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn rename_way(&self, key: &ObjectKey) -> RenameWay {
+        let state = &self.state;
+        let known = self.known_object().is_some();
+        let foreign = state.base.as_ref().is_some_and(|base| base.key.is_some());
+        let settled = state.stage == Stage::Open && !state.rebasing;
+        let sent_there = state.upload.as_ref().is_none_or(|upload| upload.key == *key);
+        let punched = state.parts.values().any(|part| part.punched);
+        if settled && ((punched && !sent_there) || (known && foreign)) {
+            RenameWay::Busy
+        } else if settled && !known {
+            RenameWay::Here
+        } else {
+            RenameWay::Copy
+        }
+    }
+
+    /// Whether the upload has to end before a part is sent.
+    pub(super) fn is_misplaced(&self) -> bool {
+        self.state.upload.as_ref().is_some_and(|upload| upload.key != *self.upload_key())
+    }
+
+    /// Nothing counts as sent any more: the full parts are ready once more.
+    fn resend(&mut self) {
+        if self.state.stage != Stage::Open {
+            return;
+        }
+        let size = self.size;
+        let Some(store) = &self.store else { return };
+        for number in self.plan.parts_in(ByteRange::new(0, size)) {
+            let range = self.plan.range(number);
+            if range.end < size && store.extents.is_spooled(range) {
+                self.ready.insert(number);
+            }
+        }
+    }
+}

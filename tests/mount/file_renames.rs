@@ -1,0 +1,138 @@
+//! Renames of single files in every state of the file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+
+use crate::support::call::Call;
+use crate::support::files::random_bytes;
+use crate::support::world::World;
+use crate::{PART, SMALL_PARTS, mount_afresh, shell, unmount};
+
+#[test]
+fn a_new_file_that_is_being_written_just_changes_its_name() {
+    let world = World::new();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let bytes = random_bytes(1, 1 << 20);
+    let mut file = File::create(mount.path("a")).unwrap();
+    file.write_all(&bytes[..300_000]).unwrap();
+    std::fs::rename(mount.path("a"), mount.path("b")).unwrap();
+    file.write_all(&bytes[300_000..]).unwrap();
+    drop(file);
+    assert!(!mount.path("a").exists());
+    assert!(std::fs::read(mount.path("b")).unwrap() == bytes);
+    unmount(&mut mount);
+    let counts = world.proxy.counts();
+    assert_eq!(counts.requests(Call::PutObject), 1, "{}", counts.log_text());
+    assert_eq!(counts.requests(Call::CopyObject) + counts.requests(Call::DeleteObject), 0);
+    assert!(world.bucket.get("b").unwrap() == bytes);
+    assert!(world.bucket.head("a").unwrap().is_none());
+}
+
+#[test]
+fn a_half_sent_file_is_sent_again_under_its_new_name() {
+    let world = World::new();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let bytes = random_bytes(2, 4 * PART as usize + 77);
+    let mut file = File::create(mount.path("a")).unwrap();
+    file.write_all(&bytes[..3 * PART as usize]).unwrap();
+    world.wait_for_requests(Call::UploadPart, 2);
+    std::fs::rename(mount.path("a"), mount.path("b")).unwrap();
+    file.write_all(&bytes[3 * PART as usize..]).unwrap();
+    drop(file);
+    unmount(&mut mount);
+    assert!(world.bucket.get("b").unwrap() == bytes);
+    assert!(world.bucket.head("a").unwrap().is_none());
+    assert!(world.bucket.uploads("").unwrap().is_empty(), "the upload under the old name is gone");
+}
+
+#[test]
+fn an_object_that_is_being_changed_takes_its_changes_along() {
+    let world = World::new();
+    let mut bytes = random_bytes(3, 3 * PART as usize);
+    world.bucket.put("a", &bytes).unwrap();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let mut file = OpenOptions::new().read(true).write(true).open(mount.path("a")).unwrap();
+    file.seek(SeekFrom::Start(1000)).unwrap();
+    file.write_all(b"before").unwrap();
+    bytes[1000..1006].copy_from_slice(b"before");
+    std::fs::rename(mount.path("a"), mount.path("b")).unwrap();
+    assert!(world.bucket.get("b").unwrap()[1000..1006] != *b"before", "not closed, not published");
+    file.seek(SeekFrom::Start(2 * PART)).unwrap();
+    file.write_all(b"after").unwrap();
+    bytes[2 * PART as usize..][..5].copy_from_slice(b"after");
+    file.seek(SeekFrom::Start(0)).unwrap();
+    let mut seen = Vec::new();
+    file.read_to_end(&mut seen).unwrap();
+    assert!(seen == bytes, "through the handle that was open before");
+    drop(file);
+    unmount(&mut mount);
+    assert!(world.bucket.get("b").unwrap() == bytes);
+    assert!(world.bucket.head("a").unwrap().is_none());
+}
+
+#[test]
+fn readers_of_a_renamed_object_go_on() {
+    let world = World::new();
+    let bytes = random_bytes(4, 3 << 20);
+    world.bucket.put("a", &bytes).unwrap();
+    let mount = world.mount(&SMALL_PARTS);
+    let mut file = File::open(mount.path("a")).unwrap();
+    let mut seen = vec![0; 1000];
+    file.read_exact(&mut seen).unwrap();
+    std::fs::rename(mount.path("a"), mount.path("b")).unwrap();
+    file.read_to_end(&mut seen).unwrap();
+    assert!(seen == bytes);
+}
+
+#[test]
+fn a_rename_over_an_open_file_leaves_its_handles_with_the_old_bytes() {
+    let world = World::new();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let mut old = File::options().create(true).truncate(true).read(true).write(true).open(mount.path("t")).unwrap();
+    old.write_all(b"old and being written").unwrap();
+    std::fs::write(mount.path("n"), b"new").unwrap();
+    std::fs::rename(mount.path("n"), mount.path("t")).unwrap();
+    old.write_all(b", still").unwrap();
+    old.seek(SeekFrom::Start(0)).unwrap();
+    let mut seen = String::new();
+    old.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "old and being written, still");
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&old.metadata().unwrap()), 0);
+    assert_eq!(std::fs::read(mount.path("t")).unwrap(), b"new");
+    drop(old);
+    unmount(&mut mount);
+    assert_eq!(world.bucket.get("t").unwrap(), b"new");
+    assert_eq!(world.bucket.list("").unwrap(), ["t"]);
+}
+
+#[test]
+fn attributes_that_are_not_sent_yet_travel_with_the_copy() {
+    let world = World::new();
+    world.bucket.put("a", b"x").unwrap();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let dir = mount.dir().display().to_string();
+    shell(&format!("chmod 751 {dir}/a && mv {dir}/a {dir}/b"));
+    unmount(&mut mount);
+    assert_eq!(world.proxy.counts().requests(Call::CopyObject), 1, "{}", world.proxy.counts().log_text());
+    let mount = mount_afresh(&world);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(mount.path("b")).unwrap().permissions());
+    assert_eq!(mode & 0o7777, 0o751);
+}
+
+#[test]
+fn an_interrupted_file_keeps_being_one_under_its_new_name() {
+    let world = World::new();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let mut writer = crate::support::mounted::SlowWriter::start(&mount.path("a"));
+    let source = world.random_file("source", 5, 2 * PART);
+    writer.feed(&source, 2 * PART).unwrap();
+    writer.end_by(rustix::process::Signal::KILL);
+    mount.wait_state("a", crate::WAIT, |entry| entry.is_some_and(|entry| entry["state"] == "interrupted"));
+    std::fs::rename(mount.path("a"), mount.path("b")).unwrap();
+    mount.kill();
+    let mount = world.mount(&SMALL_PARTS);
+    assert!(!mount.path("a").exists());
+    let (kept, source) = (std::fs::read(mount.path("b")).unwrap(), std::fs::read(&source).unwrap());
+    assert!(kept.len() as u64 >= PART && source.starts_with(&kept), "{} bytes", kept.len());
+    assert!(world.bucket.list("").unwrap().is_empty(), "not published");
+}

@@ -1,0 +1,136 @@
+//! Holes, zeros, and copies within the mount.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+
+use crate::support::call::Call;
+use crate::support::files::random_bytes;
+use crate::support::world::World;
+use crate::{PART, SMALL_PARTS, shell, unmount};
+
+#[test]
+fn punched_and_zeroed_ranges_read_as_zeros_and_are_published_so() {
+    let world = World::new();
+    let mut bytes = random_bytes(1, 3 * PART as usize + 100);
+    world.bucket.put("f", &bytes).unwrap();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let file = OpenOptions::new().read(true).write(true).open(mount.path("f")).unwrap();
+    file.write_all_at(b"written", PART + 3).unwrap();
+    bytes[PART as usize + 3..][..7].copy_from_slice(b"written");
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, PART - 10, 100_000).unwrap();
+    bytes[PART as usize - 10..][..100_000].fill(0);
+    fallocate(&file, punch, bytes.len() as u64 - 50, 5000).unwrap();
+    let len = bytes.len();
+    bytes[len - 50..].fill(0);
+    fallocate(&file, FallocateFlags::ZERO_RANGE, 5, 20).unwrap();
+    bytes[5..25].fill(0);
+    fallocate(&file, FallocateFlags::ZERO_RANGE, len as u64 - 10, 30).unwrap();
+    bytes.resize(len + 20, 0);
+    assert!(std::fs::read(mount.path("f")).unwrap() == bytes);
+    file.write_all_at(b"again", PART + 50_000).unwrap();
+    bytes[PART as usize + 50_000..][..5].copy_from_slice(b"again");
+    assert!(std::fs::read(mount.path("f")).unwrap() == bytes);
+    drop(file);
+    unmount(&mut mount);
+    assert!(world.bucket.get("f").unwrap() == bytes);
+}
+
+#[test]
+fn holes_of_a_file_that_is_written_are_found() {
+    let world = World::new();
+    let mount = world.mount(&SMALL_PARTS);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(mount.path("f")).unwrap();
+    file.write_all_at(&[1; 8192], 1 << 20).unwrap();
+    file.set_len(3 << 20).unwrap();
+    assert_eq!(seek(&file, SeekFrom::Data(0)).unwrap(), 1 << 20);
+    assert_eq!(seek(&file, SeekFrom::Hole(1 << 20)).unwrap(), (1 << 20) + 8192);
+    assert_eq!(seek(&file, SeekFrom::Hole(0)).unwrap(), 0);
+    assert_eq!(seek(&file, SeekFrom::Data(2 << 20)).unwrap_err(), rustix::io::Errno::NXIO);
+    fallocate(&file, FallocateFlags::empty(), 4 << 20, 100).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), (4 << 20) + 100);
+    fallocate(&file, FallocateFlags::KEEP_SIZE, 9 << 20, 100).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), (4 << 20) + 100);
+}
+
+#[test]
+fn a_killed_mount_has_the_punched_ranges_too() {
+    let world = World::new();
+    let mut bytes = random_bytes(2, 1 << 20);
+    world.bucket.put("f", &bytes).unwrap();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let file = OpenOptions::new().read(true).write(true).open(mount.path("f")).unwrap();
+    fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 10_000, 500_000).unwrap();
+    bytes[10_000..510_000].fill(0);
+    mount.kill();
+    drop(file);
+    let mount = world.mount(&SMALL_PARTS);
+    assert!(std::fs::read(mount.path("f")).unwrap() == bytes);
+}
+
+#[test]
+fn a_copy_within_the_mount_moves_no_bytes() {
+    let world = World::new();
+    let (small, large) = (random_bytes(3, 1000), random_bytes(4, 4 * PART as usize + 11));
+    world.bucket.put("small", &small).unwrap();
+    world.bucket.put("large", &large).unwrap();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let dir = mount.dir().display().to_string();
+    world.proxy.take_counts();
+    shell(&format!("cp {dir}/small {dir}/small2 && cp --reflink=auto {dir}/large {dir}/large2"));
+    unmount(&mut mount);
+    let counts = world.proxy.counts();
+    assert_eq!(counts.bytes_sent(), 0, "{}", counts.log_text());
+    assert_eq!(counts.requests(Call::GetObject) + counts.requests(Call::PutObject), 0, "{}", counts.log_text());
+    assert_eq!(counts.requests(Call::CopyObject), 2, "{}", counts.log_text());
+    assert!(world.bucket.get("small2").unwrap() == small);
+    assert!(world.bucket.get("large2").unwrap() == large);
+}
+
+#[test]
+fn a_copy_that_is_changed_before_it_is_closed_sends_the_changed_part_alone() {
+    let world = World::new();
+    let mut bytes = random_bytes(5, 4 * PART as usize);
+    world.bucket.put("a", &bytes).unwrap();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let source = File::open(mount.path("a")).unwrap();
+    let mut copy = File::create_new(mount.path("b")).unwrap();
+    let mut copied = 0;
+    while copied < bytes.len() {
+        let n = rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len() - copied).unwrap();
+        assert!(n > 0);
+        copied += n;
+    }
+    copy.write_all_at(b"changed", 2 * PART + 100).unwrap();
+    copy.write_all(b"and longer").unwrap();
+    bytes[2 * PART as usize + 100..][..7].copy_from_slice(b"changed");
+    bytes.extend_from_slice(b"and longer");
+    assert!(std::fs::read(mount.path("b")).unwrap() == bytes, "before it is published");
+    drop((source, copy));
+    unmount(&mut mount);
+    assert!(world.bucket.get("b").unwrap() == bytes);
+    assert_eq!(world.proxy.counts().bytes_sent(), PART + 10, "{}", world.proxy.counts().log_text());
+}
+
+#[test]
+fn an_unfinished_copy_survives_its_source() {
+    let world = World::new();
+    let bytes = random_bytes(6, 2 * PART as usize);
+    world.bucket.put("a", &bytes).unwrap();
+    for (round, act) in ["rm $A", "echo x > $A", "mv $A $C"].iter().enumerate() {
+        world.bucket.put("a", &bytes).unwrap();
+        let mut mount = world.mount(&SMALL_PARTS);
+        let copy = File::create(mount.path("b")).unwrap();
+        let source = File::open(mount.path("a")).unwrap();
+        assert!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap() > 0);
+        drop(source);
+        let dir = mount.dir().display();
+        shell(&format!("A={dir}/a; C={dir}/c; {act}"));
+        drop(copy);
+        unmount(&mut mount);
+        assert!(world.bucket.get("b").unwrap() == bytes, "round {round}: {act}");
+    }
+}
