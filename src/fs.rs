@@ -63,6 +63,8 @@ pub struct FsOptions {
     pub umask: u32,
     /// How long what BOS said of a name is believed.
     pub metadata_ttl: Duration,
+    /// Ask what small objects are before they are listed: a symbolic link looks like a file to a listing.
+    pub exact_types: bool,
     /// Refuse every change.
     pub read_only: bool,
     /// A call that changes a file need not wait until the object is complete.

@@ -68,6 +68,8 @@ pub struct MountSettings {
     pub umask: u32,
     /// How long attributes are believed.
     pub metadata_ttl: Duration,
+    /// Ask what small objects are before they are listed.
+    pub exact_types: bool,
     /// Memory for reads, bytes.
     pub memory_bytes: u64,
     /// Ranges fetched at the same time.

@@ -157,6 +157,11 @@ pub struct MountArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1s")]
     pub metadata_ttl: Duration,
 
+    /// Let listings tell symbolic links from files also where they are not remembered: one request more for each new
+    /// object of 1 to 4095 bytes
+    #[arg(long)]
+    pub exact_types: bool,
+
     /// Refuse every change
     #[arg(long)]
     pub read_only: bool,

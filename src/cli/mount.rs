@@ -233,6 +233,7 @@ fn mount_settings(args: &MountArgs) -> MountSettings {
         gid: args.gid.unwrap_or_else(|| rustix::process::getgid().as_raw()),
         umask: args.umask,
         metadata_ttl: args.metadata_ttl,
+        exact_types: args.exact_types,
         memory_bytes: args.memory_limit,
         downloads_max: args.max_downloads.into(),
     }

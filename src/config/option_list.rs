@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use super::credentials::{GivenKeys, Secret};
 
 /// Options that are flags in the list: name there, long option.
-const FLAGS: [(&str, &str); 8] = [
+const FLAGS: [(&str, &str); 9] = [
     ("allow_other", "--allow-other"),
     ("allow-other", "--allow-other"),
     ("ro", "--read-only"),
     ("read-only", "--read-only"),
     ("write-back", "--write-back"),
     ("adopt", "--adopt"),
+    ("exact-types", "--exact-types"),
     ("nonempty", "--nonempty"),
     ("foreground", "--foreground"),
 ];

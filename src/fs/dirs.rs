@@ -21,6 +21,8 @@ use crate::object::ObjectKey;
 const ENTRIES_MAX: usize = 1024;
 /// Entries with attributes per answer.
 const ENTRIES_PLUS_MAX: usize = 160;
+/// Sizes of objects that can be symbolic links: a target has at most 4095 bytes.
+const LINK_BYTES: std::ops::RangeInclusive<u64> = 1..=4095;
 /// HEADs at once for the attributes of one answer.
 const HEADS_MAX: usize = 32;
 
@@ -94,6 +96,9 @@ impl Fs {
         let dir = self.dirs.get(fh).ok_or(FsError::BAD_HANDLE)?;
         let mut entries = dots(&dir.node, offset);
         let rest = self.entries(&dir, offset, ENTRIES_MAX).await?;
+        if self.options.exact_types {
+            self.learn_types(&dir.node, &rest).await?;
+        }
         entries.extend(rest.into_iter().map(|(index, entry)| {
             let kind = self.listed_kind(&dir.node, &entry);
             let ino = self.inodes.number(dir.node.ino, &entry.name);
@@ -279,6 +284,26 @@ impl Fs {
             }
         }
         local
+    }
+
+    /// Asks for the attributes of those listed objects that may be symbolic links.
+    async fn learn_types(&self, dir: &Arc<Node>, entries: &[(usize, ListedEntry)]) -> FsResult<()> {
+        let unknown = entries.iter().filter_map(|(_, entry)| match &entry.listed {
+            Listed::Object { size, etag, last_modified } if LINK_BYTES.contains(size) => {
+                let key = self.child_key(dir, &entry.name).ok()?;
+                let known = self.inodes.child(dir.ino, &entry.name).is_some()
+                    || self.namespace.known_object(&key, *size, etag, *last_modified).is_some();
+                (!known).then_some(key)
+            }
+            _ => None,
+        });
+        let unknown: Vec<ObjectKey> = unknown.collect();
+        let heads = unknown.into_iter().map(|key| async move {
+            let found = self.namespace.head(&key).await;
+            found.map(drop).map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))
+        });
+        let heads: Vec<FsResult<()>> = stream::iter(heads).buffer_unordered(HEADS_MAX).collect().await;
+        heads.into_iter().collect()
     }
 
     fn listed_kind(&self, dir: &Arc<Node>, entry: &ListedEntry) -> Kind {

@@ -72,6 +72,7 @@ pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Re
         gid: settings.gid,
         umask: settings.umask,
         metadata_ttl: settings.metadata_ttl,
+        exact_types: settings.exact_types,
         read_only: settings.read_only,
         write_back: options.uploads.write_back,
         state_dir: Some(options.state_dir.clone()),

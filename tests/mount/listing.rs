@@ -1,12 +1,16 @@
 //! Lookups and listings that cost almost nothing, counted at the proxy.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::mem::MaybeUninit;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Call, World};
+use rustix::fs::{RawDir, SeekFrom, seek};
+
+use crate::support::{BUCKET, Call, World};
 use crate::{WAIT, shell, timed};
 
 /// Puts `count` objects past the mount, side by side.
@@ -147,4 +151,144 @@ fn own_files_are_known_without_a_head_by_the_next_mount() {
     assert!(counts.requests(Call::HeadObject) <= 1, "{}", counts.log_text());
     assert!(counts.requests(Call::ListObjects) <= 3, "{}", counts.log_text());
     assert_eq!(counts.requests(Call::GetObject), 0, "the targets are remembered\n{}", counts.log_text());
+}
+
+/// Names and positions behind them, at most `max` from the present position on.
+fn read_some(dir: &File, max: usize) -> Vec<(String, u64)> {
+    let mut buffer = vec![MaybeUninit::uninit(); 16 << 10];
+    let mut entries = Vec::new();
+    let mut raw = RawDir::new(dir, &mut buffer);
+    while entries.len() < max {
+        let Some(entry) = raw.next() else { break };
+        let entry = entry.unwrap();
+        let name = entry.file_name().to_str().unwrap().to_owned();
+        entries.push((name, entry.next_entry_cookie()));
+    }
+    let behind = entries.last().map(|(_, behind)| *behind);
+    drop(raw);
+    if let Some(behind) = behind {
+        // The last call gave more entries than were looked at.
+        seek(dir, SeekFrom::Start(behind)).unwrap();
+    }
+    entries.retain(|(name, _)| name != "." && name != "..");
+    entries
+}
+
+fn read_rest(dir: &File) -> Vec<(String, u64)> {
+    let mut entries = Vec::new();
+    loop {
+        let more = read_some(dir, 4000);
+        if more.is_empty() {
+            return entries;
+        }
+        entries.extend(more);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_entries_keep_their_places_while_others_come_and_go() {
+    const FILES: usize = 100_000;
+    let world = World::new();
+    let server = world.server.handle();
+    thread::scope(|scope| {
+        for part in 0..64 {
+            scope.spawn(move || {
+                for i in (part..FILES).step_by(64) {
+                    server.put_sparse(BUCKET, &format!("d/f{i:06}"), 5000).unwrap();
+                }
+            });
+        }
+    });
+    let mount = world.mount(&[]);
+    let path = mount.path("d");
+    shell(&format!("test -d {}", path.display()));
+    world.proxy.take_counts();
+    timed(move || {
+        let dir = File::open(&path).unwrap();
+        let mut seen = read_some(&dir, 20_000);
+        let count = seen.len();
+        assert!(count > 19_000, "{count}");
+        // Behind the place where the reader stands, before it, and new ones at both ends.
+        for i in [5, 10_000, 30_000, 99_998] {
+            fs::remove_file(path.join(format!("f{i:06}"))).unwrap();
+        }
+        for name in ["a-new", "f050000-new", "z-new"] {
+            fs::write(path.join(name), "new").unwrap();
+        }
+        seen.extend(read_rest(&dir));
+        let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+        let unique: HashSet<&str> = names.iter().copied().collect();
+        assert_eq!(unique.len(), names.len(), "a name came twice");
+        for i in 0..FILES {
+            let name = format!("f{i:06}");
+            let gone = [30_000, 99_998].contains(&i);
+            let either = [5, 10_000].contains(&i);
+            assert!(either || unique.contains(name.as_str()) != gone, "{name}");
+        }
+        // Any place that was given leads back to the same next name.
+        for at in [0, 1, 17, 999, 1000, 12_345, 19_999, 20_000, 77_777, seen.len() - 3] {
+            seek(&dir, SeekFrom::Start(seen[at].1)).unwrap();
+            let next = seen[at + 1..].iter().map(|(name, _)| name);
+            let mut next = next.skip_while(|name| ["f000005", "f010000"].contains(&name.as_str()));
+            assert_eq!(Some(&read_some(&dir, 1)[0].0), next.next(), "behind entry {at}");
+        }
+        // From the start again: what came is there, what went is not.
+        seek(&dir, SeekFrom::Start(0)).unwrap();
+        let again: Vec<String> = read_rest(&dir).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(again.len(), FILES - 4 + 3);
+        assert!(again.contains(&"a-new".to_owned()) && !again.contains(&"f000005".to_owned()));
+    });
+    let counts = world.proxy.counts();
+    let asked = (counts.requests(Call::ListObjects), counts.requests(Call::HeadObject));
+    println!("100,000 entries read twice: {} LIST, {} HEAD", asked.0, asked.1);
+    assert!(asked.0 <= 2 * 101 + 20, "{} LIST", asked.0);
+}
+
+#[test]
+fn a_directory_is_emptied_while_it_is_read() {
+    let world = World::new();
+    put_all(&world, &(0..3000).map(|i| format!("d/f{i:04}")).collect::<Vec<_>>(), b"");
+    let mount = world.mount(&[]);
+    let path = mount.path("d");
+    timed(move || {
+        let mut removed = 0;
+        for entry in fs::read_dir(&path).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+            removed += 1;
+        }
+        assert_eq!(removed, 3000);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        fs::remove_dir(&path).unwrap();
+    });
+    assert_eq!(world.bucket.list("").unwrap(), [] as [String; 0]);
+}
+
+#[test]
+fn exact_types_tell_links_from_files_in_every_listing() {
+    let world = World::new();
+    put_all(&world, &(0..600).map(|i| format!("d/f{i:04}")).collect::<Vec<_>>(), &[b'x'; 5000]);
+    let headers = [("x-bce-meta-bosfs-mode", "41471")];
+    world.bucket.ask("PUT", "d/link", &[], &headers, b"f0001").unwrap();
+    world.bucket.put("d/small", b"x").unwrap();
+    let types = |args: &[&str], state: &str| {
+        let mut spec = world.spec(args);
+        spec.state_dir = world.path(state);
+        let mut mount = spec.mount().unwrap();
+        let path = mount.path("d");
+        shell(&format!("test -d {}", path.display()));
+        world.proxy.take_counts();
+        let types = timed(move || {
+            let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+            let links = entries.filter(|entry| entry.file_type().unwrap().is_symlink());
+            links.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+        });
+        let heads = world.proxy.counts().requests(Call::HeadObject);
+        assert!(mount.umount(WAIT).status.success());
+        (types, heads)
+    };
+    let (links, heads) = types(&["--exact-types"], "state-a");
+    assert_eq!(links, ["link"]);
+    assert!(heads <= 200, "large objects were asked for: {heads} HEAD");
+    // Remembered from then on, also without the option.
+    assert_eq!(types(&[], "state-a"), (vec!["link".to_owned()], 0));
 }
