@@ -344,6 +344,8 @@ impl Fs {
         if let Content::Dir(attrs) = &mut state.content {
             attrs.mtime = now;
         }
+        // After a chmod its time would be shown for ever.
+        state.changed = Some(now);
     }
 
     /// Waits until BOS has the attributes of all directories.
