@@ -27,7 +27,5 @@ mod inputs;
 mod repository;
 #[path = "tools_matrix/rsync.rs"]
 mod rsync;
-#[path = "tools_matrix/tree.rs"]
-mod tree;
 #[path = "tools_matrix/walk.rs"]
 mod walk;

@@ -12,7 +12,10 @@ pub mod fault;
 pub mod files;
 pub mod http;
 pub mod mounted;
+pub mod odd_tree;
 pub mod proxy;
+pub mod rsync_cost;
+pub mod tree;
 pub mod watch;
 pub mod world;
 

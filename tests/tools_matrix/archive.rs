@@ -2,7 +2,7 @@
 
 use crate::bench::Bench;
 use crate::inputs;
-use crate::tree::Times;
+use crate::support::tree::Times;
 
 #[test]
 fn tar_x_and_c() {

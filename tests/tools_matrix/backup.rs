@@ -2,7 +2,7 @@
 
 use crate::bench::Bench;
 use crate::inputs;
-use crate::tree::Times;
+use crate::support::tree::Times;
 
 #[test]
 fn borg() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::mounted::{run, within};
 use crate::support::{Mounted, World};
 
-use super::tree::{Times, Tree, differences, read_tree, without};
+use crate::support::tree::{Times, Tree, differences, read_tree, without};
 
 /// Longest time of one script on one side.
 pub const SCRIPT_TIMEOUT: Duration = Duration::from_secs(150);

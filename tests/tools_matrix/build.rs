@@ -1,7 +1,7 @@
 //! Compilers and `make` in the mount, and `ffmpeg`.
 
 use crate::bench::Bench;
-use crate::tree::Times;
+use crate::support::tree::Times;
 
 const PROJECT: &str = r##"
 mkdir project; cd project; mkdir src include

@@ -3,7 +3,7 @@
 use crate::bench::Bench;
 use crate::inputs;
 use crate::support::Call;
-use crate::tree::Times;
+use crate::support::tree::Times;
 
 #[test]
 fn cp_a() {

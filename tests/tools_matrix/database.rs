@@ -1,7 +1,7 @@
 //! `sqlite3`.
 
 use crate::bench::Bench;
-use crate::tree::Times;
+use crate::support::tree::Times;
 
 #[test]
 fn sqlite3_rollback_journal() {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::bench::Bench;
 use crate::inputs::{self, BIG_BYTES};
-use crate::tree::Times;
+use crate::support::tree::Times;
 
 /// Bytes after which an answer below `/cut/` breaks off.
 const CUT_BYTES: u64 = (9 << 20) + 777;

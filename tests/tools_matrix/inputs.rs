@@ -1,8 +1,8 @@
-//! The inputs of the tools: a tree with everything that a tree may have, and large files.
-
-use crate::support::files::write_random;
+//! The inputs of the tools.
 
 use super::bench::Bench;
+use crate::support::files::write_random;
+use crate::support::odd_tree;
 
 /// Bytes of the large input `$IN/big`: four parts of 5 MiB, the last one short.
 pub const BIG_BYTES: u64 = (17 << 20) + 4321;
@@ -12,47 +12,7 @@ pub fn big(bench: &Bench) {
     write_random(&bench.input().join("big"), 1, BIG_BYTES).unwrap();
 }
 
-/// Makes `$IN/tree`: files around the sizes where something changes, odd names, modes, owners, times with nanoseconds,
-/// symlinks, empty and deep folders, a sparse file, xattrs.
+/// Makes `$IN/tree`, with odd names, times, modes, owners, symlinks and xattrs.
 pub fn tree(bench: &Bench) {
-    let tree = bench.input().join("tree");
-    std::fs::create_dir_all(tree.join("sizes")).unwrap();
-    for (n, size) in
-        [0, 1, 4095, 4096, 4097, 100_000, (5 << 20) - 1, 5 << 20, (5 << 20) + 1, 12_345_678].iter().enumerate()
-    {
-        write_random(&tree.join(format!("sizes/f{size}")), n as u64, *size).unwrap();
-    }
-    bench.prepare(TREE);
+    odd_tree::make(&bench.input().join("tree"));
 }
-
-const TREE: &str = r#"
-cd tree
-odd=('中文 文件名.txt' ' leading and trailing ' 'per%20cent%zz' 'plus+plus' $'new\nline' "quo'te\"s" 'back\slash' '-dash'
-     '.hidden' 'a?b#c&d=e;f:g@h!i$j' '~tilde' 'ümlaut' '😀' '*star*' '[brackets]' 'x.y.z' '...' "$(printf 'n%.0s' {1..255})"
-     "$(printf '中%.0s' {1..85})")
-mkdir odd modes empty 'a directory' links times
-for name in "${odd[@]}"; do printf 'content of %s' "$name" > "odd/./$name"; done
-mkdir 'odd/中文 目录 %2F+'; echo in > 'odd/中文 目录 %2F+/in it'
-for mode in 0644 0600 0755 0400 0444 0000 0777 4755 2755 1644 6711; do echo $mode > modes/$mode; chmod $mode modes/$mode; done
-mkdir -m 0700 modes/d0700; mkdir -m 1777 modes/d1777; mkdir -m 2775 modes/d2775
-if [ "$(id -u)" = 0 ]; then
-    echo other > modes/owner; chown 1234:5678 modes/owner
-    mkdir modes/owned; echo x > modes/owned/f; chown -R 65534:100 modes/owned
-    ln -s nowhere links/owned; chown -h 1234:5678 links/owned
-fi
-deep=deep; for i in $(seq 20); do deep=$deep/level$i; done; mkdir -p $deep; echo bottom > $deep/file
-ln -s ../sizes/f4096 links/relative; ln -s /etc/hostname links/absolute; ln -s nowhere links/dangling
-ln -s ../sizes links/dir; ln -s "$(printf 't%.0s' {1..200})/$(printf 'u%.0s' {1..200})" links/long; ln -s '中文 %+' 'links/中文 链接'
-truncate -s 9M sparse; printf middle | dd of=sparse bs=1 seek=6000000 conv=notrunc status=none
-python3 - <<'PY'
-import os
-os.setxattr('sizes/f4097', 'user.comment', b'a comment \xff')
-os.setxattr('a directory', 'user.of.a.directory', b'value')
-PY
-touch -d '2001-02-03 04:05:06.123456789 UTC' times/old; touch -d '1970-01-01 00:00:01.000000001 UTC' times/early
-touch -d '2038-01-19 03:14:08.999999999 UTC' times/late; touch -d '2024-02-29 23:59:59 UTC' times/whole
-touch -h -d '2011-11-11 11:11:11.111111111 UTC' links/dangling
-n=0; find sizes odd modes deep -type f -print0 | sort -z | while IFS= read -r -d '' f; do
-    n=$((n + 1)); touch -d "2020-01-01 00:00:00.$(printf %09d $((n * 7654321 % 1000000000))) UTC" "./$f"; done
-find . -depth -type d -exec touch -d '2019-05-06 07:08:09.987654321 UTC' {} +
-"#;

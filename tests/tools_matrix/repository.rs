@@ -1,7 +1,7 @@
 //! `git`.
 
 use crate::bench::Bench;
-use crate::tree::Times;
+use crate::support::tree::Times;
 
 /// A repository of 200 commits over the sources of crates that building bosfs has put on this machine.
 const REPOSITORY: &str = r#"

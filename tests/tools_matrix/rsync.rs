@@ -2,7 +2,8 @@
 
 use crate::bench::Bench;
 use crate::inputs;
-use crate::tree::Times;
+use crate::support::rsync_cost::{Survey, calls_text};
+use crate::support::tree::Times;
 
 #[test]
 fn rsync_a() {
@@ -123,4 +124,33 @@ fn rsync_temp_dir() {
         "#,
     );
     bench.finish("find . | sort");
+}
+
+/// A small form of `scripts/rsync-toolchain`.
+#[test]
+fn rsync_costs_a_put_for_each_file_and_the_second_run_only_listings() {
+    let mut bench = Bench::new(Times::All);
+    bench.prepare(
+        r#"
+        mkdir src; for d in $(seq 12); do mkdir -p src/d$d/sub; for f in $(seq 25); do
+            seq $((f * d * 9)) > src/d$d/f$f; done; ln -s f1 src/d$d/link; done
+        touch 'src/d1/empty' 'src/d1/中文 %+ 名'; head -c 12345678 /dev/urandom > src/big; head -c 5242881 /dev/urandom > src/d2/two
+        find src -exec touch -h -d '2020-02-02 02:02:02.123456789 UTC' {} +
+        "#,
+    );
+    let survey = Survey::of(&bench.input().join("src"), 5 << 20).unwrap();
+    bench.world.proxy.take_counts();
+    bench.run_on_mount("rsync -a $IN/src/ to/");
+    let counts = bench.world.proxy.take_counts();
+    assert_eq!(survey.first_run_misses(&counts), [] as [String; 0], "{}\n{}", calls_text(&counts), counts.log_text());
+    for when in ["at once", "by a new process"] {
+        bench.world.proxy.take_counts();
+        let itemized = bench.run_on_mount("rsync -a --itemize-changes $IN/src/ to/");
+        let counts = bench.world.proxy.counts();
+        let misses = survey.unchanged_run_misses(&counts, &itemized);
+        assert_eq!(misses, [] as [String; 0], "{when}: {}\n{}", calls_text(&counts), counts.log_text());
+        bench.remount(false);
+    }
+    bench.run("rsync -a $IN/src/ to/");
+    bench.finish("rsync -anc --delete --itemize-changes $IN/src/ to/");
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bosfs::object::Md5;
 
-use crate::support::files::md5_of_file;
+use super::files::md5_of_file;
 
 /// Which times of two trees must be equal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,12 +57,21 @@ pub type Tree = BTreeMap<PathBuf, Entry>;
 
 /// Reads a tree. A name that its folder lists and that cannot be asked for is an error.
 pub fn read_tree(dir: &Path) -> io::Result<Tree> {
+    read(dir, true)
+}
+
+/// The same, but no file is opened: without content.
+pub fn read_attributes(dir: &Path) -> io::Result<Tree> {
+    read(dir, false)
+}
+
+fn read(dir: &Path, content: bool) -> io::Result<Tree> {
     let mut tree = Tree::new();
     let mut open = vec![PathBuf::new()];
     while let Some(relative) = open.pop() {
         for entry in std::fs::read_dir(dir.join(&relative)).map_err(|e| told(&relative, "list", &e))? {
             let name = relative.join(entry?.file_name());
-            let seen = read_entry(&dir.join(&name)).map_err(|e| told(&name, "read", &e))?;
+            let seen = read_entry(&dir.join(&name), content).map_err(|e| told(&name, "read", &e))?;
             if seen.is_dir() {
                 open.push(name.clone());
             }
@@ -78,7 +87,7 @@ fn told(path: &Path, what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} {path:?}: {error}"))
 }
 
-fn read_entry(path: &Path) -> io::Result<Entry> {
+fn read_entry(path: &Path, content: bool) -> io::Result<Entry> {
     let meta = std::fs::symlink_metadata(path)?;
     let kind = meta.mode() & libc::S_IFMT;
     let is_file = kind == libc::S_IFREG;
@@ -91,7 +100,7 @@ fn read_entry(path: &Path) -> io::Result<Entry> {
         size: if is_file { meta.len() } else { 0 },
         mtime: (meta.mtime(), meta.mtime_nsec()),
         link: if is_link { Some(std::fs::read_link(path)?) } else { None },
-        md5: if is_file { Some(md5_of_file(path)?) } else { None },
+        md5: if is_file && content { Some(md5_of_file(path)?) } else { None },
         xattrs: if is_link { BTreeMap::new() } else { read_xattrs(path)? },
     })
 }
