@@ -13,6 +13,8 @@ mod damaged;
 mod interrupted;
 #[path = "recovery/stuck.rs"]
 mod stuck;
+#[path = "recovery/tools.rs"]
+mod tools;
 #[path = "recovery/unlinked.rs"]
 mod unlinked;
 

@@ -11,6 +11,7 @@ mod exchange;
 pub mod fault;
 pub mod files;
 pub mod http;
+pub mod kill_rounds;
 pub mod mounted;
 pub mod odd_tree;
 pub mod proxy;
