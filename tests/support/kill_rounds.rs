@@ -117,6 +117,16 @@ fn kill_at(
     Ok(Some(moment))
 }
 
+/// The programs ended before the request came: fine only if they did what they should.
+fn not_hit(world: &World, children: &mut [Child]) -> Result<Round, String> {
+    let codes = ends(children)?;
+    let calls = super::rsync_cost::calls_text(&world.proxy.counts());
+    match codes.iter().all(|code| *code == Some(0)) {
+        true => Ok(Round { hit: false, moment: format!("never came: {calls}"), found: String::new() }),
+        false => Err(format!("without a kill the programs end with {codes:?}: {calls}")),
+    }
+}
+
 /// Ends of the programs after the kill; a program that hangs is killed and told.
 fn ends(children: &mut [Child]) -> Result<Vec<Option<i32>>, String> {
     let mut codes = Vec::new();
@@ -132,9 +142,17 @@ fn ends(children: &mut [Child]) -> Result<Vec<Option<i32>>, String> {
     Ok(codes)
 }
 
-fn umount(mount: &mut Mounted) -> Result<(), String> {
+/// `umount`, which must succeed, and a mount by a new process.
+fn mount_again(world: &World, mut mount: Mounted, empty_state: bool) -> Result<Mounted, String> {
     let output = mount.umount(WAIT);
-    if output.status.success() { Ok(()) } else { Err(format!("umount: {}", told(&output))) }
+    if !output.status.success() {
+        return Err(format!("umount: {}", told(&output)));
+    }
+    drop(mount);
+    if empty_state {
+        std::fs::remove_dir_all(world.state_dir()).map_err(|e| e.to_string())?;
+    }
+    self::mount(world)
 }
 
 fn told(output: &Output) -> String {
@@ -203,8 +221,7 @@ fn rsync_round(world: &World, seed: u64) -> Result<Round, String> {
     if !first.status.success() {
         return Err(format!("the first rsync: {}", told(&first)));
     }
-    umount(&mut mount)?;
-    mount = self::mount(world)?;
+    mount = mount_again(world, mount, false)?;
     let older = read_tree(&old).map_err(|e| e.to_string())?;
     let newer = read_tree(&new).map_err(|e| e.to_string())?;
     // The requests that write: one for each small file, several for each large one.
@@ -212,7 +229,9 @@ fn rsync_round(world: &World, seed: u64) -> Result<Round, String> {
     let nth = splitmix64(seed) % 60;
     let mut children = [start(&mut rsync_command(&new, &target))?];
     let when = When::any().key_contains("to/").skip(nth);
-    let Some(moment) = kill_at(world, &mut mount, seed, when, &mut children)? else { return Ok(Round::default()) };
+    let Some(moment) = kill_at(world, &mut mount, seed, when, &mut children)? else {
+        return not_hit(world, &mut children);
+    };
     let codes = ends(&mut children)?;
     if codes[0] == Some(0) {
         return Ok(Round { hit: false, moment, found: "rsync was done".into() });
@@ -248,9 +267,7 @@ fn rsync_round(world: &World, seed: u64) -> Result<Round, String> {
             return Err(format!("after rsync again (empty state: {empty_state}): {}", lines.join("; ")));
         }
         if !empty_state {
-            umount(&mut mount)?;
-            std::fs::remove_dir_all(world.state_dir()).map_err(|e| e.to_string())?;
-            mount = self::mount(world)?;
+            mount = mount_again(world, mount, true)?;
         }
     }
     let uploads = world.bucket.uploads("").map_err(|e| e.to_string())?;
@@ -313,18 +330,20 @@ fn mv_round(world: &World, seed: u64) -> Result<Round, String> {
         1 => When::call(Call::CopyObject).skip(MOVED_OBJECTS as u64 - 1 - splitmix64(seed ^ 5) % 20),
         _ => When::call(Call::CopyObject).skip(splitmix64(seed ^ 6) % MOVED_OBJECTS as u64),
     };
-    let Some(moment) = kill_at(world, &mut mount, seed, when, &mut children)? else { return Ok(Round::default()) };
+    let Some(moment) = kill_at(world, &mut mount, seed, when, &mut children)? else {
+        return not_hit(world, &mut children);
+    };
     if ends(&mut children)?[0] == Some(0) {
         // The name had changed already; what is left is removed behind it. Nothing may be lost then either.
-        return settle_move(world, &mut mount, &expected, &from, &to, moment, true)
+        return settle_move(world, mount, &expected, &from, &to, moment, true)
             .map(|round| Round { hit: false, ..round });
     }
-    settle_move(world, &mut mount, &expected, &from, &to, moment, false)
+    settle_move(world, mount, &expected, &from, &to, moment, false)
 }
 
 fn settle_move(
     world: &World,
-    mount: &mut Mounted,
+    mut mount: Mounted,
     expected: &BTreeMap<PathBuf, String>,
     from: &Path,
     to: &Path,
@@ -345,8 +364,7 @@ fn settle_move(
     if let Some(name) = union(&first, &second).filter(|_| union(&third, &second).is_some()) {
         return Err(format!("{name:?} is on neither side ({} and {} files), {moment}", first.len(), second.len()));
     }
-    umount(mount)?;
-    *mount = self::mount(world)?;
+    mount = mount_again(world, mount, false)?;
     let (old, new) = (read_hashes_if_any(from)?, read_hashes_if_any(to)?);
     let found = format!("{} in the old, {} in the new folder", old.len(), new.len());
     let all_old = old == *expected && new.is_empty();
@@ -360,9 +378,7 @@ fn settle_move(
             return Err(format!("mv run again: {}", told(&output)));
         }
     }
-    umount(mount)?;
-    std::fs::remove_dir_all(world.state_dir()).map_err(|e| e.to_string())?;
-    *mount = self::mount(world)?;
+    let _mount = mount_again(world, mount, true)?;
     if read_hashes_if_any(to)? != *expected || from.exists() {
         return Err(format!("at the end {from:?} exists: {}; {found}", from.exists()));
     }
@@ -452,10 +468,8 @@ fn writers_round(world: &World, seed: u64) -> Result<Round, String> {
         found = format!("{found}{} ", check("shown", n)?);
     }
     check_whole_objects(world, &python)?;
-    umount(&mut mount)?;
+    let _mount = mount_again(world, mount, true)?;
     check_whole_objects(world, &python)?;
-    std::fs::remove_dir_all(world.state_dir()).map_err(|e| e.to_string())?;
-    let _mount = self::mount(world)?;
     for n in 0..WRITER_COUNT {
         check("published", n)?;
     }
