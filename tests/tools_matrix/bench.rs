@@ -20,8 +20,9 @@ const TOLD_MAX: usize = 40;
 
 /// A mount, a local folder, and what both have seen so far.
 pub struct Bench {
-    pub world: World,
+    // Before the world: it must be gone when the server ends.
     mount: Option<Mounted>,
+    pub world: World,
     args: Vec<String>,
     times: Times,
     /// Beginnings of relative paths that may differ between the sides (but not between two mounts).

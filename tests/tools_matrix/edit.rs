@@ -42,7 +42,7 @@ fn sed_i() {
         sed -i --follow-symlinks 's/3/three/' link; sed -n -i '1,10p' c; sed -i 's/x/y/' b
         perl -i -pe 's/4/four/' a; perl -i.orig -ne 'print unless /7/' b
         sort -r -o c c; gawk -i inplace '{print NR, $0}' c
-        { diff -u b b.bak || true; } > diff; patch -s b diff
+        { diff -u --label b --label b b b.bak || true; } > diff; patch -s b diff
         ls -A; stat -c '%n %a %u %g %s' *
         "#,
     );
