@@ -22,7 +22,9 @@ mod open;
 pub mod process;
 mod remove;
 mod rename;
+mod rename_dir;
 mod temporary;
+mod tree_gate;
 pub mod verdict;
 mod xattr;
 
@@ -37,13 +39,16 @@ use crate::bos::client::BosClient;
 use crate::moves::Moves;
 use crate::namespace::Namespace;
 use crate::namespace::inode::InodeTable;
+use crate::object::ObjectKey;
 use crate::posix_meta::AttrDefaults;
 use crate::read::reader::ReadPool;
 use crate::upload::Uploads;
-use attr::{Attr, Body, Content};
+use attr::{Attr, Body, Content, Node};
 use dir_attrs::DirAttrs;
 use error::{FsError, FsResult};
 use handles::{HandleTable, OpenDir, OpenFile};
+use remove::Burst;
+use tree_gate::{Pass, TreeGate};
 
 pub use data::Written;
 pub use dirs::{DirEntry, DirEntryPlus};
@@ -124,6 +129,10 @@ pub struct Fs {
     dirs: HandleTable<OpenDir>,
     /// Keys whose name was removed while handles are open: BOS may still have the object. With the inode that waits.
     hidden: Mutex<HashMap<String, u64>>,
+    /// Keeps acts on names and renames of the directories above them apart.
+    trees: TreeGate,
+    /// Recent removals of files.
+    burst: Mutex<Burst>,
     status_json: StatusSource,
     runtime: tokio::runtime::Handle,
 }
@@ -158,6 +167,8 @@ impl Fs {
             files: HandleTable::new(),
             dirs: HandleTable::new(),
             hidden: Mutex::new(HashMap::new()),
+            trees: TreeGate::new(),
+            burst: Mutex::default(),
             status_json,
             runtime,
         })
@@ -188,6 +199,40 @@ impl Fs {
     /// Files open at present.
     pub fn open_files(&self) -> usize {
         self.files.len()
+    }
+
+    /// Whether the name is gone although BOS may still have its object.
+    fn is_hidden(&self, key: &str) -> bool {
+        self.hidden.lock().contains_key(key) || self.moves.hides(key)
+    }
+
+    /// Begins an act on the key that `find` tells: it is in no directory under rename then, and what an earlier process or a
+    /// removal left to be done about it is done. Not to be asked for again within the act.
+    ///
+    /// # Errors
+    /// When what was left cannot be done; those of `find`.
+    async fn act_on<K: AsRef<[ObjectKey]>>(&self, find: impl Fn() -> FsResult<K>) -> FsResult<(Pass<'_>, K)> {
+        let mut keys = find()?;
+        loop {
+            let names: Vec<&str> = keys.as_ref().iter().map(ObjectKey::as_str).collect();
+            let pass = self.trees.act(&names).await;
+            // A rename that was waited for gave them other keys.
+            let again = find()?;
+            if again.as_ref() == keys.as_ref() {
+                for key in &names {
+                    self.moves.wait_clear(key).await?;
+                }
+                return Ok((pass, keys));
+            }
+            drop(pass);
+            keys = again;
+        }
+    }
+
+    /// As [`Fs::act_on`] for the name `name` in `dir`.
+    async fn act_on_child(&self, dir: &Node, name: &str) -> FsResult<(Pass<'_>, ObjectKey)> {
+        let (pass, [key]) = self.act_on(|| Ok([self.child_key(dir, name)?])).await?;
+        Ok((pass, key))
     }
 
     fn check_writable(&self) -> FsResult<()> {

@@ -62,6 +62,48 @@ impl Default for CopySizes {
     }
 }
 
+/// An object below a renamed directory that has another ETag than before (BOS keeps that of simple objects only).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recopied {
+    /// Key behind the prefix.
+    pub rest: String,
+    /// ETag before.
+    pub from_etag: ETag,
+    /// ETag now.
+    pub etag: ETag,
+}
+
+/// A directory whose objects are all copied: the new names count. Dropped, it removes the old ones behind.
+pub struct CopiedDir {
+    entry: Option<Arc<Move>>,
+    /// The objects that have other ETags now, by `rest`.
+    pub recopied: Vec<Recopied>,
+}
+
+impl CopiedDir {
+    /// Deletes the old names, but for what others wrote there meanwhile, which is told of in [`Moves::status`].
+    ///
+    /// # Errors
+    /// When BOS refuses: those names are there twice, as the message says, and the next mount tries again.
+    pub async fn remove_sources(mut self) -> Result<(), WriteError> {
+        let Some(entry) = self.entry.take() else { return Ok(()) };
+        let shared = entry.shared.clone();
+        shared.spawn(async move { entry.conclude(entry.remove_sources().await) }).await
+    }
+}
+
+impl Drop for CopiedDir {
+    fn drop(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
+        let shared = entry.shared.clone();
+        let removing = async move {
+            // Nobody waits for it: the log and `status` tell.
+            let _ = entry.conclude(entry.remove_sources().await);
+        };
+        shared.tasks.spawn_on(removing, &shared.runtime);
+    }
+}
+
 /// What the moves of one mount share.
 struct Shared {
     client: BosClient,
@@ -195,11 +237,38 @@ impl Moves {
     /// Moves all objects below `from` to below `to` (prefixes ending in `/`, neither within the other, nothing below
     /// `to`), but for the keys in `leave_out`. `marker`: headers of the marker that `to` is given if `from` has none.
     ///
+    /// When this returns, everything is copied and the new names count; the old ones go with
+    /// [`CopiedDir::remove_sources`].
+    ///
     /// # Errors
     /// `ENAMETOOLONG` if a key would become too long, `EINVAL` for keys that cannot be paths, `EXDEV` for more than
     /// 500,000 objects, `EBUSY` when others never stop changing it, and what BOS or the local disk says. The old names
-    /// count then, and the copies are taken back; only if everything is copied and an old name cannot be removed, both
-    /// are there, as the message says.
+    /// count then, and the copies are taken back.
+    pub async fn copy_dir(
+        &self,
+        from: &str,
+        to: &str,
+        leave_out: Vec<ObjectKey>,
+        marker: Option<ObjectHeaders>,
+    ) -> Result<CopiedDir, WriteError> {
+        let (from, to, at) = (from.to_owned(), to.to_owned(), Timestamp::now().sec);
+        let first = MoveRecord::Directory { format: FORMAT, from, to, leave_out, at };
+        crate::journal::Line::check(&first).map_err(|message| WriteError::failed(libc::EINVAL, message))?;
+        let entry = self.shared.begin(&first)?;
+        let copying = entry.clone();
+        let copied = self.shared.spawn(async move {
+            match copying.copy_directory(marker.as_ref()).await {
+                Ok(()) => Ok(CopiedDir { recopied: copying.recopied(), entry: Some(copying) }),
+                Err(ended) => copying.conclude(Err(ended)),
+            }
+        });
+        copied.await
+    }
+
+    /// [`Moves::copy_dir`], then [`CopiedDir::remove_sources`].
+    ///
+    /// # Errors
+    /// Those of both.
     pub async fn rename_dir(
         &self,
         from: &str,
@@ -207,14 +276,7 @@ impl Moves {
         leave_out: Vec<ObjectKey>,
         marker: Option<ObjectHeaders>,
     ) -> Result<(), WriteError> {
-        let (from, to, at) = (from.to_owned(), to.to_owned(), Timestamp::now().sec);
-        let first = MoveRecord::Directory { format: FORMAT, from, to, leave_out, at };
-        crate::journal::Line::check(&first).map_err(|message| WriteError::failed(libc::EINVAL, message))?;
-        let drive = |entry: Arc<Move>| async move {
-            entry.copy_directory(marker.as_ref()).await?;
-            entry.remove_sources().await
-        };
-        self.shared.run(first, drive).await
+        self.copy_dir(from, to, leave_out, marker).await?.remove_sources().await
     }
 
     /// Whether the mount must not show this key (of a file, or of a directory without its `/`): it is about to go.
@@ -337,27 +399,32 @@ fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Move>>, String
 }
 
 impl Shared {
-    /// Begins a move and drives it in a task of its own, so that it goes on when the caller leaves.
+    fn begin(self: &Arc<Self>, first: &MoveRecord) -> Result<Arc<Move>, WriteError> {
+        if self.stop.is_cancelled() {
+            return Err(WriteError::failed(libc::EIO, "bosfs is stopping; nothing was renamed"));
+        }
+        Move::begin(self, first)
+    }
+
+    /// Runs `work` in a task of its own, so that it goes on when the caller leaves.
+    async fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        self.tasks.spawn_on(work, &self.runtime).await.unwrap_or_else(|e| {
+            Err(WriteError::failed(libc::EIO, format!("a rename broke off: {e}; the next mount goes on with it")))
+        })
+    }
+
+    /// Begins a move and drives it to its end.
     async fn run<T, F>(self: &Arc<Self>, first: MoveRecord, drive: impl FnOnce(Arc<Move>) -> F) -> Result<T, WriteError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Ended>> + Send + 'static,
     {
-        if self.stop.is_cancelled() {
-            return Err(WriteError::failed(libc::EIO, "bosfs is stopping; nothing was renamed"));
-        }
-        let entry = Move::begin(self, &first)?;
+        let entry = self.begin(&first)?;
         let driven = drive(entry.clone());
-        let task = self.tasks.spawn_on(
-            async move {
-                let result = driven.await;
-                entry.conclude(result)
-            },
-            &self.runtime,
-        );
-        task.await.unwrap_or_else(|e| {
-            Err(WriteError::failed(libc::EIO, format!("a rename broke off: {e}; the next mount goes on with it")))
-        })
+        self.spawn(async move { entry.conclude(driven.await) }).await
     }
 
     async fn finish_recovered(self: Arc<Self>, entry: &Arc<Move>) {

@@ -13,6 +13,8 @@ mod bad_line;
 mod content;
 #[path = "mount/dir_attrs.rs"]
 mod dir_attrs;
+#[path = "mount/dir_renames.rs"]
+mod dir_renames;
 #[path = "mount/file_renames.rs"]
 mod file_renames;
 #[path = "mount/listing.rs"]
@@ -21,6 +23,8 @@ mod listing;
 mod names;
 #[path = "mount/ranges.rs"]
 mod ranges;
+#[path = "mount/removals.rs"]
+mod removals;
 #[path = "mount/requests.rs"]
 mod requests;
 #[path = "mount/temporaries.rs"]

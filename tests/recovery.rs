@@ -11,6 +11,8 @@ mod closed;
 mod damaged;
 #[path = "recovery/interrupted.rs"]
 mod interrupted;
+#[path = "recovery/names.rs"]
+mod names;
 #[path = "recovery/stuck.rs"]
 mod stuck;
 #[path = "recovery/tools.rs"]

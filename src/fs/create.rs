@@ -37,7 +37,7 @@ impl Fs {
         self.check_writable()?;
         let dir = self.directory(parent)?;
         Self::check_changeable(&dir, name)?;
-        let key = self.child_key(&dir, name)?;
+        self.child_key(&dir, name)?;
         if let Some(found) = self.find(&dir, name).await? {
             if flags & libc::O_EXCL != 0 {
                 return Err(FsError::plain(libc::EEXIST));
@@ -45,7 +45,7 @@ impl Fs {
             let opened = self.open(found.node.ino, flags, caller).await?;
             return Ok((Entry { attr: self.attr_of(&found.keep()) }, opened));
         }
-        let (node, file) = self.make_file(&dir, name, key, mode, flags, caller).await?;
+        let (node, file) = self.make_file(&dir, name, mode, flags, caller).await?;
         let opened = self.opened_writer(node.clone(), file, flags & libc::O_ACCMODE, caller);
         Ok((Entry { attr: self.attr_of(&node) }, opened))
     }
@@ -68,11 +68,11 @@ impl Fs {
         &self,
         dir: &Arc<Node>,
         name: &str,
-        key: ObjectKey,
         mode: u32,
         flags: i32,
         caller: Caller,
     ) -> FsResult<(Arc<Node>, Arc<crate::upload::DirtyFile>)> {
+        let (_pass, key) = self.act_on_child(dir, name).await?;
         // A file of that name was unlinked but is still open: its object may still be there.
         let mut condition = Condition::Absent;
         let was_hidden = self.hidden.lock().contains_key(key.as_str());
@@ -128,11 +128,12 @@ impl Fs {
         let dir = self.directory(parent)?;
         Self::check_changeable(&dir, name)?;
         let key = self.child_key(&dir, name)?;
-        let prefix = format!("{key}/");
-        ObjectKey::parse(&prefix)?;
+        ObjectKey::parse(&format!("{key}/"))?;
         if self.find(&dir, name).await?.is_some() {
             return Err(FsError::plain(libc::EEXIST));
         }
+        let (_pass, key) = self.act_on_child(&dir, name).await?;
+        let prefix = format!("{key}/");
         let inherited = Self::attrs_of_dir(&dir).mode & 0o2000;
         let attrs = Self::new_attrs(&dir, S_IFDIR | inherited | (mode & 0o7777), caller);
         let put = self.namespace.put_marker(&prefix, &attrs).await;
@@ -155,13 +156,14 @@ impl Fs {
         self.check_writable()?;
         let dir = self.directory(parent)?;
         Self::check_changeable(&dir, name)?;
-        let key = self.child_key(&dir, name)?;
+        self.child_key(&dir, name)?;
         if target.len() > TARGET_BYTES_MAX {
             return Err(FsError::plain(libc::ENAMETOOLONG));
         }
         if self.find(&dir, name).await?.is_some() {
             return Err(FsError::plain(libc::EEXIST));
         }
+        let (_pass, key) = self.act_on_child(&dir, name).await?;
         let attrs = Self::new_attrs(&dir, S_IFLNK | 0o777, caller);
         let mut headers =
             ObjectHeaders { content_type: Some("application/octet-stream".to_owned()), ..ObjectHeaders::default() };

@@ -242,7 +242,7 @@ impl Fs {
             return false;
         }
         let key = format!("{prefix}{}", entry.name);
-        let hidden = self.hidden.lock().contains_key(&key);
+        let hidden = self.is_hidden(&key);
         let removed = asked_at.is_some_and(|at| self.namespace.removed_since(&key, at));
         !hidden && (!removed || self.inodes.child(dir.node.ino, &entry.name).is_some())
     }

@@ -197,7 +197,7 @@ impl Fs {
         if let Some(file) = self.local(&key) {
             return Ok(Some(Some(self.enter_dirty(dir, name, file))));
         }
-        if self.hidden.lock().contains_key(key.as_str()) {
+        if self.is_hidden(key.as_str()) {
             return Ok(Some(None));
         }
         Ok(None)

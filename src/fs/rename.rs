@@ -31,8 +31,8 @@ impl Fs {
     /// `rename`. A file of which BOS has no object just gets the new name; any other is published first, under its old one.
     ///
     /// # Errors
-    /// `EEXIST` with `no_replace`; `EISDIR`, `ENOTDIR`, `ENOTEMPTY`; `EXDEV` for a directory that is not empty and for
-    /// objects above 5 GB (mv then copies itself); `EBUSY` for the unfinished file of a killed writer; and what BOS says.
+    /// `EEXIST` with `no_replace`; `EISDIR`, `ENOTDIR`; for directories as [`Fs::rename_dir`]; `EXDEV` for objects above
+    /// 5 GB (mv then copies itself); `EBUSY` for the unfinished file of a killed writer; and what BOS says.
     pub async fn rename(
         &self,
         parent: u64,
@@ -60,8 +60,7 @@ impl Fs {
         match (source.kind, target.as_ref().map(|target| target.kind)) {
             (Kind::Dir, Some(kind)) if kind != Kind::Dir => Err(FsError::plain(libc::ENOTDIR)),
             (Kind::Dir, _) => {
-                self.rename_empty_dir(&source, &key, &new_key, target.as_ref()).await?;
-                self.inodes.rename(&source, &new_dir, new_name);
+                self.rename_dir(&source, &key, (&new_dir, new_name, &new_key)).await?;
                 source.body.state.lock().touch();
                 self.entries_changed(&dir);
                 self.entries_changed(&new_dir);
@@ -70,6 +69,8 @@ impl Fs {
             }
             (_, Some(Kind::Dir)) => Err(FsError::plain(libc::EISDIR)),
             (_, _) => {
+                let keys = || Ok([self.child_key(&dir, name)?, self.child_key(&new_dir, new_name)?]);
+                let (_pass, [key, new_key]) = self.act_on(keys).await?;
                 let names = FileNames { dir: &dir, key: &key, new_dir: &new_dir, new_name, new_key: &new_key };
                 self.rename_file(&source, &names, target.as_ref()).await
             }
@@ -282,35 +283,6 @@ impl Fs {
             }
             Content::Dir(_) | Content::Virtual(_) => Err(FsError::plain(libc::EPERM)),
         }
-    }
-
-    async fn rename_empty_dir(
-        &self,
-        source: &Arc<Node>,
-        key: &ObjectKey,
-        new_key: &ObjectKey,
-        target: Option<&Arc<Node>>,
-    ) -> FsResult<()> {
-        let (prefix, new_prefix) = (format!("{key}/"), format!("{new_key}/"));
-        if new_prefix.starts_with(&prefix) {
-            return Err(FsError::plain(libc::EINVAL));
-        }
-        if target.is_some() {
-            self.check_empty(&new_prefix).await?;
-        }
-        match self.check_empty(&prefix).await {
-            Ok(()) => {}
-            Err(error) if error.errno == libc::ENOTEMPTY => return Err(FsError::plain(libc::EXDEV)),
-            Err(error) => return Err(error),
-        }
-        let attrs = match &source.body.state.lock().content {
-            Content::Dir(attrs) => *attrs,
-            _ => return Err(FsError::STALE),
-        };
-        let put = self.namespace.put_marker(&new_prefix, &attrs).await;
-        put.map_err(|error| FsError::from_bos("renaming", &prefix, &error))?;
-        self.namespace.dir_made(&new_prefix);
-        self.remove_marker(&prefix).await
     }
 }
 

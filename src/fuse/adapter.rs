@@ -458,9 +458,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        // Directories are changed in BOS itself; nothing of them waits here.
-        reply.ok();
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fsyncdir(ino.0).await };
+        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("fsyncdir", reply));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
+use super::Recopied;
 use super::copy::{CopyJob, CopyTrouble};
 use super::object::Ended;
 use super::record::{Listed, MoveRecord};
@@ -164,6 +165,16 @@ impl Move {
             self.append(&MoveRecord::Dropped { to: key })?;
         }
         Ok(())
+    }
+
+    /// The objects that have other ETags now, by key.
+    pub(super) fn recopied(&self) -> Vec<Recopied> {
+        let state = self.state.lock();
+        let changed = state.entries.iter().filter_map(|(rest, entry)| {
+            let (etag, _) = entry.copied.as_ref().filter(|(etag, _)| *etag != entry.etag)?;
+            Some(Recopied { rest: rest.clone(), from_etag: entry.etag.clone(), etag: etag.clone() })
+        });
+        changed.collect()
     }
 
     /// Deletes the old names, page by page of a fresh listing: only what still is what was copied.

@@ -248,6 +248,16 @@ impl Namespace {
         }
     }
 
+    /// The directory at `prefix` is at `new_prefix` now, and with it those below it that are kept.
+    pub fn kept_dirs_renamed(&self, prefix: &str, new_prefix: &str) {
+        let mut memory = self.memory.lock();
+        let below: Vec<String> = memory.kept_dirs.iter().filter(|dir| dir.starts_with(prefix)).cloned().collect();
+        for dir in below {
+            memory.kept_dirs.remove(&dir);
+            memory.kept_dirs.insert(format!("{new_prefix}{}", &dir[prefix.len()..]));
+        }
+    }
+
     /// Names of the directories directly under `prefix` that are kept.
     pub fn kept_under(&self, prefix: &str) -> Vec<String> {
         let memory = self.memory.lock();

@@ -228,6 +228,11 @@ impl<B> InodeTable<B> {
         replaced
     }
 
+    /// All inodes, in no order.
+    pub fn all(&self) -> Vec<Arc<Inode<B>>> {
+        self.tables.lock().inodes.values().map(|entry| entry.inode.clone()).collect()
+    }
+
     /// Number of inodes in the table.
     pub fn len(&self) -> usize {
         self.tables.lock().inodes.len()

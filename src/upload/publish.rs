@@ -400,6 +400,10 @@ impl DirtyFile {
     pub fn orphan(self: &Arc<Self>) -> Result<(), WriteError> {
         let mut inner = self.lock();
         if inner.removal == Removal::None {
+            if inner.store.is_none() && inner.base().is_some() {
+                // Its object must go also if bosfs is killed before the last handle is released.
+                self.materialise(&mut inner)?;
+            }
             if inner.store.is_some() {
                 self.append(&mut inner, &Record::Unlinked)?;
             }

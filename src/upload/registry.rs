@@ -278,6 +278,11 @@ impl Uploads {
         Ok(())
     }
 
+    /// Keys that files which began as copies still read from.
+    pub fn clone_sources(&self) -> Vec<ObjectKey> {
+        self.files().iter().filter_map(|file| file.lock().state.base.as_ref()?.key.clone()).collect()
+    }
+
     /// Fetches what files that began as copies of `key` still read from there, before it is removed or replaced.
     ///
     /// # Errors

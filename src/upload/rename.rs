@@ -134,6 +134,32 @@ impl DirtyFile {
         Ok(false)
     }
 
+    /// Whether a program has it open for writing.
+    pub fn is_open(&self) -> bool {
+        self.lock().writers > 0
+    }
+
+    /// Sends attributes that are gathered at once, and waits for that. Nobody writes to the file.
+    ///
+    /// # Errors
+    /// What keeps the file from being published.
+    pub async fn send_attrs(self: &Arc<Self>) -> Result<(), WriteError> {
+        loop {
+            {
+                let mut inner = self.lock();
+                inner.trouble()?;
+                let pending = inner.attrs_pending() && !inner.new_content && !inner.new_file;
+                if !pending || inner.writers > 0 || inner.removal != Removal::None {
+                    return Ok(());
+                }
+                inner.attrs_due = Some(Instant::now());
+            }
+            self.start_driver();
+            self.wake.notify_one();
+            self.changed().await;
+        }
+    }
+
     /// Headers that its object must get although nothing else is new: attributes that are still to be sent.
     pub fn pending_headers(&self) -> Option<ObjectHeaders> {
         let inner = self.lock();
