@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 
 use crate::bos::client::BosClient;
@@ -54,6 +55,11 @@ pub use data::Written;
 pub use dirs::{DirEntry, DirEntryPlus};
 pub use open::{Opened, Orphan};
 pub use rename::RenameOptions;
+
+/// Stands for the inode of a name whose file an earlier process unlinked.
+const NO_INODE: u64 = 0;
+/// Removals of an earlier process that are waited for at the same time.
+const REMOVALS_WATCHED_MAX: usize = 64;
 
 /// Settings of one mount.
 #[derive(Clone, Debug)]
@@ -155,7 +161,9 @@ impl Fs {
         let root = Body::new(Content::Dir(namespace.plain_dir()));
         root.state.lock().confirmed = None;
         let dir_attrs = DirAttrs::new(namespace.clone(), state_dir, runtime.clone());
-        Arc::new(Self {
+        let removed = uploads.removals();
+        let hidden = removed.iter().map(|key| (key.as_str().to_owned(), NO_INODE)).collect();
+        let fs = Arc::new(Self {
             options,
             client,
             namespace,
@@ -166,12 +174,32 @@ impl Fs {
             inodes: InodeTable::new(root),
             files: HandleTable::new(),
             dirs: HandleTable::new(),
-            hidden: Mutex::new(HashMap::new()),
+            hidden: Mutex::new(hidden),
             trees: TreeGate::new(),
             burst: Mutex::default(),
             status_json,
             runtime,
-        })
+        });
+        if !removed.is_empty() {
+            fs.runtime.spawn(fs.clone().show_after_removal(removed));
+        }
+        fs
+    }
+
+    /// Keys that an earlier process unlinked are shown again, should they come back, once their objects are gone.
+    async fn show_after_removal(self: Arc<Self>, keys: Vec<ObjectKey>) {
+        let fs = &self;
+        let wait = |key: ObjectKey| async move {
+            // What keeps one from being removed is in the log and in `status`; its name stays away.
+            if fs.uploads.wait_removal(&key).await.is_ok() {
+                let mut hidden = fs.hidden.lock();
+                if hidden.get(key.as_str()) == Some(&NO_INODE) {
+                    hidden.remove(key.as_str());
+                    fs.namespace.changed(key.as_str(), true);
+                }
+            }
+        };
+        stream::iter(keys).for_each_concurrent(REMOVALS_WATCHED_MAX, wait).await;
     }
 
     /// How long the kernel may believe an answer.

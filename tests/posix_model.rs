@@ -10,6 +10,8 @@ mod support;
 mod frozen;
 #[path = "posix/model.rs"]
 mod model;
+#[path = "posix/names.rs"]
+mod names;
 #[path = "posix/random.rs"]
 mod random;
 

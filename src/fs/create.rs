@@ -14,7 +14,7 @@ use crate::bos::client::{Body as BosBody, ObjectHeaders};
 use crate::bos::error::BosErrorKind;
 use crate::namespace::inode::Kind;
 use crate::namespace::{Object, stored_between};
-use crate::object::{Condition, FileAttrs, Md5, ObjectKey, Timestamp};
+use crate::object::{FileAttrs, Md5, ObjectKey, Timestamp};
 use crate::posix_meta::{self, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::upload::{Opening, Temporary};
 
@@ -74,15 +74,8 @@ impl Fs {
     ) -> FsResult<(Arc<Node>, Arc<crate::upload::DirtyFile>)> {
         let (_pass, key) = self.act_on_child(dir, name).await?;
         // A file of that name was unlinked but is still open: its object may still be there.
-        let mut condition = Condition::Absent;
         let was_hidden = self.hidden.lock().contains_key(key.as_str());
-        if was_hidden {
-            let left = self.namespace.head(&key).await;
-            let left = left.map_err(|error| FsError::from_bos("creating", key.as_str(), &error))?;
-            if let Some(object) = left {
-                condition = Condition::Matches(object.etag);
-            }
-        }
+        let condition = self.expected_without_name(&key).await?;
         let attrs = Self::new_attrs(dir, S_IFREG | (mode & 0o7777), caller);
         self.uploads.room_for_file().await?;
         let file = self.uploads.open(Opening {
@@ -170,8 +163,9 @@ impl Fs {
         posix_meta::write_attrs(&mut headers.metadata, &attrs);
         let body = Bytes::copy_from_slice(target.as_bytes());
         let md5 = Md5::of(&body);
+        let condition = self.expected_without_name(&key).await?;
         let sent = Instant::now();
-        let put = self.client.put_object(&key, BosBody::Bytes(body), &md5, &headers, &Condition::Absent).await;
+        let put = self.client.put_object(&key, BosBody::Bytes(body), &md5, &headers, &condition).await;
         let (etag, date) = match put {
             Ok(stored) => (stored.etag, stored.date),
             Err(error) => match self.settle_link(&key, &md5, &error).await {

@@ -180,11 +180,13 @@ impl Fs {
         }
     }
 
-    /// As [`Fs::expected_at`] where no name is to be seen: an unlinked file of that name may still have its object.
+    /// As [`Fs::expected_at`] where no name is to be seen: an unlinked file of that name may still have its object, which
+    /// is left to the file that is to take the name.
     pub(super) async fn expected_without_name(&self, key: &ObjectKey) -> FsResult<Condition> {
         if !self.hidden.lock().contains_key(key.as_str()) {
             return Ok(Condition::Absent);
         }
+        self.uploads.take_name(key).await?;
         let left = self.namespace.head(key).await;
         let left = left.map_err(|error| FsError::from_bos("looking up", key.as_str(), &error))?;
         Ok(left.map_or(Condition::Absent, |object| Condition::Matches(object.etag)))

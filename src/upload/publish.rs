@@ -409,6 +409,7 @@ impl DirtyFile {
             }
             inner.removal = Removal::Orphaned;
             self.shared.forget(self, &inner.state.key);
+            self.shared.removing(&inner.state.key, self);
         }
         drop(inner);
         self.notify();
@@ -426,6 +427,7 @@ impl DirtyFile {
             // A file whose name another one took leaves the object to that one.
             if inner.state.discarded && inner.store.is_none() {
                 inner.removal = Removal::Done;
+                self.shared.removed(self, &inner.state.key);
                 return Ok(());
             }
             if !inner.state.discarded {
@@ -461,7 +463,7 @@ impl DirtyFile {
         self.wait_removed().await
     }
 
-    async fn wait_removed(self: &Arc<Self>) -> Result<(), WriteError> {
+    pub(super) async fn wait_removed(self: &Arc<Self>) -> Result<(), WriteError> {
         self.start_driver();
         self.wake.notify_one();
         let removed = async {

@@ -67,6 +67,8 @@ pub(super) struct Shared {
     act_slots: Semaphore,
     /// Taken last: with a file's lock held, never the other way round.
     files: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
+    /// Files without a name whose object has still to go, by the key of that object.
+    removals: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
     finished: Mutex<VecDeque<FileStatus>>,
     damaged: Mutex<Vec<FileStatus>>,
     adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
@@ -128,6 +130,7 @@ impl Uploads {
             slots: Semaphore::new(options.uploads_max.max(1)),
             act_slots: Semaphore::new(options.uploads_max.max(1) + ACTS_MAX),
             files: Mutex::default(),
+            removals: Mutex::default(),
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
@@ -150,9 +153,44 @@ impl Uploads {
         Ok(uploads)
     }
 
+    /// Keys of files that an earlier process removed and whose objects may still be there.
+    pub fn removals(&self) -> Vec<ObjectKey> {
+        self.shared.removals.lock().keys().cloned().collect()
+    }
+
+    /// Waits until nothing that lost this name is being taken out of BOS.
+    ///
+    /// # Errors
+    /// What keeps it from being removed.
+    pub async fn wait_removal(&self, key: &ObjectKey) -> Result<(), WriteError> {
+        let Some(file) = self.shared.removal_of(key) else { return Ok(()) };
+        file.wait_removed().await
+    }
+
+    /// Something new takes the name of a removed file: the object there is left to it, whenever the removed one's last
+    /// handle goes. Nothing of the removed one is on its way any more when this returns.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub async fn take_name(&self, key: &ObjectKey) -> Result<(), WriteError> {
+        while let Some(file) = self.shared.removal_of(key) {
+            match file.leave_object()? {
+                super::Displaced::Busy => file.changed().await,
+                super::Displaced::Gone => self.shared.removed(&file, key),
+            }
+        }
+        Ok(())
+    }
+
     fn take_over(&self, file: Arc<DirtyFile>) {
         let key = file.key();
-        let unlinked = file.lock().removal != Removal::None;
+        let (unlinked, leaves_object) = {
+            let inner = file.lock();
+            (inner.removal != Removal::None, inner.state.discarded)
+        };
+        if unlinked && !leaves_object {
+            self.shared.removing(&key, &file);
+        }
         if !unlinked {
             let earlier = self.shared.files.lock().insert(key.clone(), file.clone());
             let earlier = earlier.and_then(|earlier| self.supersede(&key, earlier, &file));
@@ -410,6 +448,23 @@ impl Shared {
         let mut files = self.files.lock();
         if files.get(key).is_some_and(|found| std::ptr::eq(found.as_ref(), file)) {
             files.remove(key);
+        }
+    }
+
+    /// The file lost its name, and its object has to go at some time.
+    pub(super) fn removing(&self, key: &ObjectKey, file: &Arc<DirtyFile>) {
+        self.removals.lock().insert(key.clone(), file.clone());
+    }
+
+    fn removal_of(&self, key: &ObjectKey) -> Option<Arc<DirtyFile>> {
+        self.removals.lock().get(key).cloned()
+    }
+
+    /// Its object is gone, or left to another file.
+    pub(super) fn removed(&self, file: &DirtyFile, key: &ObjectKey) {
+        let mut removals = self.removals.lock();
+        if removals.get(key).is_some_and(|found| std::ptr::eq(found.as_ref(), file)) {
+            removals.remove(key);
         }
     }
 

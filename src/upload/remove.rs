@@ -158,6 +158,7 @@ impl DirtyFile {
         self.retire(&mut inner);
         inner.removal = Removal::Done;
         self.shared.forget(self, &key);
+        self.shared.removed(self, &key);
         drop(inner);
         self.notify();
         Ok(())

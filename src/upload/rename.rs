@@ -236,6 +236,29 @@ impl DirtyFile {
         Ok(Displaced::Gone)
     }
 
+    /// Something new takes the name that this file lost: the object at the key is not removed with it.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub(super) fn leave_object(self: &Arc<Self>) -> Result<Displaced, WriteError> {
+        let mut inner = self.lock();
+        if inner.removal == Removal::Done {
+            return Ok(Displaced::Gone);
+        }
+        // What is under way must have ended: a publication that came late, or a removal, would meet the new file's object.
+        if inner.removal == Removal::Wanted || inner.driving {
+            drop(inner);
+            self.start_driver();
+            return Ok(Displaced::Busy);
+        }
+        if inner.store.is_some() {
+            self.append(&mut inner, &Record::Discarded)?;
+        } else {
+            inner.state.discarded = true;
+        }
+        Ok(Displaced::Gone)
+    }
+
     /// Waits until something about the file changes, at most for a moment.
     pub async fn changed(&self) {
         let mut changed = self.subscribe();

@@ -223,7 +223,7 @@ impl Run {
         *self.counts.entry(kind).or_default() += 1;
         let mut log = self.log.lock();
         log.push_back(format!("{:>6} {kind} {what}", self.op));
-        if log.len() > 60 {
+        if log.len() > 200 {
             log.pop_front();
         }
     }
