@@ -15,6 +15,7 @@ mod data;
 mod dir_attrs;
 mod dirs;
 pub mod error;
+mod exchange;
 pub mod handles;
 pub mod introspect;
 mod lookup;

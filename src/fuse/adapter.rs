@@ -251,14 +251,20 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+        let exchange = flags == RenameFlags::RENAME_EXCHANGE;
+        if !exchange && !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
             return reply.error(Errno::EINVAL);
         }
         let options = RenameOptions { no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE) };
         let name = text_or_reply!(name, reply, Errno::ENOENT);
         let new_name = text_or_reply!(newname, reply, Errno::EILSEQ);
         let fs = self.fs.clone();
-        let work = async move { fs.rename(parent.0, &name, newparent.0, &new_name, options).await };
+        let work = async move {
+            match exchange {
+                true => fs.exchange(parent.0, &name, newparent.0, &new_name).await,
+                false => fs.rename(parent.0, &name, newparent.0, &new_name, options).await,
+            }
+        };
         answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("rename", reply));
     }
 

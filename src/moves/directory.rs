@@ -119,7 +119,7 @@ impl Move {
     /// Copies what was planned, side by side. An entry that changed or vanished meanwhile is left to the next listing.
     async fn copy_entries(&self, from: &str, to: &str, entries: &[Listed]) -> Result<(), CopyTrouble> {
         let failed = &AtomicBool::new(false);
-        let copies = entries.to_vec().into_iter().map(|entry| self.copy_entry(from, to, entry, failed));
+        let copies = entries.iter().cloned().map(|entry| self.copy_entry(from, to, entry, failed));
         // All that were begun are awaited, also behind a failure: none must act after it was taken back.
         let mut copies = stream::iter(copies).buffer_unordered(self.shared.copies_max);
         let mut trouble = None;

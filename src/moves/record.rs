@@ -28,7 +28,6 @@ pub struct Listed {
 /// One line of a move's journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "one first line per journal; records are folded and dropped")]
 pub enum MoveRecord {
     /// First line: one object gets another key.
     Object {

@@ -9,7 +9,6 @@ use crate::posix_meta::MARK;
 
 /// Which move it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "one per move")]
 pub enum Kind {
     /// One object.
     Object {

@@ -228,6 +228,25 @@ impl<B> InodeTable<B> {
         replaced
     }
 
+    /// Two inodes that have names change them.
+    pub fn exchange(&self, a: &Arc<Inode<B>>, b: &Arc<Inode<B>>) {
+        if Arc::ptr_eq(a, b) {
+            return;
+        }
+        let mut tables = self.tables.lock();
+        for (inode, other) in [(a, b), (b, a)] {
+            // One that the kernel has forgotten is not entered again.
+            let known = tables.inodes.contains_key(&inode.ino);
+            let Some(slot) = slot_of(other) else { continue };
+            match known {
+                true => tables.children.insert(slot, inode.ino),
+                false => tables.children.remove(&slot),
+            };
+        }
+        // All names change under the lock of the tables.
+        std::mem::swap(&mut *a.place.lock(), &mut *b.place.lock());
+    }
+
     /// All inodes, in no order.
     pub fn all(&self) -> Vec<Arc<Inode<B>>> {
         self.tables.lock().inodes.values().map(|entry| entry.inode.clone()).collect()
@@ -307,6 +326,20 @@ mod tests {
         assert!(!old.is_linked() && new.is_linked());
         table.forget(old.ino, 1);
         assert_eq!(table.child(ROOT, "a").unwrap().ino, new.ino);
+    }
+
+    #[test]
+    fn exchanged_inodes_have_each_others_names() {
+        let (table, root) = table();
+        let dir = table.enter(&root, "dir", Kind::Dir, || 0);
+        let a = table.enter(&root, "a", Kind::File, || 1);
+        let b = table.enter(&dir, "b", Kind::Symlink, || 2);
+        table.exchange(&a, &b);
+        assert_eq!((a.path().as_str(), b.path().as_str()), ("dir/b", "a"));
+        assert_eq!(table.child(ROOT, "a").unwrap().ino, b.ino);
+        assert_eq!(table.child(dir.ino, "b").unwrap().ino, a.ino);
+        table.exchange(&a, &a);
+        assert_eq!(a.path(), "dir/b");
     }
 
     #[test]

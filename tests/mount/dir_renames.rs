@@ -299,3 +299,33 @@ fn large_objects_below_go_by_parts_and_open_handles_follow_their_new_etags() {
     assert!(tail == fs::read(&source).unwrap()[9 << 20..]);
     world.assert_object_is_file("new/large", &source);
 }
+
+#[test]
+fn two_files_change_places() {
+    let world = World::new();
+    let mut mount = world.mount(&[]);
+    fs::create_dir(mount.path("d")).unwrap();
+    fs::write(mount.path("a"), b"was a").unwrap();
+    fs::set_permissions(mount.path("a"), fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("target", mount.path("d/b")).unwrap();
+    let mut open = File::open(mount.path("a")).unwrap();
+    let exchange = |mount: &crate::support::Mounted, a: &str, b: &str| {
+        renameat_with(CWD, mount.path(a), CWD, mount.path(b), RenameFlags::EXCHANGE)
+    };
+    exchange(&mount, "a", "d/b").unwrap();
+    for remounted in [false, true] {
+        assert_eq!(fs::read_link(mount.path("a")).unwrap(), Path::new("target"), "remounted: {remounted}");
+        assert_eq!(fs::read(mount.path("d/b")).unwrap(), b"was a");
+        assert_eq!(fs::metadata(mount.path("d/b")).unwrap().mode() & 0o7777, 0o600);
+        if !remounted {
+            let mut bytes = Vec::new();
+            open.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes, b"was a");
+            mount.remount().unwrap();
+        }
+    }
+    assert_eq!(world.bucket.list("").unwrap(), ["a", "d/", "d/b"]);
+    assert_eq!(exchange(&mount, "a", "absent").unwrap_err().raw_os_error(), libc::ENOENT);
+    assert_eq!(exchange(&mount, "a", "d").unwrap_err().raw_os_error(), libc::EINVAL);
+    assert_eq!(fs::read_link(mount.path("a")).unwrap(), Path::new("target"));
+}
