@@ -43,6 +43,13 @@ pub enum KeyError {
 #[serde(try_from = "String", into = "String")]
 pub struct ObjectKey(Arc<str>);
 
+/// Ordered and hashed as its text.
+impl std::borrow::Borrow<str> for ObjectKey {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl ObjectKey {
     /// Checks `text` and makes it a key.
     ///

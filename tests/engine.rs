@@ -181,6 +181,23 @@ async fn a_file_of_one_part_is_one_put_and_leaves_no_journal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_below_a_prefix_are_those_and_no_neighbours() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    for key in ["a", "a!", "a/x", "a/y/z", "a0", "b/x", "a/中"] {
+        uploads.open(new_file(key)).unwrap();
+    }
+    let below = |prefix: &str| -> Vec<String> {
+        uploads.files_below(prefix).iter().map(|file| file.key().as_str().to_owned()).collect()
+    };
+    assert_eq!(below("a/"), ["a/x", "a/y/z", "a/中"]);
+    assert_eq!(below("a/y/"), ["a/y/z"]);
+    assert_eq!(below("c/"), [] as [&str; 0]);
+    assert_eq!(below("").len(), 7);
+    uploads.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn parts_go_while_the_writer_writes_and_the_whole_is_proved() {
     let bench = Bench::new();
     let uploads = bench.start(options());

@@ -272,7 +272,7 @@ impl Fs {
     /// Names directly under `prefix` of files that are not in BOS as they are here; `true`: directories above such files.
     fn local_names(&self, prefix: &str) -> Vec<(String, bool)> {
         let mut local = Vec::new();
-        for file in self.uploads.files() {
+        for file in self.uploads.files_below(prefix) {
             let key: ObjectKey = file.key();
             let Some(rest) = key.as_str().strip_prefix(prefix) else { continue };
             let (name, is_dir) = match rest.split_once('/') {

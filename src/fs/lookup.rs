@@ -239,7 +239,7 @@ impl Fs {
 
     /// Whether a dirty file lies below `prefix`.
     pub(super) fn dirty_below(&self, prefix: &str) -> bool {
-        self.uploads.files().iter().any(|file| file.key().as_str().starts_with(prefix) && file.settled().is_none())
+        self.uploads.files_below(prefix).iter().any(|file| file.settled().is_none())
     }
 
     /// Asks BOS again for what is not fresh.

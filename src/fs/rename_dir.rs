@@ -115,7 +115,7 @@ impl Fs {
     /// writing: they are moved one by one.
     async fn settle_below(&self, prefix: &str, new_prefix: &str) -> FsResult<(Vec<Moving>, Vec<Moving>)> {
         let (mut along, mut apart) = (Vec::new(), Vec::new());
-        for file in self.uploads.files() {
+        for file in self.uploads.files_below(prefix) {
             let old = file.key();
             let Some(rest) = old.as_str().strip_prefix(prefix) else { continue };
             if self.uploads.find(&old).is_none_or(|known| !Arc::ptr_eq(&known, &file)) {

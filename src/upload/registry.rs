@@ -1,7 +1,8 @@
 //! All dirty files of one mount, and what they share.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -66,7 +67,9 @@ pub(super) struct Shared {
     /// For what is one request and no part: not behind the parts of large files.
     act_slots: Semaphore,
     /// Taken last: with a file's lock held, never the other way round.
-    files: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
+    files: Mutex<BTreeMap<ObjectKey, Arc<DirtyFile>>>,
+    /// Number of `files` above which those that nobody needs are looked for.
+    forget_above: AtomicUsize,
     /// Files without a name whose object has still to go, by the key of that object.
     removals: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
     finished: Mutex<VecDeque<FileStatus>>,
@@ -130,7 +133,11 @@ impl Uploads {
             slots: Semaphore::new(options.uploads_max.max(1)),
             act_slots: Semaphore::new(options.uploads_max.max(1) + ACTS_MAX),
             files: Mutex::default(),
+<<<<<<< HEAD
             removals: Mutex::default(),
+=======
+            forget_above: AtomicUsize::new(REMEMBERED_MAX),
+>>>>>>> 52af3a7 (A tree of many files costs no look at all of them for each name)
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
@@ -266,6 +273,14 @@ impl Uploads {
         self.shared.files.lock().values().cloned().collect()
     }
 
+    /// Those of them whose keys begin with `prefix`; costs nothing for the others.
+    pub fn files_below(&self, prefix: &str) -> Vec<Arc<DirtyFile>> {
+        let files = self.shared.files.lock();
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let below = files.range::<str, _>(from).take_while(|(key, _)| key.as_str().starts_with(prefix));
+        below.map(|(_, file)| file.clone()).collect()
+    }
+
     /// Begins a dirty file. If the key already has one (interrupted, pending), that one is returned. Nothing touches the
     /// disk until the first change.
     ///
@@ -276,8 +291,10 @@ impl Uploads {
             // Lock order: a file's lock comes before this one, so none is taken here.
             let mut files = self.shared.files.lock();
             // Clean files that nobody holds any more are only remembered for their numbers.
-            if files.len() > REMEMBERED_MAX {
+            if files.len() > self.shared.forget_above.load(Ordering::Relaxed) {
                 files.retain(|_, file| Arc::strong_count(file) > 1 || file.is_pending_or_busy());
+                // However many stay, looking for them costs each opening no more than a few of them.
+                self.shared.forget_above.store(REMEMBERED_MAX.max(2 * files.len()), Ordering::Relaxed);
             }
             let begin = || Arc::new(DirtyFile::begin(self.shared.clone(), opening.clone()));
             files.entry(opening.key.clone()).or_insert_with(begin).clone()
