@@ -133,11 +133,8 @@ impl Uploads {
             slots: Semaphore::new(options.uploads_max.max(1)),
             act_slots: Semaphore::new(options.uploads_max.max(1) + ACTS_MAX),
             files: Mutex::default(),
-<<<<<<< HEAD
             removals: Mutex::default(),
-=======
             forget_above: AtomicUsize::new(REMEMBERED_MAX),
->>>>>>> 52af3a7 (A tree of many files costs no look at all of them for each name)
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
