@@ -160,7 +160,6 @@ impl Fs {
         let namespace = Namespace::new(client.clone(), &options.prefix, options.metadata_ttl, defaults, state_dir);
         let namespace = Arc::new(namespace);
         let root = Body::new(Content::Dir(namespace.plain_dir()));
-        root.state.lock().confirmed = None;
         let dir_attrs = DirAttrs::new(namespace.clone(), state_dir, runtime.clone());
         let removed = uploads.removals();
         let hidden = removed.iter().map(|key| (key.as_str().to_owned(), NO_INODE)).collect();

@@ -253,6 +253,12 @@ impl Namespace {
         memory.note_change(key, now, absent);
     }
 
+    /// An object took the name `key`, by a rename: what older listings say of the key counts no more. What was learned of
+    /// the object under its new name stays.
+    pub fn renamed_to(&self, key: &str) {
+        self.memory.lock().note_change(key, Instant::now(), false);
+    }
+
     /// This mount changed everything under `prefix` (which ends in `/`): nothing older is believed of it. Publications
     /// under it may be told by [`learn_published`](Self::learn_published) before or after.
     pub fn tree_changed(&self, prefix: &str) {

@@ -238,7 +238,7 @@ pub async fn run(
     state.set_holder(&holder).map_err(step("cannot write the lease"))?;
     let refreshing = tokio::spawn(refresh(options.credentials.clone()));
 
-    let mounted = mount::attach(&options, &running).map_err(step("cannot mount"));
+    let mounted = mount::attach(&options, &running).await.map_err(step("cannot mount"));
     let mut mounted = match mounted {
         Ok(mounted) => mounted,
         Err(error) => {

@@ -329,8 +329,10 @@ impl Fs {
                 format!("changing the attributes of {prefix:?}: the state directory cannot be written: {error}"),
             )
         })?;
-        self.namespace.set_dir_times(&prefix, DirTimes { mtime: attrs.mtime, ctime: Timestamp::now() });
+        let now = Timestamp::now();
+        self.namespace.set_dir_times(&prefix, DirTimes { mtime: attrs.mtime, ctime: now });
         let mut state = node.body.state.lock();
+        state.changed = Some(now);
         state.content = Content::Dir(attrs);
         state.confirmed = Some(Instant::now());
         Ok(())
@@ -344,7 +346,6 @@ impl Fs {
         if let Content::Dir(attrs) = &mut state.content {
             attrs.mtime = now;
         }
-        // After a chmod its time would be shown for ever.
         state.changed = Some(now);
     }
 
@@ -353,19 +354,14 @@ impl Fs {
         self.dir_attrs.settle_tree("").await;
     }
 
-    /// The attributes of the root, once: it is asked for too often to ask BOS each time, and must answer without BOS.
-    pub(super) async fn refresh_root(&self, root: &Arc<Node>) {
-        debug_assert_eq!(root.ino, ROOT);
-        if root.body.state.lock().confirmed.is_some() {
-            return;
-        }
+    /// Looks at the attributes of the root, once, before the mount is made. A `stat` of the mount point must never wait for
+    /// BOS: it may come from this very process.
+    pub async fn load_root(&self) {
         let asked = tokio::time::timeout(ROOT_WITHIN, self.namespace.root_attrs()).await;
+        let Ok(Ok(attrs)) = asked else { return };
+        let Some(root) = self.inodes.get(ROOT) else { return };
         let mut state = root.body.state.lock();
-        if let Ok(Ok(attrs)) = asked
-            && state.confirmed.is_none()
-        {
-            state.content = Content::Dir(attrs);
-        }
-        state.confirmed = Some(Instant::now());
+        state.content = Content::Dir(attrs);
+        state.changed = self.namespace.dir_times(&self.namespace.dir_prefix("")).map(|times| times.ctime);
     }
 }

@@ -138,7 +138,9 @@ impl Fs {
                 let mut state = node.body.state.lock();
                 // What this mount changed since stays.
                 if state.confirmed.is_none_or(|confirmed| confirmed <= resolved.as_of) {
-                    state.content = Content::Dir(self.namespace.latest_dir(&format!("{key}/"), attrs));
+                    let prefix = format!("{key}/");
+                    state.content = Content::Dir(self.namespace.latest_dir(&prefix, attrs));
+                    state.changed = self.namespace.dir_times(&prefix).map(|times| times.ctime);
                     state.confirmed = Some(resolved.as_of);
                 }
                 drop(state);
@@ -151,9 +153,16 @@ impl Fs {
                 Some(self.looked(node))
             }
             Found::Absent => {
-                if let Some(gone) = self.inodes.child(dir.ino, name)
-                    && gone.body.state.lock().writers == 0
-                {
+                let known = self.inodes.child(dir.ino, name);
+                let (busy, newer) = known.as_ref().map_or((false, false), |known| {
+                    let state = known.body.state.lock();
+                    (state.writers > 0, state.confirmed.is_some_and(|confirmed| confirmed > resolved.as_of))
+                });
+                if newer {
+                    // Made by this mount while BOS was asked.
+                    return Ok(self.inodes.look_up_child(dir.ino, name).map(|node| self.looked(node)));
+                }
+                if let Some(gone) = known.filter(|_| !busy) {
                     self.inodes.unlink(&gone);
                 }
                 None
@@ -244,14 +253,10 @@ impl Fs {
 
     /// Asks BOS again for what is not fresh.
     pub(super) async fn refresh(&self, node: &Arc<Node>) -> FsResult<()> {
-        if node.ino == ROOT {
-            self.refresh_root(node).await;
-            return Ok(());
-        }
         let is_dir = {
             let mut state = node.body.state.lock();
             state.settle(false);
-            if !node.is_linked() || state.is_fresh(self.ttl()) {
+            if node.ino == ROOT || !node.is_linked() || state.is_fresh(self.ttl()) {
                 return Ok(());
             }
             matches!(state.content, Content::Dir(_))

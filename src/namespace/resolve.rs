@@ -9,6 +9,9 @@ use super::{Found, LISTING_LAG, Namespace, Object, PAGE_KEYS, Resolved, shared};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::object::ObjectKey;
 
+/// How often a name is asked for that this mount changes all the time.
+const ASKED_MAX: u32 = 3;
+
 /// What memory has to say of a name.
 enum Recalled {
     /// This mount stored it a moment ago.
@@ -85,6 +88,7 @@ impl Namespace {
         if let Some(just_now) = now.checked_sub(self.ttl)
             && let Some((Fact::Object { size, etag, headers, .. }, stored)) =
                 memory.attributes.own(key.as_str(), just_now)
+            && memory.changes.of(key.as_str()).is_none_or(|change| change.at <= stored && !change.gone)
         {
             let object = self.object(*size, etag.clone(), 0, headers.clone());
             return Some(Recalled::Own(object, stored));
@@ -165,9 +169,21 @@ impl Namespace {
         object
     }
 
-    /// HEAD of the key, and a look whether it is a directory.
+    /// HEAD of the key, and a look whether it is a directory; again where this mount changed the key meanwhile.
     async fn ask(&self, key: &ObjectKey) -> Result<Found, BosError> {
-        let asked_at = Instant::now();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let asked_at = Instant::now();
+            let found = self.ask_once(key, asked_at).await?;
+            let overtaken = self.memory.lock().changes.overtook(key.as_str(), asked_at);
+            if found != Found::Absent || !overtaken || tries == ASKED_MAX {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn ask_once(&self, key: &ObjectKey, asked_at: Instant) -> Result<Found, BosError> {
         let prefix = format!("{key}/");
         let (head, list) =
             tokio::join!(self.client.head_object(key), self.client.list_objects(&prefix, Some('/'), None, 1));

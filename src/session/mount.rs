@@ -58,7 +58,7 @@ impl Mounted {
 ///
 /// # Errors
 /// The kernel, or fusermount3, refuses.
-pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Result<Mounted> {
+pub(super) async fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Result<Mounted> {
     let settings = &options.mount;
     // The other half is for what surrounds the blocks: sockets, replies, slices of parts being hashed and sent.
     let pool = ReadPool::new(options.client.clone(), settings.memory_bytes / 2, settings.downloads_max);
@@ -85,6 +85,7 @@ pub(super) fn attach(options: &SessionOptions, running: &Arc<Running>) -> io::Re
         read_only: settings.read_only,
         fsname: options.bucket.to_string(),
     };
+    fs.load_root().await;
     let handle = fuse::mount(fs.clone(), &options.mount_point, &mount_options)?;
     Ok(Mounted { handle: Arc::new(handle), fs })
 }

@@ -175,3 +175,26 @@ fn the_root_has_attributes_too() {
     mount.remount().unwrap();
     assert_eq!(fs::metadata(mount.dir()).unwrap().mode(), 0o40711);
 }
+
+#[test]
+fn the_change_time_of_a_directory_outlives_the_kernels_memory_and_a_remount() {
+    let world = World::new();
+    let mut mount = world.mount(&[]);
+    let dir = mount.path("d");
+    let times = timed(move || {
+        fs::create_dir(&dir).unwrap();
+        File::create(dir.join("f")).unwrap();
+        let made = fs::metadata(&dir).unwrap();
+        set_mtime(&dir, 1_000_000_000);
+        chmod(&dir, 0o700);
+        let set = fs::metadata(&dir).unwrap();
+        assert_eq!(set.mtime(), 1_000_000_000);
+        assert!((set.ctime(), set.ctime_nsec()) > (made.ctime(), made.ctime_nsec()), "chmod leaves ctime alone");
+        (set.ctime(), set.ctime_nsec())
+    });
+    assert!(mount.umount(WAIT).status.success());
+    mount.remount().unwrap();
+    let dir = mount.path("d");
+    let later = timed(move || fs::metadata(dir).unwrap());
+    assert_eq!((later.mtime(), later.ctime(), later.ctime_nsec()), (1_000_000_000, times.0, times.1));
+}

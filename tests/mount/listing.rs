@@ -292,3 +292,41 @@ fn exact_types_tell_links_from_files_in_every_listing() {
     // Remembered from then on, also without the option.
     assert_eq!(types(&[], "state-a"), (vec!["link".to_owned()], 0));
 }
+
+#[test]
+fn rsync_of_a_tree_costs_about_a_request_per_file_and_the_second_time_listings_only() {
+    const FILES: usize = 1500;
+    let world = World::new();
+    let source = world.path("source");
+    for i in 0..FILES {
+        let dir = source.join(format!("part-{}/dir-{:02}", i % 3, i % 30));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("file-{i:04}.rs")), format!("content {i}")).unwrap();
+    }
+    shell(&format!("find {} -exec touch -d '2020-02-03 04:05:06.789' {{}} +", source.display()));
+    let mut mount = world.mount(&[]);
+    world.proxy.take_counts();
+    let line = format!("rsync -a -i {}/ {}/tree/", source.display(), mount.dir().display());
+    let started = Instant::now();
+    shell(&line);
+    assert!(mount.umount(WAIT).status.success());
+    let counts = world.proxy.counts();
+    let calls: Vec<String> = counts.calls.iter().map(|(call, count)| format!("{call} {}", count.requests)).collect();
+    let all = counts.requests_all();
+    println!(
+        "rsync -a of {FILES} files in 34 directories, {:?}: {all} requests: {}",
+        started.elapsed(),
+        calls.join(", ")
+    );
+    mount.remount().unwrap();
+    world.proxy.take_counts();
+    let second = shell(&line);
+    assert_eq!(second, "", "the second run found something to do");
+    let counts = world.proxy.counts();
+    let again: Vec<String> = counts.calls.iter().map(|(call, count)| format!("{call} {}", count.requests)).collect();
+    println!("the same again after a remount: {}", again.join(", "));
+    assert!(all * 10 <= FILES as u64 * 13, "{all} requests");
+    assert!(counts.requests(Call::HeadObject) <= 2, "{}", counts.log_text());
+    assert!(counts.requests(Call::ListObjects) <= 2 * 35 + 5, "{}", counts.log_text());
+    assert_eq!(counts.requests_all(), counts.reads(), "{}", counts.log_text());
+}
