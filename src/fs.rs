@@ -45,7 +45,7 @@ use crate::object::ObjectKey;
 use crate::posix_meta::AttrDefaults;
 use crate::read::reader::ReadPool;
 use crate::upload::Uploads;
-use attr::{Attr, Body, Content, Node};
+use attr::{Attr, Body, Content, Node, published_object};
 use dir_attrs::DirAttrs;
 use error::{FsError, FsResult};
 use handles::{HandleTable, OpenDir, OpenFile};
@@ -161,6 +161,10 @@ impl Fs {
         let namespace = Arc::new(namespace);
         let root = Body::new(Content::Dir(namespace.plain_dir()));
         let dir_attrs = DirAttrs::new(namespace.clone(), state_dir, runtime.clone());
+        let learner = namespace.clone();
+        uploads.on_published(Box::new(move |key, published| {
+            learner.learn_published(key, &published_object(published.clone()), published.stored_between);
+        }));
         let removed = uploads.removals();
         let hidden = removed.iter().map(|key| (key.as_str().to_owned(), NO_INODE)).collect();
         let fs = Arc::new(Self {

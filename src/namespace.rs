@@ -33,7 +33,6 @@ use listing::Shadowed;
 use memory::{AbsentNames, BoundedMap, Changes};
 use pages::Pages;
 
-pub use attributes::stored_between;
 pub use pages::SharedListing;
 
 /// Entries per page of a listing (BOS gives no more).
@@ -226,7 +225,7 @@ impl Namespace {
     }
 
     /// This mount stored `object` under `key`: a publication, a copy, a new marker. `stored_between`: see
-    /// [`stored_between`]; not needed where `object.last_modified` is known (copies). The next listing that shows the
+    /// [`stored_between`](crate::bos::client::stored_between); not needed where `object.last_modified` is known (copies). The next listing that shows the
     /// object is then believed without asking for its attributes, also after a remount.
     pub fn learn_published(&self, key: &ObjectKey, object: &Object, stored_between: Option<(i64, i64)>) {
         let now = Instant::now();

@@ -14,7 +14,7 @@ pub use super::body::{Body, BodySource};
 pub use super::get::GetObject;
 pub use super::model::{
     BucketInfo, CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta,
-    StoredOutcome, UploadsPage,
+    StoredOutcome, UploadsPage, stored_between,
 };
 
 use super::credentials::CredentialsProvider;

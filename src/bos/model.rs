@@ -1,6 +1,7 @@
 //! What calls take and give: the domain types of [`client`](super::client), which re-exports them.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::object::{ETag, PartNumber, UploadId};
 
@@ -132,4 +133,24 @@ pub struct BucketInfo {
     pub region: Option<String>,
     /// Hierarchical namespace (`x-bce-bucket-type: namespace`).
     pub hierarchical: bool,
+}
+
+/// The server's times, seconds since 1970, between which an object was stored, from the `Date` of the answer and the
+/// moment when the (first) request was sent. `None`: the answer had no `Date`.
+pub fn stored_between(date: Option<i64>, sent: Instant) -> Option<(i64, i64)> {
+    let date = date?;
+    let seconds = sent.elapsed().saturating_add(Duration::from_millis(999)).as_secs();
+    Some((date.saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX)), date))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_sending_is_the_servers() {
+        let sent = Instant::now() - Duration::from_millis(2500);
+        assert_eq!(stored_between(Some(1000), sent), Some((997, 1000)));
+        assert_eq!(stored_between(None, sent), None);
+    }
 }

@@ -6,9 +6,11 @@ use std::time::Instant;
 use super::Fs;
 use super::attr::{Content, Node, published_object};
 use super::error::{FsError, FsResult};
+use crate::bos::client::stored_between;
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
 use crate::object::{Condition, ObjectKey};
+use crate::posix_meta;
 use crate::upload::{COPY_BYTES_MAX, DirtyFile, Displaced, OnTheWay, RenameWay};
 
 /// Flags of renameat2(2) that bosfs knows.
@@ -215,8 +217,17 @@ impl Fs {
         }
         let dirty = Self::dirty_of(Some(source));
         let replace = dirty.as_ref().and_then(|file| file.pending_headers());
+        let sent = Instant::now();
         let copied = self.client.copy_object(key, Some(&object.etag), new_key, replace.as_ref()).await;
-        let etag = copied.map_err(|error| FsError::from_bos("renaming", key.as_str(), &error))?.etag;
+        let copied = copied.map_err(|error| FsError::from_bos("renaming", key.as_str(), &error))?;
+        let times = stored_between(copied.date, sent);
+        let mut renamed = Object {
+            etag: copied.etag.clone(),
+            last_modified: copied.last_modified.unwrap_or(0),
+            headers: replace.unwrap_or_else(|| object.headers.clone()),
+            ..object
+        };
+        renamed.attrs = posix_meta::read_attrs(&renamed.headers.metadata, object.attrs);
         self.namespace.changed(new_key.as_str(), false);
         if let (Some(target), Some(displaced)) = (target, Self::dirty_of(target)) {
             give_way(target, &displaced).await?;
@@ -231,16 +242,17 @@ impl Fs {
             )
         })?;
         match dirty {
-            Some(file) => file.moved(new_key, &etag)?,
+            Some(file) => file.moved(new_key, &copied.etag)?,
             None => {
                 let mut state = source.body.state.lock();
                 if matches!(state.content, Content::Object(_)) {
-                    state.content = Content::Object(Object { etag, last_modified: 0, ..object });
+                    state.content = Content::Object(renamed.clone());
                     state.confirmed = Some(Instant::now());
                 }
             }
         }
         self.renamed(source, names, target);
+        self.namespace.learn_published(new_key, &renamed, times);
         Ok(())
     }
 

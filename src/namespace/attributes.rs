@@ -5,7 +5,7 @@
 //! times of sending and answer, and the first listing that shows it settles it.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,14 +22,6 @@ const TIMES_REMEMBERED: usize = 20_000;
 /// Tolerance at both ends of the time between sending and answer, seconds: `Date` and Last-Modified have whole seconds
 /// and may come from two machines.
 const SLACK_S: i64 = 1;
-
-/// The server's times, seconds since 1970, between which an object was stored, from the `Date` of the answer and the
-/// moment when the (first) request was sent. `None`: the answer had no `Date`.
-pub fn stored_between(date: Option<i64>, sent: Instant) -> Option<(i64, i64)> {
-    let date = date?;
-    let seconds = sent.elapsed().saturating_add(Duration::from_millis(999)).as_secs();
-    Some((date.saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX)), date))
-}
 
 /// When BOS stored an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +227,8 @@ impl Attributes {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::object::FileAttrs;
 
@@ -296,12 +290,5 @@ mod tests {
         assert_eq!(memory.times("e/"), None);
         assert_eq!(memory.link_target("link", &ETag::new("e")).as_deref(), Some(&b"../target"[..]));
         assert_eq!(memory.link_target("link", &ETag::new("f")), None);
-    }
-
-    #[test]
-    fn the_time_of_sending_is_the_servers() {
-        let sent = Instant::now() - Duration::from_millis(2500);
-        assert_eq!(stored_between(Some(1000), sent), Some((997, 1000)));
-        assert_eq!(stored_between(None, sent), None);
     }
 }

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::attributes::{DirTimes, Fact, Modified, stored_between};
+use super::attributes::{DirTimes, Fact, Modified};
 use super::listing::{Listing, NextPage};
 use super::pages::Origin;
 use super::{LISTING_LAG, Memory, Namespace, Object, PAGE_KEYS, SharedListing, shared, turn_of};
+use crate::bos::client::stored_between;
 use crate::bos::client::{Body, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::object::{Condition, ETag, FileAttrs, Md5, ObjectKey, Timestamp};

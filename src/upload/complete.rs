@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Published;
 use super::decide::{Found, found};
@@ -11,7 +12,7 @@ use super::inner::Inner;
 use super::part::check_stored;
 use super::state::{Frozen, Held, Stage};
 use crate::bos::BosErrorKind;
-use crate::bos::client::{Body, ListedPart, ObjectHeaders, ObjectMeta, StoredOutcome};
+use crate::bos::client::{Body, ListedPart, ObjectHeaders, ObjectMeta, StoredOutcome, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{ByteRange, Condition, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
@@ -221,6 +222,7 @@ impl DirtyFile {
             (inner.state.key.clone(), headers, condition, Body::Source(Arc::new(body)))
         };
         self.shared.rate.take(sum.len).await;
+        let sent = Instant::now();
         let outcome = match self.shared.client.put_object(&key, body, &sum.md5, &headers, &condition).await {
             Ok(outcome) => outcome,
             Err(e) => {
@@ -235,6 +237,7 @@ impl DirtyFile {
         {
             let mut inner = self.lock();
             inner.meter.add(sum.len);
+            inner.stored_between = stored_between(outcome.date, sent);
             let (publication, etag, size) = (frozen.publication, outcome.etag.clone(), frozen.size);
             self.append(&mut inner, &Record::Completed { publication, etag, size })?;
         }
@@ -279,9 +282,11 @@ impl DirtyFile {
             (frozen, listed, headers, condition)
         };
         let parts: Vec<(PartNumber, ETag)> = listed.iter().map(|(number, held)| (*number, held.etag.clone())).collect();
+        let sent = Instant::now();
         let outcome = self.shared.client.complete(&key, &upload.id, &parts, &headers, &condition).await?;
         {
             let mut inner = self.lock();
+            inner.stored_between = stored_between(outcome.date, sent);
             let (publication, etag, size) = (frozen.publication, outcome.etag.clone(), frozen.size);
             self.append(&mut inner, &Record::Completed { publication, etag, size })?;
         }
@@ -382,12 +387,14 @@ impl DirtyFile {
                 None => carried.metadata.remove(XATTRS),
             };
         }
-        inner.last_published =
-            Some(Published { etag, size: frozen.size, attrs: frozen.attrs, headers: carried, stored_between: None });
+        let stored_between = inner.stored_between.take();
+        let published = Published { etag, size: frozen.size, attrs: frozen.attrs, headers: carried, stored_between };
+        inner.last_published = Some(published.clone());
         inner.state.headers = headers;
         inner.settled_publication = frozen.publication;
         inner.reconcile = false;
         drop(inner);
+        self.shared.tell_published(&key, &published);
         self.notify();
         Ok(())
     }

@@ -92,6 +92,8 @@ pub(super) struct Inner {
     /// Bytes of the spool that are counted in the budget.
     pub(super) spooled_bytes: u64,
     pub(super) last_published: Option<Published>,
+    /// Times of BOS between which the present publication was stored.
+    pub(super) stored_between: Option<(i64, i64)>,
     pub(super) meter: super::meter::Meter,
     /// The base was refused by a condition: HEAD must tell what is there.
     pub(super) suspect_base: bool,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use super::dirty_file::DirtyFile;
 use super::inner::Removal;
 use super::recover::recover;
 use super::state::Stage;
-use super::{FileStatus, Opening, UploadOptions, WriteError};
+use super::{FileStatus, Opening, Published, UploadOptions, WriteError};
 use crate::bos::BosClient;
 use crate::journal::record::Proof;
 use crate::journal::{Record, StateDir};
@@ -52,6 +52,9 @@ const RECOVERY_THREADS_MAX: usize = 8;
 /// What became of a journal directory: see [`recover`].
 type Recovered = Result<Option<Arc<DirtyFile>>, Box<FileStatus>>;
 
+/// Hears of every object that this mount stores.
+pub type Listener = Box<dyn Fn(&ObjectKey, &Published) + Send + Sync>;
+
 /// What the files of one mount share.
 pub(super) struct Shared {
     pub(super) options: UploadOptions,
@@ -72,6 +75,7 @@ pub(super) struct Shared {
     forget_above: AtomicUsize,
     /// Files without a name whose object has still to go, by the key of that object.
     removals: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
+    listener: OnceLock<Listener>,
     finished: Mutex<VecDeque<FileStatus>>,
     damaged: Mutex<Vec<FileStatus>>,
     adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
@@ -135,6 +139,7 @@ impl Uploads {
             files: Mutex::default(),
             removals: Mutex::default(),
             forget_above: AtomicUsize::new(REMEMBERED_MAX),
+            listener: OnceLock::new(),
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
@@ -248,6 +253,11 @@ impl Uploads {
             }
         }
         Ok(self.shared.adoptable.lock().len())
+    }
+
+    /// Calls `listener` for every object that is stored from now on; the first listener stays.
+    pub fn on_published(&self, listener: Listener) {
+        let _ = self.shared.listener.set(listener);
     }
 
     /// Nothing is punched out of the spool from now on: a lifecycle rule of the bucket may destroy the parts in BOS.
@@ -462,6 +472,13 @@ impl Shared {
         let mut files = self.files.lock();
         if files.get(key).is_some_and(|found| std::ptr::eq(found.as_ref(), file)) {
             files.remove(key);
+        }
+    }
+
+    /// An object of this mount is stored; not to be called with a file's lock held.
+    pub(super) fn tell_published(&self, key: &ObjectKey, published: &Published) {
+        if let Some(listener) = self.listener.get() {
+            listener(key, published);
         }
     }
 

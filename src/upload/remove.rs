@@ -1,6 +1,7 @@
 //! What happens to an object besides its publication: new attributes, and its end.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Published;
 use super::complete::finished;
@@ -9,6 +10,7 @@ use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Removal};
 use super::state::Stage;
 use crate::bos::BosErrorKind;
+use crate::bos::client::stored_between;
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::posix_meta::{MARK, write_attrs};
@@ -34,9 +36,13 @@ impl DirtyFile {
         write_attrs(&mut headers.metadata, &attrs);
         self.shared.release_clones(&key).await?;
         let _slot = self.shared.act_slot().await;
+        let (sent, mut times) = (Instant::now(), None);
         let copied = self.shared.client.copy_object(&key, Some(&base.etag), &key, Some(&headers)).await;
         let etag = match copied {
-            Ok(copied) => Some(copied.etag),
+            Ok(copied) => {
+                times = stored_between(copied.date, sent);
+                Some(copied.etag)
+            }
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
                 // A first try whose answer was lost may have given the object another ETag.
                 let there = self.head(&key).await?;
@@ -56,7 +62,8 @@ impl DirtyFile {
         }
         let carried = etag.unwrap_or_else(|| base.etag.clone());
         self.append(inner, &Record::AttrsCopied { etag: carried.clone(), attrs, xattrs })?;
-        inner.last_published = Some(Published { etag: carried, size: base.size, attrs, headers, stored_between: None });
+        let published = Published { etag: carried, size: base.size, attrs, headers, stored_between: times };
+        inner.last_published = Some(published.clone());
         if inner.writers == 0 && !inner.is_pending() {
             let done = inner.state.published.is_some().then(|| finished(inner));
             self.retire(inner);
@@ -64,7 +71,10 @@ impl DirtyFile {
             if let Some(done) = done {
                 self.shared.finished(self, done);
             }
+        } else {
+            drop(guard);
         }
+        self.shared.tell_published(&key, &published);
         self.notify();
         Ok(())
     }
@@ -97,9 +107,13 @@ impl DirtyFile {
             self.append(&mut inner, &record)?;
             (frozen, headers)
         };
+        let sent = Instant::now();
         let copied = self.shared.client.copy_object(&source, Some(&base.etag), &key, Some(&headers)).await;
         let etag = match copied {
-            Ok(copied) => copied.etag,
+            Ok(copied) => {
+                self.lock().stored_between = stored_between(copied.date, sent);
+                copied.etag
+            }
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
                 return Err(Trouble::Final {
                     errno: libc::EIO,
