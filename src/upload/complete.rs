@@ -8,7 +8,7 @@ use super::Published;
 use super::decide::{Found, found};
 use super::dirty_file::{DirtyFile, disk_error};
 use super::driver::Trouble;
-use super::inner::Inner;
+use super::inner::{Inner, Removal};
 use super::part::check_stored;
 use super::state::{Frozen, Held, Stage};
 use crate::bos::BosErrorKind;
@@ -210,7 +210,7 @@ impl DirtyFile {
         };
         let (key, headers, condition, body) = {
             let mut inner = self.lock();
-            if inner.state.stage.frozen() != Some(&frozen) {
+            if inner.state.stage.frozen() != Some(&frozen) || inner.removal != Removal::None {
                 return Ok(());
             }
             let mark = inner.state.mark(frozen.publication);
@@ -264,6 +264,9 @@ impl DirtyFile {
         let (frozen, listed, headers, condition) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
+            if inner.removal != Removal::None {
+                return Ok(());
+            }
             // Taken now: later writes may change what the list would be, but not what is published.
             let Some(listed) = inner.listed(frozen.size) else {
                 return Err(Trouble::Again("a part is missing".into()));

@@ -154,6 +154,10 @@ impl Inner {
 
     /// Whether bytes of `range` belong to the frozen state and are not in BOS yet.
     pub(super) fn is_frozen(&self, range: ByteRange) -> bool {
+        if self.removal != Removal::None {
+            // Nothing of it is published any more.
+            return false;
+        }
         let frozen = match &self.state.stage {
             // From Complete on, BOS has every part of the frozen state.
             Stage::Open | Stage::Completing { .. } | Stage::Completed { .. } => return false,

@@ -95,6 +95,9 @@ impl DirtyFile {
         let (frozen, headers) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
+            if inner.removal != Removal::None {
+                return Ok(());
+            }
             let mark = inner.state.mark(frozen.publication);
             let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
             let record = Record::Completing {
