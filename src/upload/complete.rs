@@ -375,7 +375,7 @@ impl DirtyFile {
         };
         if let Some(upload) = leftover {
             // The file shrank to one part after some were sent.
-            self.shared.client.abort(&upload.key, &upload.id).await?;
+            self.abort(&upload).await?;
         }
         let mut inner = self.lock();
         let Stage::Completed { etag, .. } = inner.state.stage.clone() else { return Ok(()) };

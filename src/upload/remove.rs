@@ -8,7 +8,7 @@ use super::complete::finished;
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Removal};
-use super::state::Stage;
+use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
 use crate::bos::client::stored_between;
 use crate::journal::Record;
@@ -134,6 +134,17 @@ impl DirtyFile {
         if etag == base.etag { self.finish(frozen, Proof::Composed).await } else { Ok(()) }
     }
 
+    /// Aborts an upload until BOS knows it no more: parts that were in flight may survive the first abort (BOS docs,
+    /// AbortMultipartUpload).
+    pub(super) async fn abort(&self, upload: &Upload) -> Result<(), Trouble> {
+        for _ in 0..ABORTS_MAX {
+            if !self.shared.client.abort(&upload.key, &upload.id).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a removed file out of BOS: its upload, and its object if that is the base or ours.
     pub(super) async fn remove(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, upload, state, known) = {
@@ -141,12 +152,7 @@ impl DirtyFile {
             (inner.state.key.clone(), inner.state.upload.clone(), inner.state.clone(), inner.known_object())
         };
         if let Some(upload) = upload {
-            // Parts that were in flight may survive the first abort (BOS docs, AbortMultipartUpload).
-            for _ in 0..ABORTS_MAX {
-                if !self.shared.client.abort(&upload.key, &upload.id).await? {
-                    break;
-                }
-            }
+            self.abort(&upload).await?;
             let mut inner = self.lock();
             self.append(&mut inner, &Record::UploadEnded)?;
         }

@@ -19,8 +19,6 @@ use crate::posix_meta::{XATTRS, write_attrs};
 
 /// How long a closed temporary waits for its rename.
 pub(super) const PARKED: Duration = Duration::from_secs(10);
-/// Aborts of one upload at most; each may leave parts that were in flight.
-const ABORTS_MAX: u32 = 10;
 
 /// What a rename must do about a dirty file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,11 +289,7 @@ impl DirtyFile {
     pub(super) async fn end_upload(self: &Arc<Self>) -> Result<(), Trouble> {
         let upload = self.lock().state.upload.clone();
         if let Some(upload) = upload {
-            for _ in 0..ABORTS_MAX {
-                if !self.shared.client.abort(&upload.key, &upload.id).await? {
-                    break;
-                }
-            }
+            self.abort(&upload).await?;
         }
         let mut inner = self.lock();
         self.append(&mut inner, &Record::UploadEnded)?;
