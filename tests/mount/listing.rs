@@ -118,7 +118,8 @@ fn the_lookups_of_rsync_cost_almost_nothing() {
             for file in 0..50 {
                 let (name, temporary) = (dir.join(format!("f{file}")), dir.join(format!(".f{file}.a8Xk2q")));
                 assert!(fs::symlink_metadata(&name).is_err());
-                let mut made = File::options().write(true).create_new(true).mode(0o600).open(&temporary).unwrap();
+                let mut made =
+                    File::options().read(true).write(true).create_new(true).mode(0o600).open(&temporary).unwrap();
                 made.write_all(b"content").unwrap();
                 drop(made);
                 assert!(fs::symlink_metadata(&name).is_err());
