@@ -266,7 +266,7 @@ impl Fs {
     /// The names here follow.
     fn renamed(&self, source: &Arc<Node>, names: &FileNames<'_>, target: Option<&Arc<Node>>) {
         self.hidden.lock().remove(names.new_key.as_str());
-        self.namespace.changed(names.new_key.as_str(), false);
+        self.namespace.renamed_to(names.new_key.as_str());
         self.namespace.changed(names.key.as_str(), true);
         self.inodes.rename(source, names.new_dir, names.new_name);
         self.entries_changed(names.dir);

@@ -26,7 +26,7 @@ impl Namespace {
     /// What BOS has under `name` in the directory with `prefix`: from memory, or by at most two requests (a third one for
     /// the attributes of a directory whose marker is not known). Lookups that follow each other in one directory are
     /// answered from a page of its listing: in steady state one request in the time to live, however many they are.
-    /// `known_dir`: the name was a directory before, so that a look into it comes first.
+    /// `known_dir`: the name was a directory before, so that a look into it comes first, as where memory says so.
     ///
     /// # Errors
     /// BOS could not be asked.
@@ -38,8 +38,12 @@ impl Namespace {
         if let Some(resolved) = self.resolve_known(prefix, name, &key).await? {
             return Ok(resolved);
         }
-        if known_dir && !self.ttl.is_zero() {
-            let dir = format!("{key}/");
+        let dir = format!("{key}/");
+        let (was_dir, was_object) = {
+            let mut memory = self.memory.lock();
+            (memory.attributes.fact(&dir).is_some(), memory.attributes.fact(key.as_str()).is_some())
+        };
+        if (known_dir || was_dir) && !self.ttl.is_zero() {
             let (page, as_of) = self.first_page(&dir).await?;
             let listed = page.lock().proves_existence();
             if listed || self.memory.lock().kept_dirs.contains(&dir) {
@@ -47,7 +51,8 @@ impl Namespace {
             }
         }
         let pace = self.memory.lock().pages.pace(prefix, now);
-        if pace == Pace::Window {
+        // Of a remembered object a listing tells enough.
+        if pace == Pace::Window || (was_object && !self.ttl.is_zero()) {
             self.fetch_window(prefix, name, &key).await?;
             if let Some(resolved) = self.resolve_known(prefix, name, &key).await? {
                 return Ok(resolved);

@@ -250,7 +250,7 @@ fn a_hundred_thousand_entries_keep_their_places_while_others_come_and_go() {
 fn a_directory_is_emptied_while_it_is_read() {
     let world = World::new();
     put_all(&world, &(0..3000).map(|i| format!("d/f{i:04}")).collect::<Vec<_>>(), b"");
-    let mount = world.mount(&[]);
+    let mut mount = world.mount(&[]);
     let path = mount.path("d");
     timed(move || {
         let mut removed = 0;
@@ -262,6 +262,8 @@ fn a_directory_is_emptied_while_it_is_read() {
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         fs::remove_dir(&path).unwrap();
     });
+    // Removals are gathered for a moment.
+    assert!(mount.umount(WAIT).status.success());
     assert_eq!(world.bucket.list("").unwrap(), [] as [String; 0]);
 }
 
@@ -328,7 +330,6 @@ fn rsync_of_a_tree_costs_about_a_request_per_file_and_the_second_time_listings_o
     let again: Vec<String> = counts.calls.iter().map(|(call, count)| format!("{call} {}", count.requests)).collect();
     println!("the same again after a remount: {}", again.join(", "));
     assert!(all * 10 <= FILES as u64 * 13, "{all} requests");
-    assert!(counts.requests(Call::HeadObject) <= 2, "{}", counts.log_text());
+    assert_eq!(counts.requests_all(), counts.requests(Call::ListObjects), "{}", counts.log_text());
     assert!(counts.requests(Call::ListObjects) <= 2 * 35 + 5, "{}", counts.log_text());
-    assert_eq!(counts.requests_all(), counts.reads(), "{}", counts.log_text());
 }
