@@ -23,7 +23,7 @@ pub mod state;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use crate::bos::BosClient;
 use crate::bos::client::ObjectHeaders;
 use crate::journal::log::JOURNAL_NAME;
+use crate::journal::state_dir::moves_in;
 use crate::journal::{RecordLog, StateDir};
 use crate::object::{BaseObject, Condition, ETag, ObjectKey, Timestamp};
 use crate::upload::{FileStatus, WriteError};
@@ -60,6 +61,15 @@ impl Default for CopySizes {
     fn default() -> Self {
         Self { copy_bytes_max: copy::COPY_BYTES_MAX, part_bytes: copy::PART_BYTES }
     }
+}
+
+/// An object under its new key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renamed {
+    /// ETag that it has there.
+    pub etag: ETag,
+    /// When BOS stored the copy, seconds since 1970, where that was told.
+    pub last_modified: Option<i64>,
 }
 
 /// An object below a renamed directory that has another ETag than before (BOS keeps that of simple objects only).
@@ -180,7 +190,7 @@ impl Moves {
         Ok(Arc::new(Self { shared }))
     }
 
-    /// Gives the object `source` at `from` the key `to`, and returns the ETag it has there. `replace`: other headers than
+    /// Gives the object `source` at `from` the key `to`. `replace`: other headers than
     /// those it has. The condition is looked at right before the copy, as BOS knows none for copies (BOS docs,
     /// CopyObject); with [`Condition::Any`] whatever is there is replaced, unseen.
     ///
@@ -198,7 +208,7 @@ impl Moves {
         source: &BaseObject,
         condition: &Condition,
         replace: Option<&ObjectHeaders>,
-    ) -> Result<ETag, WriteError> {
+    ) -> Result<Renamed, WriteError> {
         let first = MoveRecord::Object {
             format: FORMAT,
             from: from.clone(),
@@ -364,6 +374,27 @@ impl Moves {
         self.shared.live.lock().clear();
         self.shared.queue.lock().open = None;
     }
+}
+
+/// The moves that wait in the state directory at `path` while no process works on it; why, where a journal cannot be used.
+pub fn offline_status(path: &Path) -> Vec<Result<FileStatus, String>> {
+    let status = |dir: &PathBuf| -> Result<Option<FileStatus>, String> {
+        let told = |why: String| format!("{}: {why}", dir.display());
+        if !dir.join(JOURNAL_NAME).exists() {
+            return Ok(None);
+        }
+        let replay = RecordLog::<MoveRecord>::read(dir).map_err(|e| e.to_string())?;
+        if let Some(damage) = replay.damage {
+            return Err(told(damage));
+        }
+        if replay.records.is_empty() {
+            return Ok(None);
+        }
+        let state = MoveState::replay(&replay.records).map_err(told)?;
+        let id = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok((state.recovery() != Recovery::Drop).then(|| running::describe(&state, &id)))
+    };
+    moves_in(path).unwrap_or_default().iter().filter_map(|dir| status(dir).transpose()).collect()
 }
 
 /// The move that `dir` describes; `None` if it is over or never began.

@@ -163,7 +163,7 @@ pub struct FileStatus {
     /// Name of the journal.
     pub journal_id: String,
     /// `writing`, `parked` (closed, its rename is waited for), `uploading`, `completing`, `proving`, `interrupted`, `failed`, `conflict`, `removing`,
-    /// `idle`, `done`.
+    /// `renaming`, `idle`, `done`.
     pub state: String,
     /// Upload ID, once there is one.
     pub upload_id: Option<String>,

@@ -164,7 +164,7 @@ async fn an_object_gets_another_key_with_all_that_it_carries() {
     let moves = bench.start();
     let source = bench.put("a b/旧", b"content").await;
     let before = bench.requests_all();
-    let etag = moves.rename_object(&key("a b/旧"), &key("new"), &source, &Condition::Absent, None).await.unwrap();
+    let etag = moves.rename_object(&key("a b/旧"), &key("new"), &source, &Condition::Absent, None).await.unwrap().etag;
     println!("rename of one object: {} requests", bench.requests_all() - before);
     assert!(bench.requests_all() - before <= 4, "HEAD of the target, copy, HEAD of the source, delete");
     assert!(bench.head("a b/旧").await.is_none());
@@ -217,7 +217,7 @@ async fn a_large_object_is_renamed_by_parts() {
     let moves = bench.start();
     let bytes = pattern(5 * MIB + 12_345);
     let source = bench.put("large", &bytes).await;
-    let etag = moves.rename_object(&key("large"), &key("moved"), &source, &Condition::Absent, None).await.unwrap();
+    let etag = moves.rename_object(&key("large"), &key("moved"), &source, &Condition::Absent, None).await.unwrap().etag;
     assert_eq!(bench.requests("UploadPartCopy"), 6, "{:?}", bench.server.counts());
     assert_eq!(bench.requests("CopyObject"), 0);
     assert!(bench.get("moved").await.unwrap() == bytes);
@@ -497,6 +497,8 @@ async fn names_under_recovery_are_hidden_and_a_damaged_journal_stops_nothing() {
     let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap().etag;
     bench.leave(&[object_line("a", &source, "b", Condition::Absent), copied_line(&bench, "a", "b", &etag).await]);
     bench.leave(&[object_line("x", &source, "y", Condition::Absent), MoveRecord::AllCopied]);
+    let offline: Vec<_> = bosfs::moves::offline_status(&bench.state).into_iter().map(Result::unwrap).collect();
+    assert_eq!(offline.iter().filter(|entry| entry.state == "renaming").count(), 2, "{offline:?}");
     // Not yet polled: what is hidden is known before the first task runs.
     let damaged = std::fs::read_dir(bench.state.join("moves")).unwrap().flatten().find_map(|dir| {
         let path = dir.path().join("journal");

@@ -153,6 +153,12 @@ pub fn journal_snapshot(dir: &Path) -> Option<StatusSnapshot> {
             Err(why) => snapshot.unreadable.push(format!("{}: {why}", upload.display())),
         }
     }
+    for moved in crate::moves::offline_status(dir) {
+        match moved {
+            Ok(moved) => files.push(moved),
+            Err(why) => snapshot.unreadable.push(why),
+        }
+    }
     Some(snapshot.with_files(files))
 }
 

@@ -161,8 +161,9 @@ impl Fs {
                     }
                     let Some(object) = file.object() else { continue };
                     let (source, replace) = (BaseObject::own(object.etag, object.size), file.pending_headers());
-                    let etag = self.moves.rename_object(old, new, &source, &Condition::Any, replace.as_ref()).await?;
-                    file.moved(new, &etag)?;
+                    let renamed =
+                        self.moves.rename_object(old, new, &source, &Condition::Any, replace.as_ref()).await?;
+                    file.moved(new, &renamed.etag)?;
                     break;
                 }
             }

@@ -40,6 +40,20 @@ pub(super) struct CopyJob<'a> {
     pub(super) sent: bool,
 }
 
+/// A copy that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Made {
+    pub(super) etag: ETag,
+    /// Where BOS told it.
+    pub(super) last_modified: Option<i64>,
+}
+
+impl From<ETag> for Made {
+    fn from(etag: ETag) -> Self {
+        Self { etag, last_modified: None }
+    }
+}
+
 /// Why a copy was not made.
 #[derive(Debug)]
 pub(super) enum CopyTrouble {
@@ -77,18 +91,17 @@ pub(super) fn part_ranges(size: u64, part_bytes: u64) -> Vec<ByteRange> {
 }
 
 impl Move {
-    /// Makes the copy, by as many requests as its size takes. Returns the ETag of the copy. What passes by itself is
-    /// waited out.
-    pub(super) async fn copy(&self, job: CopyJob<'_>) -> Result<ETag, CopyTrouble> {
+    /// Makes the copy, by as many requests as its size takes. What passes by itself is waited out.
+    pub(super) async fn copy(&self, job: CopyJob<'_>) -> Result<Made, CopyTrouble> {
         if job.source.size > self.shared.sizes.copy_bytes_max {
-            return self.copy_by_parts(job).await;
+            return Ok(self.copy_by_parts(job).await?.into());
         }
         let client = &self.shared.client;
         let mut sent = job.sent;
         let mut missed = 0;
         loop {
             if let Some(etag) = self.settle_target(job, sent, None).await? {
-                return Ok(etag);
+                return Ok(etag.into());
             }
             sent = true;
             let copied = {
@@ -98,7 +111,7 @@ impl Move {
             match copied {
                 Ok(copied) => {
                     self.check_copy(job, &copied.etag).await?;
-                    return Ok(copied.etag);
+                    return Ok(Made { etag: copied.etag, last_modified: copied.last_modified });
                 }
                 Err(e) if e.kind == BosErrorKind::PreconditionFailed => return Err(CopyTrouble::SourceChanged),
                 Err(e) if e.kind == BosErrorKind::NoSuchKey => {

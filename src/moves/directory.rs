@@ -141,11 +141,11 @@ impl Move {
         let condition = &Condition::Any;
         let job = CopyJob { from: &old, source: &source, to: &new, condition, replace: None, sent: false };
         match self.copy(job).await {
-            Ok(etag) => Ok(self.append(&MoveRecord::Copied {
+            Ok(made) => Ok(self.append(&MoveRecord::Copied {
                 to: new,
                 from_etag: source.etag,
                 from_last_modified: Some(entry.last_modified),
-                etag,
+                etag: made.etag,
             })?),
             Err(CopyTrouble::SourceGone | CopyTrouble::SourceChanged) => Ok(()),
             Err(trouble) => Err(trouble),

@@ -1,6 +1,7 @@
 //! One object gets another key; two objects change places.
 
-use super::copy::{CopyJob, CopyTrouble};
+use super::Renamed;
+use super::copy::{CopyJob, CopyTrouble, Made};
 use super::record::MoveRecord;
 use super::running::Move;
 use super::state::{Copy, Kind, SourceFound, judge_source};
@@ -36,23 +37,24 @@ impl Ended {
 
 impl Move {
     /// From wherever the journal says that the move is to its end. `sent`: the copy may be there from an earlier process.
-    pub(super) async fn drive_object(&self, sent: bool) -> Result<ETag, Ended> {
+    pub(super) async fn drive_object(&self, sent: bool) -> Result<Renamed, Ended> {
         let (kind, copied) = {
             let state = self.state.lock();
             let Kind::Object { to, .. } = &state.kind else { unreachable!("only called for this kind") };
             (state.kind.clone(), state.copies.get(to).cloned())
         };
         let Kind::Object { from, source, to, condition, replace } = kind else { unreachable!("checked above") };
-        let (copied, just_seen) = match copied {
-            Some(copied) => (copied, false),
+        let (copied, last_modified, just_seen) = match copied {
+            Some(copied) => (copied, None, false),
             None => {
-                let copied = self.copy_object(&from, &source, &to, &condition, replace.as_ref(), sent).await?;
+                let (copied, last_modified) =
+                    self.copy_object(&from, &source, &to, &condition, replace.as_ref(), sent).await?;
                 let just_seen = copied.from_last_modified.is_some();
-                (copied, just_seen)
+                (copied, last_modified, just_seen)
             }
         };
         self.remove_source(&from, &to, &copied, just_seen).await?;
-        Ok(copied.etag)
+        Ok(Renamed { etag: copied.etag, last_modified })
     }
 
     async fn copy_object(
@@ -63,14 +65,14 @@ impl Move {
         condition: &Condition,
         replace: Option<&ObjectHeaders>,
         sent: bool,
-    ) -> Result<Copy, Ended> {
+    ) -> Result<(Copy, Option<i64>), Ended> {
         let mut marked = replace.cloned();
         if let Some(headers) = &mut marked {
             headers.metadata.insert(crate::posix_meta::MARK.to_owned(), self.mark());
         }
         let job = CopyJob { from, source, to, condition, replace: marked.as_ref(), sent };
-        let etag = match self.copy(job).await {
-            Ok(etag) => etag,
+        let Made { etag, last_modified } = match self.copy(job).await {
+            Ok(made) => made,
             Err(CopyTrouble::Stopped) => return Err(Ended::Stopped),
             Err(CopyTrouble::Failed(error)) => return Err(self.not_copied(sent, error)),
             Err(CopyTrouble::SourceGone) => {
@@ -101,7 +103,7 @@ impl Move {
             Err(e) => Err(e),
         };
         synced.map_err(Ended::Kept)?;
-        Ok(copy)
+        Ok((copy, last_modified))
     }
 
     /// How a copy that could not be made ends the move. After a crash nobody else tells of it.
@@ -222,7 +224,7 @@ impl Move {
         condition: &Condition,
         sent: bool,
     ) -> Result<ETag, Ended> {
-        let copied = self.copy_object(from, source, to, condition, None, sent).await?;
+        let (copied, _) = self.copy_object(from, source, to, condition, None, sent).await?;
         Ok(copied.etag)
     }
 

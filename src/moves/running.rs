@@ -217,45 +217,43 @@ impl Move {
 
     /// Its entry in `status`.
     pub(super) fn status(&self) -> FileStatus {
-        let state = self.state.lock();
+        let status = describe(&self.state.lock(), &self.id);
         let trouble = self.trouble.lock().clone();
-        let (key, size, bytes_in_bos, parts_total, parts_in_bos) = match &state.kind {
-            Kind::Object { from, source, to, .. } => {
-                let copied = state.copies.contains_key(to) || state.stage != Stage::Copying;
-                (from.to_string(), source.size, if copied { source.size } else { 0 }, 1, usize::from(copied))
-            }
-            Kind::Exchange { a, b, .. } => (a.0.to_string(), a.1.size + b.1.size, 0, 3, state.copies.len()),
-            Kind::Deletions { .. } => {
-                let key = state.deletes.keys().next().map(ObjectKey::to_string).unwrap_or_default();
-                (key, 0, 0, state.deletes.len(), 0)
-            }
-            Kind::Directory { from, .. } => {
-                let copied =
-                    || state.entries.values().filter(|entry| entry.copied.as_ref().is_some_and(|(_, now)| *now));
-                let bytes = |entries: &mut dyn Iterator<Item = u64>| entries.sum::<u64>();
-                let size = bytes(&mut state.entries.values().map(|entry| entry.size));
-                let held = bytes(&mut copied().map(|entry| entry.size));
-                (from.clone(), size, held, state.entries.len(), copied().count())
-            }
-        };
-        let word = match state.kind {
-            _ if trouble.failed => "failed",
-            Kind::Deletions { .. } => "removing",
-            _ => "renaming",
-        };
-        FileStatus {
-            key,
-            journal_id: self.id.clone(),
-            state: word.to_owned(),
-            size,
-            bytes_in_bos,
-            parts_total: u32::try_from(parts_total).unwrap_or(u32::MAX),
-            parts_in_bos: u32::try_from(parts_in_bos).unwrap_or(u32::MAX),
-            tries: trouble.tries,
-            last_error: trouble.last_error,
-            updated_at: Timestamp::now().sec,
-            ..FileStatus::default()
+        let state = if trouble.failed { "failed".to_owned() } else { status.state };
+        FileStatus { state, tries: trouble.tries, last_error: trouble.last_error, ..status }
+    }
+}
+
+/// The entry in `status` of a move in this state.
+pub(super) fn describe(state: &MoveState, id: &str) -> FileStatus {
+    let (key, size, bytes_in_bos, parts_total, parts_in_bos) = match &state.kind {
+        Kind::Object { from, source, to, .. } => {
+            let copied = state.copies.contains_key(to) || state.stage != Stage::Copying;
+            (from.to_string(), source.size, if copied { source.size } else { 0 }, 1, usize::from(copied))
         }
+        Kind::Exchange { a, b, .. } => (a.0.to_string(), a.1.size + b.1.size, 0, 3, state.copies.len()),
+        Kind::Deletions { .. } => {
+            let key = state.deletes.keys().next().map(ObjectKey::to_string).unwrap_or_default();
+            (key, 0, 0, state.deletes.len(), 0)
+        }
+        Kind::Directory { from, .. } => {
+            let copied = || state.entries.values().filter(|entry| entry.copied.as_ref().is_some_and(|(_, now)| *now));
+            let size = state.entries.values().map(|entry| entry.size).sum();
+            let held = copied().map(|entry| entry.size).sum();
+            (from.clone(), size, held, state.entries.len(), copied().count())
+        }
+    };
+    let word = if matches!(state.kind, Kind::Deletions { .. }) { "removing" } else { "renaming" };
+    FileStatus {
+        key,
+        journal_id: id.to_owned(),
+        state: word.to_owned(),
+        size,
+        bytes_in_bos,
+        parts_total: u32::try_from(parts_total).unwrap_or(u32::MAX),
+        parts_in_bos: u32::try_from(parts_in_bos).unwrap_or(u32::MAX),
+        updated_at: Timestamp::now().sec,
+        ..FileStatus::default()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::journal::state_dir::{Identity, default_path, uploads_in};
+use crate::journal::state_dir::{Identity, default_path, moves_in, uploads_in};
 use crate::object::Md5;
 
 /// Prefix of the links' names; no default directory begins so, since bucket names have no `_`.
@@ -61,7 +61,8 @@ fn remove_dangling(root: &Path) {
 
 impl Drop for Remembered {
     fn drop(&mut self) {
-        if uploads_in(&self.state_dir).is_ok_and(|uploads| uploads.is_empty()) {
+        let is_empty = |dirs: io::Result<Vec<PathBuf>>| dirs.is_ok_and(|dirs| dirs.is_empty());
+        if is_empty(uploads_in(&self.state_dir)) && is_empty(moves_in(&self.state_dir)) {
             let _ = std::fs::remove_file(&self.link);
         }
     }
