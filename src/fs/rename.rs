@@ -6,12 +6,11 @@ use std::time::Instant;
 use super::Fs;
 use super::attr::{Content, Node, published_object};
 use super::error::{FsError, FsResult};
-use crate::bos::client::stored_between;
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
-use crate::object::{Condition, ObjectKey};
+use crate::object::{BaseObject, Condition, ObjectKey};
 use crate::posix_meta;
-use crate::upload::{COPY_BYTES_MAX, DirtyFile, Displaced, OnTheWay, RenameWay};
+use crate::upload::{DirtyFile, Displaced, OnTheWay, RenameWay};
 
 /// Flags of renameat2(2) that bosfs knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +32,8 @@ impl Fs {
     /// `rename`. A file of which BOS has no object just gets the new name; any other is published first, under its old one.
     ///
     /// # Errors
-    /// `EEXIST` with `no_replace`; `EISDIR`, `ENOTDIR`; for directories as [`Fs::rename_dir`]; `EXDEV` for objects above
-    /// 5 GB (mv then copies itself); `EBUSY` for the unfinished file of a killed writer; and what BOS says.
+    /// `EEXIST` with `no_replace`; `EISDIR`, `ENOTDIR`; for directories as [`Fs::rename_dir`]; `EBUSY` for the unfinished file
+    /// of a killed writer; `ESTALE` when somebody else changed either name meanwhile; and what BOS says.
     pub async fn rename(
         &self,
         parent: u64,
@@ -196,7 +195,7 @@ impl Fs {
         Ok(left.map_or(Condition::Absent, |object| Condition::Matches(object.etag)))
     }
 
-    /// Renames an object: copy, then delete. Attributes that are still to be sent travel with the copy.
+    /// Renames an object: a journaled copy, then a delete. Attributes that are still to be sent travel with the copy.
     async fn rename_object(
         &self,
         source: &Arc<Node>,
@@ -207,23 +206,19 @@ impl Fs {
         let object = self.finished(source).await?;
         self.uploads.release_clones(key).await?;
         self.uploads.release_clones(new_key).await?;
-        if let Some(target) = target {
-            // What is on its way to this name must neither come after the copy nor be resumed.
-            self.expected_at(target, new_key).await?;
-        }
-        if object.size > COPY_BYTES_MAX {
-            // One copy call ends at 5 GB. Programs that rename fall back to copying the bytes on this answer.
-            return Err(FsError::plain(libc::EXDEV));
-        }
+        // What is on its way to this name must neither come after the copy nor be resumed.
+        let condition = match target {
+            Some(target) => self.expected_at(target, new_key).await?,
+            None => self.expected_without_name(new_key).await?,
+        };
         let dirty = Self::dirty_of(Some(source));
         let replace = dirty.as_ref().and_then(|file| file.pending_headers());
-        let sent = Instant::now();
-        let copied = self.client.copy_object(key, Some(&object.etag), new_key, replace.as_ref()).await;
-        let copied = copied.map_err(|error| FsError::from_bos("renaming", key.as_str(), &error))?;
-        let times = stored_between(copied.date, sent);
+        let base = BaseObject::own(object.etag.clone(), object.size);
+        let moved = self.moves.rename_object(key, new_key, &base, &condition, replace.as_ref()).await;
+        let moved = moved.map_err(|error| self.overtaken(error.into(), source, names, target))?;
         let mut renamed = Object {
-            etag: copied.etag.clone(),
-            last_modified: copied.last_modified.unwrap_or(0),
+            etag: moved.etag.clone(),
+            last_modified: moved.last_modified.unwrap_or(0),
             headers: replace.unwrap_or_else(|| object.headers.clone()),
             ..object
         };
@@ -232,17 +227,8 @@ impl Fs {
         if let (Some(target), Some(displaced)) = (target, Self::dirty_of(target)) {
             give_way(target, &displaced).await?;
         }
-        let deleted = self.client.delete_object(key).await;
-        deleted.map_err(|error| {
-            FsError::told(
-                libc::EIO,
-                format!(
-                    "renaming {key:?} to {new_key:?}: the copy is made but the old name could not be removed: {error}"
-                ),
-            )
-        })?;
         match dirty {
-            Some(file) => file.moved(new_key, &copied.etag)?,
+            Some(file) => file.moved(new_key, &moved.etag)?,
             None => {
                 let mut state = source.body.state.lock();
                 if matches!(state.content, Content::Object(_)) {
@@ -252,8 +238,29 @@ impl Fs {
             }
         }
         self.renamed(source, names, target);
-        self.namespace.learn_published(new_key, &renamed, times);
+        self.namespace.learn_published(new_key, &renamed, None);
         Ok(())
+    }
+
+    /// Somebody else changed one of the names: nothing that is remembered of them is believed, and the kernel, which tries
+    /// once more on this answer, is told what is there.
+    fn overtaken(
+        &self,
+        error: FsError,
+        source: &Arc<Node>,
+        names: &FileNames<'_>,
+        target: Option<&Arc<Node>>,
+    ) -> FsError {
+        if !matches!(error.errno, libc::ESTALE | libc::EEXIST) {
+            return error;
+        }
+        for key in [names.key, names.new_key] {
+            self.namespace.changed(key.as_str(), false);
+        }
+        for node in std::iter::once(source).chain(target) {
+            node.body.state.lock().confirmed = None;
+        }
+        FsError { errno: libc::ESTALE, ..error }
     }
 
     fn dirty_of(node: Option<&Arc<Node>>) -> Option<Arc<DirtyFile>> {

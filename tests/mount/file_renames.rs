@@ -1,6 +1,6 @@
 //! Renames of single files in every state of the file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 
 use crate::support::call::Call;
@@ -135,4 +135,47 @@ fn an_interrupted_file_keeps_being_one_under_its_new_name() {
     let (kept, source) = (std::fs::read(mount.path("b")).unwrap(), std::fs::read(&source).unwrap());
     assert!(kept.len() as u64 >= PART && source.starts_with(&kept), "{} bytes", kept.len());
     assert!(world.bucket.list("").unwrap().is_empty(), "not published");
+}
+
+#[test]
+fn what_others_wrote_under_the_new_name_is_seen_before_it_is_replaced() {
+    let world = World::new();
+    world.bucket.put("a", b"the file").unwrap();
+    world.bucket.put("b", b"as it was seen").unwrap();
+    let mount = world.mount(&["--metadata-ttl", "60s"]);
+    assert_eq!(fs::read(mount.path("b")).unwrap(), b"as it was seen");
+    assert_eq!(fs::read(mount.path("a")).unwrap(), b"the file");
+    world.bucket.put("b", b"by somebody else").unwrap();
+    // The kernel asks again with what is there now.
+    fs::rename(mount.path("a"), mount.path("b")).unwrap();
+    assert_eq!(world.bucket.get("b").unwrap(), b"the file");
+    assert_eq!(fs::read(mount.path("b")).unwrap(), b"the file");
+    assert_eq!(world.bucket.list("").unwrap(), ["b"]);
+}
+
+#[test]
+fn a_rename_of_a_file_that_is_killed_is_finished() {
+    use crate::support::{HoldAt, When};
+    for (call, hold) in [
+        (Call::CopyObject, HoldAt::BeforeForward),
+        (Call::CopyObject, HoldAt::BeforeAnswer),
+        (Call::DeleteObject, HoldAt::BeforeForward),
+        (Call::DeleteObject, HoldAt::BeforeAnswer),
+    ] {
+        let world = World::new();
+        world.bucket.put("a", b"the file").unwrap();
+        let mut mount = world.mount(&[]);
+        let rule = world.proxy.hold(When::call(call), hold);
+        let (a, b) = (mount.path("a"), mount.path("b"));
+        let renaming = std::thread::spawn(move || fs::rename(a, b));
+        assert!(rule.wait_hit(crate::WAIT));
+        mount.kill();
+        let _ = crate::timed(move || renaming.join());
+        world.proxy.clear_rules();
+        world.wait_quiet();
+        mount.remount().unwrap();
+        assert!(mount.umount(crate::WAIT).status.success());
+        assert_eq!(world.bucket.list("").unwrap(), ["b"], "{call} {hold:?}");
+        assert_eq!(world.bucket.get("b").unwrap(), b"the file");
+    }
 }
