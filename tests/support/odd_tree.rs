@@ -8,7 +8,7 @@ use super::files::write_random;
 use super::mounted::run;
 
 /// Makes it at `tree`: files around the sizes where something changes, odd names, modes, owners, times with nanoseconds,
-/// symlinks, empty and deep folders, a sparse file, xattrs.
+/// symlinks, empty and deep folders, a sparse file, xattrs of files (bosfs refuses those of directories).
 pub fn make(tree: &Path) {
     std::fs::create_dir_all(tree.join("sizes")).unwrap();
     let sizes = [0, 1, 4095, 4096, 4097, 100_000, (5 << 20) - 1, 5 << 20, (5 << 20) + 1, 12_345_678];
@@ -42,7 +42,7 @@ truncate -s 9M sparse; printf middle | dd of=sparse bs=1 seek=6000000 conv=notru
 python3 - <<'PY'
 import os
 os.setxattr('sizes/f4097', 'user.comment', b'a comment \xff')
-os.setxattr('a directory', 'user.of.a.directory', b'value')
+os.setxattr('sizes/f5242881', 'user.of.two.parts', b'value')
 PY
 touch -d '2001-02-03 04:05:06.123456789 UTC' times/old; touch -d '1970-01-01 00:00:01.000000001 UTC' times/early
 touch -d '2038-01-19 03:14:08.999999999 UTC' times/late; touch -d '2024-02-29 23:59:59 UTC' times/whole

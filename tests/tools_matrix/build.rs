@@ -68,7 +68,7 @@ fn cargo_build() {
         sleep 0.02; sed -i 's/x \* 2/x * 3/' src/lib.rs; cargo run -q --offline
         "#
     ));
-    bench.finish(&format!("{steps}; cd crate; cargo build --offline -v 2>&1 | grep -c Fresh; ./target/debug/small"));
+    bench.finish(&format!("{steps}\ncd crate; cargo build --offline -v 2>&1 | grep -c Fresh; ./target/debug/small"));
 }
 
 #[test]

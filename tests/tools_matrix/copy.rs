@@ -27,6 +27,27 @@ fn cp_a() {
     bench.finish("cp -a in/sizes/f12345678 $OUT/again; cmp in/sizes/f12345678 $OUT/again; rm $OUT/again");
 }
 
+/// What bosfs does not keep it refuses, so that a program that must have it says so; `cp -a` goes on without.
+#[test]
+fn xattrs_of_directories_are_refused() {
+    let bench = Bench::new(Times::Free);
+    bench.run_on_mount(
+        r#"
+        python3 - <<'PY'
+import errno, os
+os.mkdir('d'); os.mkdir(os.environ['IN'] + '/d'); os.setxattr(os.environ['IN'] + '/d', 'user.a', b'value')
+try:
+    os.setxattr('d', 'user.a', b'value')
+except OSError as e:
+    assert e.errno == errno.EOPNOTSUPP, e
+else:
+    raise SystemExit('kept: move this test to the tree of cp_a')
+PY
+        cp -a $IN/d e; refused cp -r --preserve=xattr $IN/d f; [ -d e ]
+        "#,
+    );
+}
+
 #[test]
 fn cp_inside_the_mount_sends_no_byte() {
     let bench = Bench::new(Times::Free);
