@@ -554,15 +554,15 @@ impl Run {
         if !self.able.exchange || a == b || is_small(&a) != is_small(&b) {
             return;
         }
+        // Files that are being written are not exchanged (EBUSY), and a release comes some time after its close.
+        self.close_all_of(&a);
+        self.close_all_of(&b);
         self.note("exchange", format!("{a:?} with {b:?}"));
-        rustix::fs::renameat_with(
-            rustix::fs::CWD,
-            self.path(&a),
-            rustix::fs::CWD,
-            self.path(&b),
-            RenameFlags::EXCHANGE,
-        )
-        .unwrap();
+        let (cwd, end) = (rustix::fs::CWD, Instant::now() + WAIT);
+        while let Err(e) = rustix::fs::renameat_with(cwd, self.path(&a), cwd, self.path(&b), RenameFlags::EXCHANGE) {
+            assert!(e == rustix::io::Errno::BUSY && Instant::now() < end, "exchange: {e}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.model.exchange(&a, &b);
     }
 
