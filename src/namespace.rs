@@ -216,7 +216,7 @@ impl Namespace {
             size: object.size,
             etag: object.etag.clone(),
             modified: Modified::At(object.last_modified),
-            headers: object.headers.clone(),
+            headers: Box::new(object.headers.clone()),
         };
         let mut memory = self.memory.lock();
         memory.absent.remove(key.as_str());

@@ -67,9 +67,11 @@ impl StorageBackend for Backend {
     }
 }
 
+/// Rows by name; `None`: the row goes.
+type Rows = HashMap<String, Option<Vec<u8>>>;
+
 struct Pending {
-    /// `None`: the row goes.
-    rows: HashMap<String, Option<Vec<u8>>>,
+    rows: Rows,
     stop: bool,
     /// The disk refused: nothing is written any more, reads go on.
     broken: bool,
@@ -78,7 +80,7 @@ struct Pending {
 struct Shared {
     database: Database,
     /// What the writer has not committed yet, and what it commits at present.
-    pending: Mutex<(Pending, Arc<HashMap<String, Option<Vec<u8>>>>)>,
+    pending: Mutex<(Pending, Arc<Rows>)>,
     wake: Condvar,
     rows_max: u64,
 }
@@ -242,7 +244,7 @@ impl Shared {
         }
     }
 
-    fn commit(&self, batch: &HashMap<String, Option<Vec<u8>>>) -> Result<(), redb::Error> {
+    fn commit(&self, batch: &Rows) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {
             let mut table = transaction.open_table(ROWS)?;

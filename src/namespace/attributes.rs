@@ -56,7 +56,7 @@ pub enum Fact {
         /// When BOS stored it.
         modified: Modified,
         /// Everything it carries.
-        headers: ObjectHeaders,
+        headers: Box<ObjectHeaders>,
     },
     /// A directory without a marker (keys that end in `/` only).
     NoMarker,
@@ -165,8 +165,12 @@ impl Attributes {
             (0, None) => Modified::Between(i64::MAX, i64::MIN),
             (at, _) => Modified::At(at),
         };
-        let fact =
-            Fact::Object { size: object.size, etag: object.etag.clone(), modified, headers: object.headers.clone() };
+        let fact = Fact::Object {
+            size: object.size,
+            etag: object.etag.clone(),
+            modified,
+            headers: Box::new(object.headers.clone()),
+        };
         self.insert(key, Known { fact, stored: Some(Instant::now()) });
     }
 

@@ -141,7 +141,7 @@ impl Namespace {
         let replaced = match (memory.attributes.fact(prefix), &marker) {
             (Some(Fact::Object { modified, headers, .. }), Some((_, _, marker))) => {
                 let Modified::At(at) = marker.modified else { return None };
-                !modified.fits(at) || *headers != marker.headers
+                !modified.fits(at) || **headers != marker.headers
             }
             (Some(Fact::NoMarker), Some(_)) => true,
             _ => false,
@@ -157,7 +157,7 @@ impl Namespace {
                     size: *size,
                     etag: etag.clone(),
                     modified: marker.modified,
-                    headers: marker.headers.clone(),
+                    headers: Box::new(marker.headers.clone()),
                 },
             ),
         }
@@ -170,7 +170,7 @@ impl Namespace {
     pub fn remembered_marker(&self, prefix: &str) -> Option<Marker> {
         let mut memory = self.memory.lock();
         let (modified, headers) = match memory.attributes.fact(prefix)? {
-            Fact::Object { modified, headers, .. } => (*modified, headers.clone()),
+            Fact::Object { modified, headers, .. } => (*modified, ObjectHeaders::clone(headers)),
             Fact::NoMarker => return None,
         };
         drop(memory);
@@ -198,7 +198,7 @@ impl Namespace {
         let mut headers = ObjectHeaders::default();
         posix_meta::write_attrs(&mut headers.metadata, attrs);
         let modified = Modified::At(attrs.mtime.sec);
-        let fact = Fact::Object { size: 0, etag: ETag::new(""), modified, headers };
+        let fact = Fact::Object { size: 0, etag: ETag::new(""), modified, headers: Box::new(headers) };
         self.memory.lock().attributes.learn("", fact);
     }
 

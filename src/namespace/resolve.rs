@@ -6,6 +6,7 @@ use super::attributes::Fact;
 use super::listing::{Listed, Listing, Shadowed, just_before};
 use super::pages::{Origin, Pace};
 use super::{Found, LISTING_LAG, Namespace, Object, PAGE_KEYS, Resolved, shared};
+use crate::bos::client::ObjectHeaders;
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::object::ObjectKey;
 
@@ -95,7 +96,7 @@ impl Namespace {
                 memory.attributes.own(key.as_str(), just_now)
             && memory.changes.of(key.as_str()).is_none_or(|change| change.at <= stored && !change.gone)
         {
-            let object = self.object(*size, etag.clone(), 0, headers.clone());
+            let object = self.object(*size, etag.clone(), 0, ObjectHeaders::clone(headers));
             return Some(Recalled::Own(object, stored));
         }
         let changes = &memory.changes;
