@@ -59,7 +59,7 @@ pub struct CopySizes {
 
 impl Default for CopySizes {
     fn default() -> Self {
-        Self { copy_bytes_max: copy::COPY_BYTES_MAX, part_bytes: copy::PART_BYTES }
+        Self { copy_bytes_max: crate::upload::COPY_BYTES_MAX, part_bytes: copy::PART_BYTES }
     }
 }
 

@@ -29,11 +29,13 @@ struct FileNames<'a> {
 }
 
 impl Fs {
-    /// `rename`. A file of which BOS has no object just gets the new name; any other is published first, under its old one.
+    /// `rename`. A file of which BOS has no object just gets the new name; of any other the object is copied and the old one
+    /// deleted, and what is dirty goes along.
     ///
     /// # Errors
-    /// `EEXIST` with `no_replace`; `EISDIR`, `ENOTDIR`; for directories as [`Fs::rename_dir`]; `EBUSY` for the unfinished file
-    /// of a killed writer; `ESTALE` when somebody else changed either name meanwhile; and what BOS says.
+    /// `EEXIST` with `no_replace`; `EISDIR`, `ENOTDIR`; for directories as [`Fs::rename_dir`]; `EBUSY` for a file that is
+    /// being written and of which parts are only in BOS, under the old name; `ESTALE` when somebody else changed either name
+    /// meanwhile; and what BOS says.
     pub async fn rename(
         &self,
         parent: u64,

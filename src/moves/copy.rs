@@ -13,10 +13,8 @@ use crate::bos::client::{CopyOutcome, ObjectHeaders, ObjectMeta};
 use crate::bos::{BosError, BosErrorKind};
 use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PART_NUMBER_MAX, PartNumber, UploadId};
 use crate::posix_meta::MARK;
-use crate::upload::WriteError;
+use crate::upload::{COPY_BYTES_MAX, WriteError};
 
-/// Largest object that CopyObject takes, bytes (BOS docs, CopyObject: 5 GB).
-pub(super) const COPY_BYTES_MAX: u64 = 5_000_000_000;
 /// Preferred size of a copied part, bytes.
 pub(super) const PART_BYTES: u64 = 1 << 30;
 /// Largest copied part, bytes (BOS docs, UploadPartCopy: 5 GB), as a multiple of [`PART_UNIT_BYTES`].
