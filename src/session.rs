@@ -197,6 +197,7 @@ pub async fn run(
     mut options: SessionOptions,
     ready: impl FnOnce(&StatusSnapshot) -> std::io::Result<()>,
 ) -> Result<(), SessionError> {
+    raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate()).map_err(step("cannot catch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(step("cannot catch SIGINT"))?;
     if let Some(days) = look_at_bucket(&options).await? {
@@ -289,6 +290,18 @@ pub async fn run(
 async fn drain(mounted: &mount::Mounted, running: &Running) -> Vec<FileStatus> {
     mounted.settle().await;
     running.drain().await
+}
+
+/// Files that are on their way keep three descriptors each; shells give programs 1024, and allow many more.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit != raised
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        log::info!("the limit of open descriptors stays at {:?}: {error}", limit.current);
+    }
 }
 
 async fn stop(uploads: &Uploads, moves: &Moves) {

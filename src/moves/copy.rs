@@ -13,7 +13,7 @@ use crate::bos::client::{CopyOutcome, ObjectHeaders, ObjectMeta};
 use crate::bos::{BosError, BosErrorKind};
 use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PART_NUMBER_MAX, PartNumber, UploadId};
 use crate::posix_meta::MARK;
-use crate::upload::{COPY_BYTES_MAX, WriteError};
+use crate::upload::WriteError;
 
 /// Preferred size of a copied part, bytes.
 pub(super) const PART_BYTES: u64 = 1 << 30;
@@ -335,6 +335,7 @@ impl Move {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upload::COPY_BYTES_MAX;
 
     #[test]
     fn parts_are_even_multiples_of_a_mebibyte_within_the_limits() {

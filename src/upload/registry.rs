@@ -41,6 +41,8 @@ const ADOPT_PAGES_MAX: usize = 100;
 /// Files with a place on the local disk at once, before the next one waits for others to be finished: each keeps three
 /// descriptors open.
 const STORES_MAX: usize = 1500;
+/// However few descriptors there may be.
+const STORES_MIN: usize = 64;
 /// Small publications, copies and deletes at once, beside as many as there may be parts.
 const ACTS_MAX: usize = 16;
 /// Longest wait for one of them.
@@ -82,6 +84,8 @@ pub(super) struct Shared {
     punch: AtomicBool,
     /// Files that have their place on the local disk open.
     pub(super) stores: AtomicUsize,
+    /// Of these, at most.
+    stores_max: usize,
 }
 
 /// A file that is wholly in BOS, for the list of the last ones.
@@ -93,6 +97,13 @@ pub(super) struct Finished {
     pub(super) parts_kept: u64,
     pub(super) parts_sent: u64,
     pub(super) proof: Option<Proof>,
+}
+
+/// See [`STORES_MAX`]; fewer where this process may have few descriptors.
+fn stores_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 6).unwrap_or(usize::MAX));
+    share.clamp(STORES_MIN, STORES_MAX)
 }
 
 /// All dirty files of one mount.
@@ -145,6 +156,7 @@ impl Uploads {
             adoptable: Mutex::default(),
             punch: AtomicBool::new(punch),
             stores: AtomicUsize::new(0),
+            stores_max: stores_max(),
             options,
             state_dir: state_dir.clone(),
         });
@@ -324,12 +336,13 @@ impl Uploads {
     /// `ENFILE` when none of those that are under way is finished within half a minute.
     pub async fn room_for_file(&self) -> Result<(), WriteError> {
         let deadline = tokio::time::Instant::now() + STORE_WITHIN;
-        while self.shared.stores.load(Ordering::Relaxed) >= STORES_MAX {
+        let stores_max = self.shared.stores_max;
+        while self.shared.stores.load(Ordering::Relaxed) >= stores_max {
             if tokio::time::Instant::now() >= deadline {
                 return Err(WriteError::failed(
                     libc::ENFILE,
                     format!(
-                        "{STORES_MAX} files are on their way to BOS and none was finished for {} s; nothing was changed: try \
+                        "{stores_max} files are on their way to BOS and none was finished for {} s; nothing was changed: try \
                          again, and see `bosfs status`",
                         STORE_WITHIN.as_secs()
                     ),
