@@ -168,7 +168,7 @@ impl Bench {
     /// What the tools left must be there for new processes too, with the same state directory and with an empty one, as
     /// plain objects, and nothing else. `check` is a script that both sides must answer alike then.
     pub fn finish(mut self, check: &str) {
-        let before = self.read(&self.dir(Side::Mount), "at the end");
+        let mut before = self.read(&self.dir(Side::Mount), "at the end");
         let stable = if self.times == Times::All { Times::All } else { Times::Files };
         for (empty_state, when) in [(false, "after a remount"), (true, "after a remount with an empty state directory")]
         {
@@ -180,6 +180,8 @@ impl Bench {
                 let expected = self.run_on(Side::Local, check);
                 let found = self.run_on(Side::Mount, check);
                 assert!(expected == found, "{when}: other output\n{}", first_difference(&expected, &found));
+                // The check may have written (cargo copies its outputs anew).
+                before = self.read(&self.dir(Side::Mount), when);
             }
         }
         if !check.is_empty() {
