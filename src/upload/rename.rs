@@ -12,6 +12,7 @@ use super::driver::Trouble;
 use super::inner::{Inner, Removal};
 use super::state::{Carried, Stage};
 use super::{Published, WriteError};
+use crate::bos::BosErrorKind;
 use crate::bos::client::ObjectHeaders;
 use crate::journal::Record;
 use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey};
@@ -120,16 +121,46 @@ impl DirtyFile {
     /// What keeps the file from being published.
     pub async fn settle_for_copy(self: &Arc<Self>) -> Result<bool, WriteError> {
         self.start_driver();
-        {
+        let predecessor = {
             let inner = self.lock();
             let under_way = inner.state.stage != Stage::Open || inner.state.rebasing;
-            if !under_way {
-                return Ok(inner.state.base.as_ref().is_some_and(|base| base.key.is_none()));
+            if !under_way && inner.state.base.as_ref().is_some_and(|base| base.key.is_none()) {
+                return Ok(true);
             }
             inner.trouble()?;
+            if under_way { None } else { inner.known_object() }
+        };
+        match predecessor {
+            Some(etag) => self.drop_predecessor(&etag).await?,
+            None => self.changed().await,
         }
-        self.changed().await;
         Ok(false)
+    }
+
+    /// A new file took its key over from an unlinked one, whose object is still there, and is about to leave it: the object
+    /// goes now.
+    async fn drop_predecessor(self: &Arc<Self>, etag: &ETag) -> Result<(), WriteError> {
+        let key = self.key();
+        let failed = |error: &dyn std::fmt::Display| {
+            WriteError::failed(
+                libc::EIO,
+                format!("{key}: the object of an unlinked file of that name could not be removed: {error}; try again"),
+            )
+        };
+        let there = match self.shared.client.head_object(&key).await {
+            Ok(head) => head.etag == *etag,
+            Err(error) if error.kind == BosErrorKind::NoSuchKey => false,
+            Err(error) => return Err(failed(&error)),
+        };
+        if there {
+            self.shared.client.delete_object(&key).await.map_err(|error| failed(&error))?;
+        }
+        let mut inner = self.lock();
+        if inner.known_object().as_ref() == Some(etag) && inner.state.base.is_none() && inner.state.stage == Stage::Open
+        {
+            self.append(&mut inner, &Record::Renamed { key: key.clone(), condition: Condition::Absent, base: None })?;
+        }
+        Ok(())
     }
 
     /// Whether a program has it open for writing.

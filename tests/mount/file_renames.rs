@@ -179,3 +179,20 @@ fn a_rename_of_a_file_that_is_killed_is_finished() {
         assert_eq!(world.bucket.get("b").unwrap(), b"the file");
     }
 }
+
+#[test]
+fn a_new_file_under_the_name_of_an_unlinked_one_can_be_renamed() {
+    let world = World::new();
+    world.bucket.put("a", b"old").unwrap();
+    let mut mount = world.mount(&SMALL_PARTS);
+    let old = OpenOptions::new().read(true).write(true).open(mount.path("a")).unwrap();
+    std::fs::remove_file(mount.path("a")).unwrap();
+    let mut new = File::create(mount.path("a")).unwrap();
+    new.write_all(b"new").unwrap();
+    let (from, to) = (mount.path("a"), mount.path("b"));
+    crate::timed(move || std::fs::rename(from, to)).unwrap();
+    drop((old, new));
+    unmount(&mut mount);
+    assert_eq!(world.bucket.list("").unwrap(), ["b"]);
+    assert_eq!(world.bucket.get("b").unwrap(), b"new");
+}
