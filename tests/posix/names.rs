@@ -85,3 +85,21 @@ fn a_removed_file_is_not_seen_again_after_a_kill() {
     within(WAIT, "write", move || new.join().unwrap()).unwrap();
     ends_with_the_new_file(&world, &mount);
 }
+
+#[test]
+fn a_file_that_is_renamed_over_another_and_on_while_it_is_written_arrives() {
+    let world = World::new();
+    let mount = world.mount(&["--write-back"]);
+    std::fs::write(mount.path("b"), b"replaced").unwrap();
+    mount.wait_settled("b", WAIT);
+    let mut file = File::create(mount.path("a")).unwrap();
+    file.write_all(b"ne").unwrap();
+    std::fs::rename(mount.path("a"), mount.path("b")).unwrap();
+    file.write_all(b"w").unwrap();
+    let (b, f) = (mount.path("b"), mount.path("f"));
+    within(WAIT, "rename", move || std::fs::rename(b, f)).unwrap();
+    drop(file);
+    mount.wait_settled("f", WAIT);
+    ends_with_the_new_file(&world, &mount);
+    assert!(!mount.path("b").exists() && world.bucket.head("b").unwrap().is_none());
+}
