@@ -319,7 +319,7 @@ fn mv_round(world: &World, seed: u64) -> Result<Round, String> {
         (0..MOVED_OBJECTS).map(|n| (PathBuf::from(name(n)), sha(&content(n)))).collect();
     let mut mount = mount(world)?;
     let (from, to) = (mount.path("from"), mount.path("to"));
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         // Known to the mount before.
         read_hashes(&from)?;
     }
