@@ -162,6 +162,8 @@ impl Fs {
         let root = Body::new(Content::Dir(namespace.plain_dir()));
         let dir_attrs = DirAttrs::new(namespace.clone(), state_dir, runtime.clone());
         let learner = namespace.clone();
+        moves.on_deleted(Box::new(move |key, gone| learner.changed(key.trim_end_matches('/'), gone)));
+        let learner = namespace.clone();
         uploads.on_published(Box::new(move |key, published| {
             learner.learn_published(key, &published_object(published.clone()), published.stored_between);
         }));

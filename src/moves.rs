@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -128,7 +128,12 @@ struct Shared {
     told: Mutex<VecDeque<FileStatus>>,
     changed: watch::Sender<u64>,
     queue: Mutex<Queue>,
+    /// Hears of every key of a batch: whether it is gone.
+    deleted: OnceLock<DeletedListener>,
 }
+
+/// Hears of keys that were deleted later than they were removed here, and whether BOS did it.
+pub type DeletedListener = Box<dyn Fn(&str, bool) + Send + Sync>;
 
 /// All moves of one mount.
 pub struct Moves {
@@ -168,6 +173,7 @@ impl Moves {
             told: Mutex::default(),
             changed: watch::Sender::new(0),
             queue: Mutex::default(),
+            deleted: OnceLock::new(),
             state_dir: state_dir.clone(),
         });
         for dir in state_dir.moves()? {
@@ -188,6 +194,12 @@ impl Moves {
             }
         }
         Ok(Arc::new(Self { shared }))
+    }
+
+    /// Calls `listener` for every key that [`Moves::delete_later`] had deleted, before the key ceases to be hidden; the first
+    /// listener stays.
+    pub fn on_deleted(&self, listener: DeletedListener) {
+        let _ = self.shared.deleted.set(listener);
     }
 
     /// Gives the object `source` at `from` the key `to`. `replace`: other headers than

@@ -205,7 +205,13 @@ impl Fs {
         target: Option<&Arc<Node>>,
     ) -> FsResult<()> {
         let FileNames { key, new_key, .. } = *names;
+        let _held = match Self::dirty_of(Some(source)) {
+            Some(file) => Some(file.hold_attrs().await),
+            None => None,
+        };
         let object = self.finished(source).await?;
+        // Its attributes may have been sent in the moment before.
+        let dirty = Self::dirty_of(Some(source));
         self.uploads.release_clones(key).await?;
         self.uploads.release_clones(new_key).await?;
         // What is on its way to this name must neither come after the copy nor be resumed.
@@ -213,7 +219,6 @@ impl Fs {
             Some(target) => self.expected_at(target, new_key).await?,
             None => self.expected_without_name(new_key).await?,
         };
-        let dirty = Self::dirty_of(Some(source));
         let replace = dirty.as_ref().and_then(|file| file.pending_headers());
         let base = BaseObject::own(object.etag.clone(), object.size);
         let moved = self.moves.rename_object(key, new_key, &base, &condition, replace.as_ref()).await;

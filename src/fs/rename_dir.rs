@@ -100,7 +100,11 @@ impl Fs {
         self.namespace.tree_changed(&new_prefix);
         self.namespace.dir_removed(&prefix);
         self.namespace.kept_dirs_renamed(&prefix, &new_prefix);
-        copied.remove_sources().await?;
+        let removed = copied.remove_sources().await;
+        // Pages that came while the old names were still there are no news.
+        self.namespace.tree_changed(&prefix);
+        self.namespace.dir_removed(&prefix);
+        removed?;
         failed
     }
 

@@ -138,6 +138,11 @@ impl Move {
     async fn delete_batch_told(&self, keys: &[ObjectKey]) -> Result<(), Ended> {
         match self.delete_keys(keys).await {
             Ok(refused) => {
+                if let Some(listener) = self.shared.deleted.get() {
+                    for key in keys {
+                        listener(key.as_str(), refused.iter().all(|(refused, _)| refused != key.as_str()));
+                    }
+                }
                 for (key, why) in refused {
                     let message =
                         format!("{key} was removed here, but BOS refuses to delete it: {why}; it is there again");

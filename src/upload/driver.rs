@@ -175,7 +175,7 @@ impl DirtyFile {
             Step::Put => self.put().await,
             Step::Complete => self.complete().await,
             Step::Prove => self.prove().await,
-            Step::CopyAttrs => self.copy_attrs().await,
+            Step::CopyAttrs => self.send_attrs_now().await,
             Step::Remove => self.remove().await,
             Step::Rebase => self.rebase().await,
             Step::Refreeze => self.refreeze(),
@@ -331,7 +331,12 @@ impl Inner {
                     Next::Wait
                 } else if let Some(until) = self.parked_until.filter(|_| self.state.parked) {
                     if until > Instant::now() { Next::Until(until) } else { Next::Step(Step::Unpark) }
-                } else if self.writers == 0 && self.attrs_pending() && !self.new_content && !self.new_file {
+                } else if self.writers == 0
+                    && self.attrs_pending()
+                    && self.attrs_held == 0
+                    && !self.new_content
+                    && !self.new_file
+                {
                     match self.attrs_due {
                         Some(due) if due > Instant::now() => Next::Until(due),
                         _ => Next::Step(Step::CopyAttrs),

@@ -105,6 +105,10 @@ pub(super) struct Inner {
     pub(super) parked_until: Option<Instant>,
     /// When attributes that were set on a finished object are sent.
     pub(super) attrs_due: Option<Instant>,
+    /// Whoever moves the object takes the attributes along: no copy onto itself meanwhile.
+    pub(super) attrs_held: u32,
+    /// A copy onto itself is on its way.
+    pub(super) copying_attrs: bool,
     /// The upload is under a key that the file will not have: it has to end before another one begins.
     pub(super) misplaced: bool,
     /// Time of the last change of bytes or attributes, as `stat` shows it.

@@ -19,6 +19,21 @@ use crate::posix_meta::{MARK, write_attrs};
 const ABORTS_MAX: u32 = 10;
 
 impl DirtyFile {
+    /// [`DirtyFile::copy_attrs`], unless somebody moves the object at this moment.
+    pub(super) async fn send_attrs_now(self: &Arc<Self>) -> Result<(), Trouble> {
+        {
+            let mut inner = self.lock();
+            if inner.attrs_held > 0 {
+                return Ok(());
+            }
+            inner.copying_attrs = true;
+        }
+        let result = self.copy_attrs().await;
+        self.lock().copying_attrs = false;
+        self.notify();
+        result
+    }
+
     /// Gives the finished object the attributes that were set since, by a copy onto itself.
     pub(super) async fn copy_attrs(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, base, mut headers, attrs, xattrs) = {

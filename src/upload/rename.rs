@@ -50,6 +50,18 @@ pub enum OnTheWay {
     Nothing(Option<ETag>),
 }
 
+/// See [`DirtyFile::hold_attrs`].
+pub struct AttrsHeld(Arc<DirtyFile>);
+
+impl Drop for AttrsHeld {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.attrs_held = inner.attrs_held.saturating_sub(1);
+        drop(inner);
+        self.0.start_driver();
+    }
+}
+
 impl DirtyFile {
     /// How it can be renamed to `key` at this moment.
     pub fn rename_way(&self, key: &ObjectKey) -> RenameWay {
@@ -185,6 +197,21 @@ impl DirtyFile {
             }
             self.start_driver();
             self.wake.notify_one();
+            self.changed().await;
+        }
+    }
+
+    /// Waits until no copy of the object onto itself is on its way, and lets none begin as long as the answer lives: the
+    /// object is about to be moved, with [`DirtyFile::pending_headers`].
+    pub async fn hold_attrs(self: &Arc<Self>) -> AttrsHeld {
+        loop {
+            {
+                let mut inner = self.lock();
+                if !inner.copying_attrs {
+                    inner.attrs_held += 1;
+                    return AttrsHeld(self.clone());
+                }
+            }
             self.changed().await;
         }
     }

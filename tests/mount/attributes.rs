@@ -115,7 +115,7 @@ fn extended_attributes_ride_on_the_file_that_is_written() {
     let path = mount.path("f");
     assert_eq!(get(&path, "user.b").unwrap(), b"2");
     assert_eq!(get(&path, "user.a").unwrap_err().raw_os_error(), Some(libc::ENODATA));
-    let mut names = vec![0; 100];
+    let mut names = [0; 100];
     let len = rustix::fs::listxattr(&path, &mut names[..]).unwrap();
     assert_eq!(&names[..len], b"user.b\0");
 }

@@ -111,6 +111,9 @@ fn a_directory_removed_right_after_a_change_stays_removed() {
     assert_eq!(world.bucket.list("").unwrap(), [] as [String; 0]);
 }
 
+/// Changes something in a directory.
+type Act = fn(&Path);
+
 #[test]
 fn entries_that_come_and_go_change_the_times_of_their_directory() {
     let world = World::new();
@@ -119,7 +122,7 @@ fn entries_that_come_and_go_change_the_times_of_their_directory() {
     let last = timed(move || {
         fs::create_dir(&dir).unwrap();
         fs::create_dir(dir.join("sub")).unwrap();
-        let acts: [(&str, fn(&Path)); 6] = [
+        let acts: [(&str, Act); 6] = [
             ("create", |d| drop(File::create(d.join("f")).unwrap())),
             ("symlink", |d| std::os::unix::fs::symlink("t", d.join("l")).unwrap()),
             ("mkdir", |d| fs::create_dir(d.join("e")).unwrap()),

@@ -167,7 +167,6 @@ fn read_some(dir: &File, max: usize) -> Vec<(String, u64)> {
         entries.push((name, entry.next_entry_cookie()));
     }
     let behind = entries.last().map(|(_, behind)| *behind);
-    drop(raw);
     if let Some(behind) = behind {
         // The last call gave more entries than were looked at.
         seek(dir, SeekFrom::Start(behind)).unwrap();
