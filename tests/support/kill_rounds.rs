@@ -82,6 +82,9 @@ fn start(command: &mut Command) -> Result<Child, String> {
     command.spawn().map_err(|e| format!("{command:?}: {e}"))
 }
 
+/// How long a request with a body is waited for.
+const BODY_WITHIN: Duration = Duration::from_secs(3);
+
 /// Holds a request, chosen by `seed` among those that `when` takes and at one of three points of it, and kills bosfs there.
 fn kill_at(
     world: &World,
@@ -95,9 +98,15 @@ fn kill_at(
         1 => HoldAt::BeforeAnswer,
         _ => HoldAt::InsideBody { after_bytes: 1 },
     };
-    let rule = world.proxy.hold(when.once(), at);
-    let end = Instant::now() + WAIT;
+    let mut rule = world.proxy.hold(when.once(), at);
+    let (start, mut another) = (Instant::now(), false);
+    let end = start + WAIT;
     while rule.hits() == 0 {
+        if !another && matches!(at, HoldAt::InsideBody { .. }) && start.elapsed() > BODY_WITHIN {
+            // The request that was chosen has no body: the next one is held instead.
+            another = true;
+            rule = world.proxy.hold(When::any().once(), HoldAt::BeforeAnswer);
+        }
         if children.iter_mut().all(|child| matches!(child.try_wait(), Ok(Some(_)))) || Instant::now() > end {
             // They were quicker: no hit.
             world.proxy.clear_rules();

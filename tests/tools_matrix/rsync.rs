@@ -134,7 +134,7 @@ fn rsync_costs_a_put_for_each_file_and_the_second_run_only_listings() {
     let mut bench = Bench::new(Times::All);
     bench.prepare(
         r#"
-        mkdir src; for d in $(seq 12); do mkdir -p src/d$d/sub; for f in $(seq 25); do
+        mkdir src; for d in $(seq 12); do mkdir -p src/d$d/sub; for f in $(seq 40); do
             seq $((f * d * 9)) > src/d$d/f$f; done; ln -s f1 src/d$d/link; done
         touch 'src/d1/empty' 'src/d1/中文 %+ 名'; head -c 12345678 /dev/urandom > src/big; head -c 5242881 /dev/urandom > src/d2/two
         find src -exec touch -h -d '2020-02-02 02:02:02.123456789 UTC' {} +
