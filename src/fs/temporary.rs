@@ -20,8 +20,8 @@ const RANDOM_LEN: usize = 6;
 /// The guess for a file created as `name` with the open flags and permission bits given.
 pub fn guess(name: &str, flags: i32, mode: u32) -> Option<Guess<'_>> {
     let exclusive = flags & libc::O_EXCL != 0;
-    // What mkstemp(3) creates with; editors that keep the mode of the file they replace create with that one.
-    let by_mkstemp = exclusive && flags & libc::O_ACCMODE == libc::O_RDWR && mode & 0o777 == 0o600;
+    // What mkstemp(3) creates with, and rsync for an executable: nobody else may look in yet.
+    let by_mkstemp = exclusive && flags & libc::O_ACCMODE == libc::O_RDWR && mode & 0o077 == 0;
     if by_mkstemp && let Some(stem) = without_random(name) {
         // rsync: `.NAME.XXXXXX`.
         let target = stem.strip_prefix('.').and_then(|stem| stem.strip_suffix('.'));
@@ -59,6 +59,7 @@ mod tests {
             Some(Guess::Target("\u{4e2d}\u{6587} %+.txt"))
         );
         assert_eq!(guess(".x.abcdef", MKSTEMP, 0o600), Some(Guess::Target("x")), "also without a digit");
+        assert_eq!(guess(".cargo.bxrV4b", MKSTEMP, 0o700), Some(Guess::Target("cargo")), "an executable");
     }
 
     #[test]

@@ -112,8 +112,12 @@ impl DirtyFile {
             inner.state.apply(&record);
             inner.state.carried = Some(Carried { attrs: inner.state.attrs, xattrs: inner.state.xattrs() });
         }
-        if let Some(published) = &mut inner.last_published {
-            published.etag = etag.clone();
+        if let Some(carried) = inner.state.carried.clone() {
+            let size = inner.state.base.as_ref().map_or(0, |base| base.size);
+            let mut headers = inner.state.headers.clone();
+            write_attrs(&mut headers.metadata, &carried.attrs);
+            let (etag, attrs) = (etag.clone(), carried.attrs);
+            inner.last_published = Some(Published { etag, size, attrs, headers, stored_between: None });
         }
         inner.misplaced = inner.state.upload.as_ref().is_some_and(|upload| upload.key != *key);
         self.shared.rekey(self, &old, key);

@@ -196,3 +196,19 @@ fn a_new_file_under_the_name_of_an_unlinked_one_can_be_renamed() {
     assert_eq!(world.bucket.list("").unwrap(), ["b"]);
     assert_eq!(world.bucket.get("b").unwrap(), b"new");
 }
+
+#[test]
+fn attributes_set_between_close_and_rename_are_shown_and_kept() {
+    let world = World::new();
+    let mut mount = world.mount(&SMALL_PARTS);
+    std::fs::write(mount.path("a"), random_bytes(6, 2 * PART as usize)).unwrap();
+    let dir = mount.dir().display().to_string();
+    let look = |dir: &str| shell(&format!("stat -c '%a %Y' {dir}/b"));
+    shell(&format!("chmod 444 {dir}/a && touch -d @1500000000 {dir}/a && mv {dir}/a {dir}/b"));
+    assert_eq!(look(&dir), "444 1500000000\n");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(look(&dir), "444 1500000000\n", "asked again");
+    unmount(&mut mount);
+    let mount = mount_afresh(&world);
+    assert_eq!(look(&mount.dir().display().to_string()), "444 1500000000\n");
+}

@@ -49,5 +49,7 @@ touch -d '2038-01-19 03:14:08.999999999 UTC' times/late; touch -d '2024-02-29 23
 touch -h -d '2011-11-11 11:11:11.111111111 UTC' links/dangling
 n=0; find sizes odd modes deep -type f -print0 | sort -z | while IFS= read -r -d '' f; do
     n=$((n + 1)); touch -d "2020-01-01 00:00:00.$(printf %09d $((n * 7654321 % 1000000000))) UTC" "./$f"; done
+# Not now: rsync leaves a time alone that has the right second.
+find links -type l ! -name dangling -exec touch -h -d '2012-12-12 12:12:12.121212121 UTC' {} +
 find . -depth -type d -exec touch -d '2019-05-06 07:08:09.987654321 UTC' {} +
 "#;

@@ -141,7 +141,9 @@ fn measure(settings: &Settings) -> Result<Misses, String> {
     }
     println!("remount with an empty state directory");
     std::fs::remove_dir_all(world.state_dir()).map_err(text)?;
-    mount = world.spec(&[]).mount().map_err(text)?;
+    // Before the new one comes: a mount takes away what is at its directory when it goes.
+    drop(mount);
+    let mut mount = world.spec(&[]).mount().map_err(text)?;
     for (name, source) in trees {
         compare(&world, &mount, name, source, &mut misses)?;
     }
