@@ -43,7 +43,12 @@ class Writer:
         self.fd = os.open(self.path(name), os.O_RDWR)
 
     def do_pwrite(self, name, offset, seed, length):
-        assert os.pwrite(self.fd, piece(seed, length), offset) == length
+        data, done = piece(seed, length), 0
+        while done < length:
+            done += os.pwrite(self.fd, data[done:], offset + done)
+            # A short write is what a dying mount has taken of one call; the rest of the call says how it died.
+            if done < length:
+                os.write(self.log, (json.dumps({'n': done}) + '\n').encode())
 
     def do_ftruncate(self, name, length):
         os.ftruncate(self.fd, length)
@@ -141,9 +146,10 @@ class Model:
         elif call == 'open':
             self.open = name
         elif call == 'pwrite':
-            offset, seed, length = args
+            offset, seed, length, *taken = args
+            data = piece(seed, length)[:taken[0] if taken else length]
             old, self.fresh, self.created = self.shown[name].ljust(offset, b'\0'), None, None
-            self.shown[name] = old[:offset] + piece(seed, length) + old[offset + length:]
+            self.shown[name] = old[:offset] + data + old[offset + len(data):]
         elif call in ('ftruncate', 'truncate'):
             self.shown[name] = self.shown[name][:args[0]].ljust(args[0], b'\0')
             self.created = None
@@ -175,6 +181,8 @@ def replay(log):
             break  # the program was killed while it noted it
         if 'b' in entry:
             pending = entry['b']
+        elif 'n' in entry:
+            model.apply(*pending, entry['n'])
         elif 'd' in entry:
             model.apply(*pending)
             pending = None
