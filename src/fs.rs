@@ -213,6 +213,11 @@ impl Fs {
         self.options.metadata_ttl
     }
 
+    /// How long a call that waits for BOS may take (`--timeout`); `None`: as long as it needs.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.uploads.timeout()
+    }
+
     /// Where the tasks of this file system run.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         &self.runtime

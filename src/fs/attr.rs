@@ -33,7 +33,7 @@ pub struct Attr {
     pub atime: Timestamp,
     /// Time of the last change of content or attributes.
     pub ctime: Timestamp,
-    /// 0 once the last name is gone, else 1 (for directories: "unknown").
+    /// 0 once the last name is gone. A directory: 2 and one for each directory in it, as far as known, else 1 ("unknown").
     pub nlink: u32,
 }
 
@@ -72,6 +72,23 @@ pub struct State {
     pub changed: Option<Timestamp>,
     /// Time of the last access that a program set. Kept here only: no object carries one.
     pub atime: Option<Timestamp>,
+    /// Directories in this directory, where this mount made it or listed it.
+    pub subdirs: Option<Subdirs>,
+}
+
+/// How many directories a directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subdirs {
+    count: u32,
+    /// When this mount last changed it, or a listing that told it began.
+    as_of: Instant,
+}
+
+impl Subdirs {
+    /// Of a directory that was made now.
+    pub fn none() -> Self {
+        Self { count: 0, as_of: Instant::now() }
+    }
 }
 
 /// What the mount keeps with an inode.
@@ -103,6 +120,7 @@ impl Body {
                 closed_properly: false,
                 changed: None,
                 atime: None,
+                subdirs: None,
             }),
             turn: tokio::sync::Mutex::new(()),
         }
@@ -150,11 +168,12 @@ impl State {
         }
         let Content::Dirty(file) = &self.content else { return };
         if let Some(published) = file.settled() {
+            let proved_at = file.proved_at();
             self.changed = self.changed.max(Some(file.ctime()));
             self.content = Content::Object(published_object(published));
             // It may have been published long before; nothing that was asked before now is believed against it.
             self.published = Some(Instant::now());
-            self.confirmed = just_now.then(Instant::now);
+            self.confirmed = if just_now { self.published } else { proved_at };
         }
     }
 
@@ -166,7 +185,11 @@ impl State {
             Content::Dir(attrs) => (0, *attrs),
             Content::Virtual(file) => (0, file.attrs()),
         };
-        let nlink = u32::from(node.is_linked());
+        let nlink = match self.subdirs {
+            _ if !node.is_linked() => 0,
+            Some(subdirs) if node.kind == Kind::Dir => subdirs.count.saturating_add(2),
+            _ => 1,
+        };
         let atime = self.atime.unwrap_or(attrs.mtime);
         Attr { ino: node.ino, kind: node.kind, size, attrs, atime, ctime: self.ctime(), nlink }
     }
@@ -181,6 +204,20 @@ impl State {
             }),
             Content::Dir(attrs) => self.changed.unwrap_or(attrs.mtime),
             Content::Virtual(file) => file.attrs().mtime,
+        }
+    }
+
+    /// A directory came into this one (`1`), or left it (`-1`).
+    pub fn subdir_changed(&mut self, by: i32) {
+        if let Some(subdirs) = &mut self.subdirs {
+            *subdirs = Subdirs { count: subdirs.count.saturating_add_signed(by), as_of: Instant::now() };
+        }
+    }
+
+    /// A listing of this directory that began at `as_of` has `count` directories. What this mount did since is not in it.
+    pub fn subdirs_listed(&mut self, count: usize, as_of: Instant) {
+        if self.subdirs.is_none_or(|subdirs| subdirs.as_of <= as_of) {
+            self.subdirs = Some(Subdirs { count: u32::try_from(count).unwrap_or(u32::MAX), as_of });
         }
     }
 

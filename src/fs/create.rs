@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::attr::{Body, Content, Node};
+use super::attr::{Body, Content, Node, Subdirs};
 use super::error::{FsError, FsResult};
 use super::open::Opened;
 use super::temporary::{self, Guess};
@@ -137,7 +137,9 @@ impl Fs {
         let mut state = node.body.state.lock();
         state.content = Content::Dir(attrs);
         state.confirmed = Some(Instant::now());
+        state.subdirs = Some(Subdirs::none());
         drop(state);
+        dir.body.state.lock().subdir_changed(1);
         Ok(Entry { attr: self.attr_of(&node) })
     }
 

@@ -211,6 +211,7 @@ impl Fs {
             }
             if complete {
                 if !self.merge_local(dir, &snapshot) {
+                    self.count_subdirs(dir, &snapshot);
                     return Ok(Vec::new());
                 }
                 continue;
@@ -267,6 +268,22 @@ impl Fs {
             listing.add_local(&name, is_dir);
         }
         true
+    }
+
+    /// All of a directory was listed: its link count is known.
+    fn count_subdirs(&self, dir: &OpenDir, snapshot: &SharedListing) {
+        if Self::virtual_of(&dir.node).is_some() {
+            return;
+        }
+        let (dirs, prefix, asked_at) = {
+            let listing = snapshot.lock();
+            let is_dir = |entry: &&ListedEntry| matches!(entry.listed, Listed::Dir | Listed::Local { dir: true });
+            let dirs: Vec<ListedEntry> = listing.entries().iter().filter(is_dir).cloned().collect();
+            (dirs, listing.prefix().to_owned(), listing.asked_at())
+        };
+        let Some(asked_at) = asked_at else { return };
+        let count = dirs.iter().filter(|entry| self.shown(dir, &prefix, Some(asked_at), entry)).count();
+        dir.node.body.state.lock().subdirs_listed(count, asked_at);
     }
 
     /// Names directly under `prefix` of files that are not in BOS as they are here; `true`: directories above such files.

@@ -160,6 +160,7 @@ impl Fs {
         self.remove_marker(&prefix).await?;
         self.inodes.unlink(&node);
         self.entries_changed(&dir);
+        dir.body.state.lock().subdir_changed(-1);
         self.namespace.keep_dir(&self.prefix_of(&dir));
         Ok(())
     }

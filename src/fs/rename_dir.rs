@@ -95,7 +95,14 @@ impl Fs {
         }
         // From here on names lead to the copies, and only then the objects under the old keys go.
         self.follow(&prefix, &copied.recopied);
-        self.inodes.rename(source, new_dir, new_name);
+        let old_dir = source.parent();
+        let replaced = self.inodes.rename(source, new_dir, new_name);
+        if let Some(old_dir) = old_dir {
+            old_dir.body.state.lock().subdir_changed(-1);
+        }
+        if replaced.is_none() {
+            new_dir.body.state.lock().subdir_changed(1);
+        }
         self.namespace.tree_changed(&prefix);
         self.namespace.tree_changed(&new_prefix);
         self.namespace.dir_removed(&prefix);

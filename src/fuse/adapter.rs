@@ -265,7 +265,7 @@ impl Filesystem for Adapter {
                 false => fs.rename(parent.0, &name, newparent.0, &new_name, options).await,
             }
         };
-        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("rename", reply));
+        answer(&self.fs, req.pid(), Wait::Moving(self.fs.timeout()), work, drop, reply_empty("rename", reply));
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
@@ -467,7 +467,7 @@ impl Filesystem for Adapter {
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
         let work = async move { fs.fsyncdir(ino.0).await };
-        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("fsyncdir", reply));
+        answer(&self.fs, req.pid(), Wait::Moving(self.fs.timeout()), work, drop, reply_empty("fsyncdir", reply));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

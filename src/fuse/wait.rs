@@ -30,8 +30,10 @@ pub(super) enum Wait {
     Acting,
     /// Without limit; on a signal it is given up.
     Reading,
-    /// Without limit; on a signal the act goes on behind.
+    /// Without limit of its own; on a signal the act goes on behind.
     Publishing,
+    /// As long as `--timeout` allows; then, or on a signal, the act goes on behind.
+    Moving(Option<Duration>),
 }
 
 impl Wait {
@@ -39,11 +41,24 @@ impl Wait {
         match self {
             Wait::Asking | Wait::Acting => Some(PLAIN_CALL_MAX),
             Wait::Reading | Wait::Publishing => None,
+            Wait::Moving(limit) => limit,
         }
     }
 
     fn goes_on(self) -> bool {
-        matches!(self, Wait::Acting | Wait::Publishing)
+        matches!(self, Wait::Acting | Wait::Publishing | Wait::Moving(_))
+    }
+
+    /// What the program is told after `limit`.
+    fn over(self, limit: Duration) -> FsError {
+        let seconds = limit.as_secs();
+        match self {
+            Wait::Moving(_) => FsError::told(
+                libc::EIO,
+                format!("not done after {seconds} s (--timeout); it goes on behind: see `bosfs status`"),
+            ),
+            _ => FsError::told(libc::ETIMEDOUT, format!("no answer from BOS within {seconds} s")),
+        }
     }
 }
 
@@ -75,7 +90,7 @@ pub(super) fn answer<T: Send + 'static>(
             joined = &mut task => {
                 return reply(joined.unwrap_or_else(|_| Err(FsError::told(libc::EIO, "bosfs is being stopped"))));
             }
-            error = reason_to_stop(tid, wait.limit()) => error,
+            error = reason_to_stop(tid, wait) => error,
         };
         reply(Err(given_up));
         if !wait.goes_on() {
@@ -90,17 +105,18 @@ pub(super) fn answer<T: Send + 'static>(
     });
 }
 
-/// Returns when the thread `tid` has a signal that should end its wait, or after `limit`.
-async fn reason_to_stop(tid: u32, limit: Option<Duration>) -> FsError {
-    let deadline = limit.map(|limit| Instant::now() + limit);
+/// Returns when the thread `tid` has a signal that should end its wait, or when it has waited long enough.
+async fn reason_to_stop(tid: u32, wait: Wait) -> FsError {
+    let deadline = wait.limit().map(|limit| (Instant::now() + limit, limit));
     loop {
         tokio::time::sleep(SIGNAL_POLL).await;
         if process::stop_signal_pending(tid) {
             return FsError::plain(libc::EINTR);
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            let message = format!("no answer from BOS within {} s", PLAIN_CALL_MAX.as_secs());
-            return FsError::told(libc::ETIMEDOUT, message);
+        if let Some((deadline, limit)) = deadline
+            && Instant::now() >= deadline
+        {
+            return wait.over(limit);
         }
     }
 }

@@ -393,6 +393,7 @@ impl DirtyFile {
         let stored_between = inner.stored_between.take();
         let published = Published { etag, size: frozen.size, attrs: frozen.attrs, headers: carried, stored_between };
         inner.last_published = Some(published.clone());
+        inner.proved_at = Some(Instant::now());
         inner.state.headers = headers;
         inner.settled_publication = frozen.publication;
         inner.reconcile = false;

@@ -71,6 +71,7 @@ impl DirtyFile {
                 removal: Removal::None,
                 spooled_bytes: 0,
                 last_published: None,
+                proved_at: None,
                 stored_between: None,
                 meter: Default::default(),
                 suspect_base: false,
@@ -134,6 +135,7 @@ impl DirtyFile {
                 removal: if state.unlinked || state.discarded { Removal::Wanted } else { Removal::None },
                 spooled_bytes,
                 last_published: None,
+                proved_at: None,
                 stored_between: None,
                 meter: Default::default(),
                 suspect_base: false,
@@ -271,6 +273,11 @@ impl DirtyFile {
     /// The last publication, whether or not newer bytes are dirty.
     pub fn published(&self) -> Option<Published> {
         self.lock().last_published.clone()
+    }
+
+    /// When BOS confirmed the last publication; `None`: this mount has published nothing of it.
+    pub fn proved_at(&self) -> Option<Instant> {
+        self.lock().proved_at
     }
 
     /// Writes a line and applies it: the only way the state changes.

@@ -92,6 +92,8 @@ pub(super) struct Inner {
     /// Bytes of the spool that are counted in the budget.
     pub(super) spooled_bytes: u64,
     pub(super) last_published: Option<Published>,
+    /// When BOS confirmed it.
+    pub(super) proved_at: Option<Instant>,
     /// Times of BOS between which the present publication was stored.
     pub(super) stored_between: Option<(i64, i64)>,
     pub(super) meter: super::meter::Meter,
@@ -250,6 +252,7 @@ impl Inner {
         self.state.base_end = self.size;
         self.state.published = None;
         self.last_published = None;
+        self.proved_at = None;
         self.state.carried = self
             .state
             .base

@@ -112,6 +112,11 @@ pub struct Uploads {
 }
 
 impl Uploads {
+    /// `--timeout`.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.shared.options.timeout
+    }
+
     /// Replays the journals of `state_dir` and begins with what they ask for, in the background. Must be called within a
     /// tokio runtime.
     ///

@@ -75,10 +75,12 @@ impl DirtyFile {
         if base_moved || inner.state.stage != Stage::Open {
             return Ok(());
         }
+        let confirmed_at = etag.is_some().then(Instant::now);
         let carried = etag.unwrap_or_else(|| base.etag.clone());
         self.append(inner, &Record::AttrsCopied { etag: carried.clone(), attrs, xattrs })?;
         let published = Published { etag: carried, size: base.size, attrs, headers, stored_between: times };
         inner.last_published = Some(published.clone());
+        inner.proved_at = confirmed_at;
         if inner.writers == 0 && !inner.is_pending() {
             let done = inner.state.published.is_some().then(|| finished(inner));
             self.retire(inner);

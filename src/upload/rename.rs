@@ -118,6 +118,7 @@ impl DirtyFile {
             write_attrs(&mut headers.metadata, &carried.attrs);
             let (etag, attrs) = (etag.clone(), carried.attrs);
             inner.last_published = Some(Published { etag, size, attrs, headers, stored_between: None });
+            inner.proved_at = Some(Instant::now());
         }
         inner.misplaced = inner.state.upload.as_ref().is_some_and(|upload| upload.key != *key);
         self.shared.rekey(self, &old, key);

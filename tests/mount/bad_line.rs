@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::mounted::{Mounted, cp, run, start_cp, wait_child};
 use crate::support::{Action, Call, HoldAt, KeyWatch, Line, When, World};
-use crate::{PART, SMALL_PARTS, WAIT, shell};
+use crate::{PART, SMALL_PARTS, WAIT, shell, timed};
 
 /// One mount, on which files are copied under faults, each under a key of its own.
 struct Copies {
@@ -290,4 +290,24 @@ fn timeout_turns_a_wait_into_an_error_and_the_upload_goes_on() {
     hold.release();
     world.wait_object("f", 3 * PART, WAIT);
     world.assert_object_is_file("f", &source);
+}
+
+#[test]
+fn timeout_turns_the_wait_of_a_rename_into_an_error_and_the_rename_goes_on() {
+    let world = World::new();
+    world.bucket.put("old", b"bytes").unwrap();
+    let mount = world.mount(&["--timeout", "1s"]);
+    let hold = world.proxy.hold(When::call(Call::CopyObject), HoldAt::BeforeForward);
+    let (old, new) = (mount.path("old"), mount.path("new"));
+    let renamed = timed(move || std::fs::rename(old, new));
+    assert_eq!(renamed.unwrap_err().raw_os_error(), Some(libc::EIO), "{}", mount.log_text());
+    assert!(hold.hits() > 0);
+    assert!(mount.log_text().contains("--timeout"), "{}", mount.log_text());
+    hold.release();
+    world.wait_object("new", 5, WAIT);
+    let end = std::time::Instant::now() + WAIT;
+    while world.bucket.head("old").unwrap().is_some() {
+        assert!(std::time::Instant::now() < end, "the old name stays\n{}", mount.log_text());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }

@@ -201,3 +201,30 @@ fn the_change_time_of_a_directory_outlives_the_kernels_memory_and_a_remount() {
     let later = timed(move || fs::metadata(dir).unwrap());
     assert_eq!((later.mtime(), later.ctime(), later.ctime_nsec()), (1_000_000_000, times.0, times.1));
 }
+
+#[test]
+fn a_directorys_link_count_follows_its_subdirectories_once_they_are_known() {
+    let world = World::new();
+    for key in ["there/", "there/a/x", "there/b/", "there/file"] {
+        world.bucket.put(key, b"").unwrap();
+    }
+    let mount = world.mount(&[]);
+    let links = |path: &str| fs::symlink_metadata(mount.path(path)).unwrap().nlink();
+    let listed = |path: &str| fs::read_dir(mount.path(path)).unwrap().count();
+    assert_eq!(links("there"), 1, "not known before it was listed");
+    assert_eq!(listed("there"), 3);
+    assert_eq!(links("there"), 4);
+    fs::create_dir(mount.path("made")).unwrap();
+    assert_eq!(links("made"), 2);
+    fs::create_dir(mount.path("made/c")).unwrap();
+    fs::write(mount.path("made/file"), b"").unwrap();
+    assert_eq!(links("made"), 3);
+    fs::rename(mount.path("there/a"), mount.path("made/a")).unwrap();
+    assert_eq!((links("there"), links("made")), (3, 4));
+    fs::create_dir(mount.path("made/d")).unwrap();
+    fs::rename(mount.path("made/c"), mount.path("made/d")).unwrap();
+    assert_eq!(links("made"), 4, "one took the place of another");
+    fs::remove_dir(mount.path("made/d")).unwrap();
+    assert_eq!((links("made"), listed("made")), (3, 2));
+    assert_eq!(links("made"), 3, "a listing tells the same");
+}

@@ -180,3 +180,20 @@ fn a_rewritten_part_is_sent_again_and_no_other() {
     }
     assert!(counts.part("f", 3).accepted <= 2, "{}", counts.log_text());
 }
+
+#[test]
+fn a_file_of_several_parts_is_not_asked_for_again_after_its_publication() {
+    let world = World::new();
+    let mount = world.mount(&["--part-size", "5MiB", "--metadata-ttl", "60s"]);
+    let (temporary, name) = (mount.path(".f.AbCd12"), mount.path("f"));
+    let mut file = std::fs::File::options().read(true).write(true).create_new(true).open(&temporary).unwrap();
+    std::io::Write::write_all(&mut file, &random_bytes(3, 2 * PART as usize)).unwrap();
+    drop(file);
+    std::fs::rename(&temporary, &name).unwrap();
+    world.wait_quiet();
+    world.proxy.take_counts();
+    assert_eq!(std::fs::metadata(&name).unwrap().len(), 2 * PART);
+    assert_eq!(std::fs::read_dir(mount.dir()).unwrap().count(), 1);
+    let counts = world.proxy.counts();
+    assert_eq!(counts.requests(Call::HeadObject), 0, "{}", counts.log_text());
+}

@@ -118,13 +118,14 @@ impl Mounted {
         self.child.as_mut().is_none_or(|child| matches!(child.try_wait(), Ok(Some(_))))
     }
 
-    /// SIGKILL, then the dead mount is taken away.
+    /// SIGKILL, then the dead mount is taken away. After the end of the process nothing happens: what is mounted there then
+    /// is another one's.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+            detach(&self.spec.dir);
         }
-        detach(&self.spec.dir);
     }
 
     /// Sends a signal and waits for the end of the process; `None`: it did not end in time.
