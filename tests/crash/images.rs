@@ -62,7 +62,11 @@ fn a_name_is_certain_after_the_sync_of_its_directory_only() {
     let dir_synced = [create(7, "f"), write(7, 0, b'a', 10), change(Act::SyncDir { node: NodeId::ROOT })];
     let found = images(&dir_synced, "f");
     assert!(!found.contains(&None));
-    assert!(found.contains(&Some(Vec::new())) && found.contains(&Some(vec![b'a'; 10])) && found.contains(&Some(vec![0; 10])));
+    assert!(
+        found.contains(&Some(Vec::new()))
+            && found.contains(&Some(vec![b'a'; 10]))
+            && found.contains(&Some(vec![0; 10]))
+    );
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! SIGKILL at the changes of the state directory: a sample of all points (`scripts/crash-points` runs all of them).
 
 use crate::support::crash::kill::{Scenario, run_points};
+use crate::support::crash::steps::copy;
+use crate::support::crash::{KEY, Place, SIZE};
+use crate::support::disk::fault::{DiskFault, DiskWhen, Kind};
+use crate::support::files::random_bytes;
 
 /// Which points of a scenario are run: from `first` on, every `step`-th, before and after the change by turns.
 fn sample(scenario: Scenario, first: u64, step: u64) {
@@ -54,4 +58,24 @@ fn a_chmod() {
 #[test]
 fn a_recovery() {
     sample(Scenario::Recovery, 2, 7);
+}
+
+/// A program that goes on where the visible file ends (`curl -C -`, `rsync --append-verify`) must not find bytes there that
+/// nobody wrote.
+#[test]
+fn a_write_that_was_cut_off_does_not_make_the_file_longer() {
+    let place = Place::new().unwrap();
+    let source = place.world.random_file("source", 1, SIZE);
+    let mut mount = place.mount(&[]);
+    // The bytes of the third write are in the spool; the map does not count them yet.
+    let third = DiskWhen::kinds(&[Kind::Write]).path_ends("/map").skip(2).once();
+    let rule = place.disk.fault(third, DiskFault::KillBefore);
+    let told = copy(&source, &mount.path(KEY));
+    assert_eq!((rule.hits(), told.ok, told.bytes), (1, false, 2 << 20), "{told:?}");
+    mount.kill();
+    place.disk.heal();
+    let mount = place.mount(&[]);
+    let shown = std::fs::read(mount.path(KEY)).unwrap();
+    assert_eq!(shown.len(), 2 << 20);
+    assert!(shown == random_bytes(1, 2 << 20));
 }

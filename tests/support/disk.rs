@@ -52,7 +52,13 @@ pub(super) enum Verdict {
 
 impl Gate {
     /// What the rules say to this request. `Err`: the answer, with nothing carried out.
-    pub(super) fn ask(&mut self, tid: u32, kind: Kind, path: &str, range: (u64, u64)) -> Result<Verdict, rustix::io::Errno> {
+    pub(super) fn ask(
+        &mut self,
+        tid: u32,
+        kind: Kind,
+        path: &str,
+        range: (u64, u64),
+    ) -> Result<Verdict, rustix::io::Errno> {
         if self.frozen {
             return Err(rustix::io::Errno::IO);
         }

@@ -10,7 +10,8 @@ use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 
 use crate::support::mounted::{MountSpec, detach};
 
-const SCRIPT: &str = r#"mount --make-rprivate /proc && mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@""#;
+const SCRIPT: &str =
+    r#"mount --make-rprivate /proc && mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@""#;
 
 /// A folder whose mounts are seen in other namespaces too, and the boot that bosfs is told of.
 pub struct Boot {

@@ -418,7 +418,16 @@ impl Filesystem for Passthrough {
         reply!(reply, changed, |stat| reply.attr(&TTL, &self.attr(&stat, ino.0)));
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, _rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
         let socket = rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Socket;
         let made = self.make(req, Kind::Create, parent, name, |dir| {
             if !socket {

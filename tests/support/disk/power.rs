@@ -43,8 +43,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    pub const ALL: [Loss; 6] =
-        [Loss::Everything, Loss::Nothing, Loss::Tail, Loss::Sectors, Loss::Pages, Loss::Bytes];
+    pub const ALL: [Loss; 6] = [Loss::Everything, Loss::Nothing, Loss::Tail, Loss::Sectors, Loss::Pages, Loss::Bytes];
 }
 
 /// A pseudo-random row of numbers.
@@ -197,8 +196,7 @@ fn put_dir(
             Some(NodeKind::Dir) => put_dir(*node, &path, tree, kinds, content)?,
             Some(NodeKind::File) => {
                 use std::io::Write as _;
-                let mut file =
-                    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+                let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
                 file.write_all(&content(*node))?;
             }
             _ => {}

@@ -24,14 +24,43 @@ pub enum NodeKind {
 #[derive(Clone, Debug)]
 pub enum Act {
     /// `bytes` is empty unless the disk keeps them.
-    Write { node: NodeId, offset: u64, len: u64, bytes: std::sync::Arc<[u8]> },
-    SetLen { node: NodeId, len: u64 },
-    Punch { node: NodeId, offset: u64, len: u64 },
-    Create { parent: NodeId, name: String, node: NodeId, kind: NodeKind },
-    Remove { parent: NodeId, name: String, node: NodeId },
-    Rename { from: (NodeId, String), to: (NodeId, String), node: NodeId },
-    SyncFile { node: NodeId },
-    SyncDir { node: NodeId },
+    Write {
+        node: NodeId,
+        offset: u64,
+        len: u64,
+        bytes: std::sync::Arc<[u8]>,
+    },
+    SetLen {
+        node: NodeId,
+        len: u64,
+    },
+    Punch {
+        node: NodeId,
+        offset: u64,
+        len: u64,
+    },
+    Create {
+        parent: NodeId,
+        name: String,
+        node: NodeId,
+        kind: NodeKind,
+    },
+    Remove {
+        parent: NodeId,
+        name: String,
+        node: NodeId,
+    },
+    Rename {
+        from: (NodeId, String),
+        to: (NodeId, String),
+        node: NodeId,
+    },
+    SyncFile {
+        node: NodeId,
+    },
+    SyncDir {
+        node: NodeId,
+    },
     /// Nothing that an image needs.
     Mode,
 }
