@@ -29,6 +29,8 @@ const FORMAT: u64 = 1;
 const ROWS_MAX: u64 = 1_000_000;
 /// Rows that may wait for the writer; further ones are not remembered.
 const PENDING_MAX: usize = 100_000;
+/// Longest wait for a row that must be on disk at once.
+const COMMIT_WITHIN: Duration = Duration::from_secs(5);
 /// So many waiting rows are written at once.
 const BATCH_ROWS: usize = 2_000;
 /// Longest time that rows wait.
@@ -73,6 +75,8 @@ type Rows = HashMap<String, Option<Vec<u8>>>;
 struct Pending {
     rows: Rows,
     stop: bool,
+    /// Somebody waits for the rows.
+    hurry: bool,
     /// The disk refused: nothing is written any more, reads go on.
     broken: bool,
 }
@@ -82,6 +86,8 @@ struct Shared {
     /// What the writer has not committed yet, and what it commits at present.
     pending: Mutex<(Pending, Arc<Rows>)>,
     wake: Condvar,
+    /// A batch is on disk, or never will be.
+    committed: Condvar,
     rows_max: u64,
 }
 
@@ -143,9 +149,9 @@ impl AttributeFile {
         if format != FORMAT {
             return Err(io::Error::other(format!("format {format}, not {FORMAT}")));
         }
-        let pending = Pending { rows: HashMap::new(), stop: false, broken: false };
+        let pending = Pending { rows: HashMap::new(), stop: false, hurry: false, broken: false };
         let pending = Mutex::new((pending, Arc::default()));
-        let shared = Arc::new(Shared { database, pending, wake: Condvar::new(), rows_max });
+        let shared = Arc::new(Shared { database, pending, wake: Condvar::new(), committed: Condvar::new(), rows_max });
         let writer = {
             let shared = shared.clone();
             std::thread::Builder::new().name("bosfs-attrs".to_owned()).spawn(move || shared.write())?
@@ -197,6 +203,23 @@ impl AttributeFile {
             shared.wake.notify_one();
         }
     }
+
+    /// As [`set`](Self::set), and the row survives a kill of this process when this returns. Waits for the disk, but never
+    /// long: it is a cache.
+    pub fn set_now(&self, name: &str, content: Option<&[u8]>) {
+        self.set(name, content);
+        let shared = self.shared();
+        let deadline = std::time::Instant::now() + COMMIT_WITHIN;
+        let mut pending = shared.pending.lock();
+        while !pending.0.broken && (pending.0.rows.contains_key(name) || pending.1.contains_key(name)) {
+            pending.0.hurry = true;
+            shared.wake.notify_one();
+            if shared.committed.wait_until(&mut pending, deadline).timed_out() {
+                log::warn!("the attribute memory was not written within {} s", COMMIT_WITHIN.as_secs());
+                return;
+            }
+        }
+    }
 }
 
 impl Drop for AttributeFile {
@@ -224,9 +247,10 @@ impl Shared {
         loop {
             let stop = {
                 let mut pending = self.pending.lock();
-                if !pending.0.stop && pending.0.rows.len() < BATCH_ROWS {
+                if !pending.0.stop && !pending.0.hurry && pending.0.rows.len() < BATCH_ROWS {
                     self.wake.wait_for(&mut pending, BATCH_WITHIN);
                 }
+                pending.0.hurry = false;
                 pending.1 = Arc::new(std::mem::take(&mut pending.0.rows));
                 pending.0.stop
             };
@@ -238,6 +262,7 @@ impl Shared {
                 self.pending.lock().0.broken = true;
             }
             self.pending.lock().1 = Arc::default();
+            self.committed.notify_all();
             if stop {
                 return;
             }
@@ -330,6 +355,17 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let file = open(dir.path(), 100);
         assert_eq!((file.get("a").as_deref(), file.get("b")), (Some(&b"1"[..]), None));
+    }
+
+    #[test]
+    fn a_row_that_is_set_now_is_on_disk_without_a_close() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = open(dir.path(), 100);
+        file.set_now("a", Some(b"1"));
+        file.set_now("a", Some(b"2"));
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(dir.path().join(FILE_NAME), copy.path().join(FILE_NAME)).unwrap();
+        assert_eq!(open(copy.path(), 100).get("a").as_deref(), Some(&b"2"[..]));
     }
 
     #[test]

@@ -183,8 +183,22 @@ impl Attributes {
     }
 
     fn insert(&mut self, key: &str, known: Known) {
+        // Listings have whole seconds: a copy with other attributes may look like what was there before. After a kill the
+        // older row would be believed, so the newer one is put on disk at once.
+        let looks_alike = match (self.fact(key), &known.fact) {
+            (
+                Some(Fact::Object { size, etag, headers, .. }),
+                Fact::Object { size: new_size, etag: new_etag, headers: new_headers, .. },
+            ) => (size, etag) == (new_size, new_etag) && headers != new_headers,
+            _ => false,
+        };
         if let Some(file) = &self.file {
-            file.set(&object_row(key), serde_json::to_vec(&known.fact).ok().as_deref());
+            let row = serde_json::to_vec(&known.fact).ok();
+            if looks_alike {
+                file.set_now(&object_row(key), row.as_deref());
+            } else {
+                file.set(&object_row(key), row.as_deref());
+            }
         }
         self.known.insert(key.to_owned(), known);
     }

@@ -114,6 +114,11 @@ fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<
         store.extents.truncate(u64::MAX, size)?;
         append(state, store, &Record::Resized)?;
     }
+    // A write that was cut off before the map was set was never accepted: the file ends where it did before.
+    let accepted_end = state.size_journaled.max(store.extents.end());
+    if store.spool.len() > accepted_end {
+        store.spool.set_len(accepted_end)?;
+    }
     if state.boot_id != shared.boot_id {
         distrust(state, store)?;
         append(state, store, &Record::Booted { boot_id: shared.boot_id.clone() })?;

@@ -81,7 +81,12 @@ impl DirtyFile {
         let published = Published { etag: carried, size: base.size, attrs, headers, stored_between: times };
         inner.last_published = Some(published.clone());
         inner.proved_at = confirmed_at;
-        if inner.writers == 0 && !inner.is_pending() {
+        drop(guard);
+        // Remembered before the journal goes: after a kill in between nothing else would tell of the new attributes.
+        self.shared.tell_published(&key, &published);
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if inner.writers == 0 && !inner.is_pending() && inner.store.is_some() {
             let done = inner.state.published.is_some().then(|| finished(inner));
             self.retire(inner);
             drop(guard);
@@ -91,7 +96,6 @@ impl DirtyFile {
         } else {
             drop(guard);
         }
-        self.shared.tell_published(&key, &published);
         self.notify();
         Ok(())
     }

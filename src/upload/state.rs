@@ -198,6 +198,9 @@ pub struct FileState {
     pub partials: BTreeMap<u64, Vec<ByteRange>>,
     /// Beyond it the base does not exist.
     pub base_end: u64,
+    /// The size by the last line that names one. The file is at least as long: what was written behind it since is in
+    /// the map.
+    pub size_journaled: u64,
     /// A resize that may not have reached spool and map.
     pub resizing: Option<u64>,
     /// Size at the last sync.
@@ -296,6 +299,7 @@ impl FileState {
             parts: BTreeMap::new(),
             partials: BTreeMap::new(),
             base_end: base.as_ref().map_or(0, |b| b.size),
+            size_journaled: base.as_ref().map_or(0, |b| b.size),
             resizing: None,
             synced_size: None,
             synced_since_closed: false,
@@ -412,6 +416,7 @@ impl FileState {
             Record::Cloned { base, end } => {
                 self.base = Some(base.clone());
                 self.base_end = *end;
+                self.size_journaled = *end;
             }
             Record::Zeroed { range } => {
                 let first = range.start / BLOCK_BYTES;
@@ -421,6 +426,7 @@ impl FileState {
             Record::Parked => self.parked = true,
             Record::Synced { size } => {
                 self.synced_size = Some(*size);
+                self.size_journaled = self.size_journaled.max(*size);
                 self.synced_since_closed = true;
             }
             Record::Punched { part } => {
@@ -430,6 +436,7 @@ impl FileState {
             }
             Record::Closed { publication, size, attrs } => {
                 self.publications = *publication;
+                self.size_journaled = *size;
                 self.attrs = *attrs;
                 self.stage = Stage::Closed(Frozen { publication: *publication, size: *size, attrs: *attrs });
                 self.unfreeze_parts();
@@ -528,6 +535,7 @@ impl FileState {
 
     fn resize(&mut self, size: u64) {
         self.resizing = Some(size);
+        self.size_journaled = size;
         self.base_end = self.base_end.min(size);
         if let Some(upload) = &self.upload {
             for (number, part) in &mut self.parts {

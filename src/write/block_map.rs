@@ -285,6 +285,20 @@ impl BlockMap {
         self.pages.last_key_value().map_or(0, |(&key, _)| (key + 1) * PAGE_BLOCKS)
     }
 
+    /// One past the last block that is other than [`BlockState::Base`]; 0 if there is none.
+    pub fn last_end(&self) -> u64 {
+        let Some((&key, page)) = self.pages.last_key_value() else { return 0 };
+        let last = |word: &u64| 32 - u64::from(word.leading_zeros() / 2);
+        key * PAGE_BLOCKS
+            + match page {
+                Page::All(_) => PAGE_BLOCKS,
+                Page::Words(words) => {
+                    let used = words.iter().rposition(|word| *word != 0);
+                    used.map_or(0, |i| i as u64 * WORD_BLOCKS + last(&words[i]))
+                }
+            }
+    }
+
     /// A second descriptor of the file, to be synced without holding the map.
     ///
     /// # Errors
@@ -377,7 +391,7 @@ mod tests {
         let mut map = BlockMap::create(dir.path()).unwrap();
         let far = (20u64 << 40) / BLOCK_BYTES;
         map.set(far..far + 1, Spool).unwrap();
-        assert_eq!(map.pages.len(), 1);
+        assert_eq!((map.pages.len(), map.last_end()), (1, far + 1));
         let runs: Vec<_> = map.runs(0..far + 9).collect();
         assert_eq!(runs, [(0..far, Base), (far..far + 1, Spool), (far + 1..far + 9, Base)]);
         assert!(map.all(0..far, Base) && !map.all(0..far + 1, Base));
@@ -389,7 +403,7 @@ mod tests {
         assert_eq!(map.runs(0..far + 9).collect::<Vec<_>>(), [(0..1, Spool), (1..far + 9, Base)]);
         assert_eq!(file_len(dir.path()), 1);
         map.reset().unwrap();
-        assert_eq!((file_len(dir.path()), map.end()), (0, 0));
+        assert_eq!((file_len(dir.path()), map.end(), map.last_end()), (0, 0, 0));
     }
 
     #[test]

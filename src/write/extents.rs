@@ -95,6 +95,11 @@ impl Extents {
         Self { map, partials: BTreeMap::new(), journaled: BTreeSet::new(), base_end }
     }
 
+    /// End of the last block that is anything but the base's, bytes.
+    pub fn end(&self) -> u64 {
+        self.map.last_end() * BLOCK_BYTES
+    }
+
     /// Where the base ceases to count, bytes.
     pub fn base_end(&self) -> u64 {
         self.base_end

@@ -7,6 +7,8 @@
 pub mod bucket;
 pub mod call;
 pub mod counts;
+pub mod crash;
+pub mod disk;
 mod exchange;
 pub mod fault;
 pub mod files;

@@ -39,6 +39,8 @@ pub struct MountSpec {
     /// Further options.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Words of a command before the binary's path, which is to run it in its own place.
+    pub wrapper: Vec<String>,
     /// Where the process writes what it has to say.
     pub log: PathBuf,
 }
@@ -46,8 +48,11 @@ pub struct MountSpec {
 impl MountSpec {
     /// The command that mounts in the foreground.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(bosfs_binary());
+        let binary = bosfs_binary();
+        let mut words = self.wrapper.iter().map(OsStr::new).chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().expect("the binary at least"));
         command
+            .args(words)
             .arg("mount")
             .arg(&self.target)
             .arg(&self.dir)

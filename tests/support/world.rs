@@ -136,6 +136,7 @@ impl World {
             state_dir: self.state_dir(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             env: Vec::new(),
+            wrapper: Vec::new(),
             log: self.path("bosfs.log"),
         }
     }

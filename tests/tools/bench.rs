@@ -255,6 +255,7 @@ impl<'a> Bench<'a> {
             state_dir: dir.join("state"),
             args: settings.mount_args.clone(),
             env: Vec::new(),
+            wrapper: Vec::new(),
             log: dir.join("bosfs.log"),
         };
         let source = dir.join("source");

@@ -1,0 +1,9 @@
+//! bosfs on a disk that fails: SIGKILL at every write and sync of its state directory, power loss, no room, read errors, a
+//! disk that turns read-only or is emptied underneath.
+
+mod support;
+
+#[path = "crash/images.rs"]
+mod images;
+#[path = "crash/kills.rs"]
+mod kills;
