@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -146,13 +146,7 @@ impl Connection<'_> {
                 x.hit();
                 return Ok(Next::End(End::Reset));
             }
-            Action::Stall => {
-                x.hit();
-                if let Some(rule) = &x.rule {
-                    rule.pass_gate().await;
-                }
-                return Ok(Next::End(End::Reset));
-            }
+            Action::Stall => return self.silence(x).await,
             Action::CutAfterBody => {
                 self.drain_request(x).await?;
                 x.hit();
@@ -162,15 +156,83 @@ impl Connection<'_> {
                 self.drain_request(x).await?;
                 return self.answer(x, status, &headers, &body).await;
             }
-            Action::Delay { ms } => {
+            Action::Delay { ms, jitter_ms } => {
+                let drawn = x.rule.as_ref().map_or(0.0, Rule::draw);
                 x.hit();
-                tokio::time::sleep(Duration::from_millis(ms)).await;
+                tokio::time::sleep(Duration::from_millis(ms + (jitter_ms as f64 * drawn) as u64)).await;
             }
+            Action::BlanksFirst { blanks, pause_ms, error } => {
+                return self.blanks_first(head, x, blanks, Duration::from_millis(pause_ms), error).await;
+            }
+            Action::AbortUpload | Action::SpoilPart { .. } => self.act_on_server(x).await?,
             Action::Pass if x.hold.is_none() => x.hit(),
             Action::Throttle { .. } => x.hit(),
             _ => {}
         }
         self.forward(head, x).await
+    }
+
+    /// Does by the proxy's own requests what the rule says to the upload of this request.
+    async fn act_on_server(&mut self, x: &mut Exchange) -> io::Result<()> {
+        let bucket = self.shared.hands.lock().clone().ok_or_else(|| io::Error::other("the proxy has no hands"))?;
+        let (key, upload) = (x.asked.key.clone(), x.asked.upload_id.clone().unwrap_or_default());
+        let action = x.action.clone();
+        let done = tokio::task::spawn_blocking(move || match action {
+            Action::SpoilPart { part } => bucket.upload_part(&key, &upload, part, b"other bytes").map(|_| ()),
+            _ => bucket.abort(&key, &upload),
+        });
+        done.await.map_err(io::Error::other)??;
+        x.hit();
+        Ok(())
+    }
+
+    /// Status 200 and white space before it is known what came of the request, then that.
+    async fn blanks_first(
+        &mut self,
+        head: &Head,
+        x: &mut Exchange,
+        blanks: u32,
+        pause: Duration,
+        error: Option<String>,
+    ) -> io::Result<Next> {
+        let body = match error {
+            Some(body) => {
+                self.drain_request(x).await?;
+                body.into_bytes()
+            }
+            None => {
+                let Ok(mut upstream) = self.connect().await else { return Ok(Next::End(End::Reset)) };
+                upstream.stream.write_all(&head.to_bytes()).await?;
+                while let Some(piece) = self.next_piece(x, PIECE_BYTES).await? {
+                    upstream.stream.write_all(&piece).await?;
+                }
+                let Some(answer) = read_head(&mut upstream.stream, &mut upstream.buf).await? else {
+                    return Ok(Next::End(End::Reset));
+                };
+                if matches!(answer.start, Start::Answer { status: 200..300, .. }) {
+                    self.shared.counts.lock().accepted(&x.asked);
+                }
+                gather(&mut upstream, answer.framing(Some(&x.asked.method))).await?
+            }
+        };
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        self.writer.write_all(head).await?;
+        x.status = Some(200);
+        for _ in 0..blanks {
+            self.writer.write_all(b"1\r\n \r\n").await?;
+            tokio::time::sleep(pause).await;
+        }
+        x.hit();
+        let mut last = format!("{:x}\r\n", body.len()).into_bytes();
+        if body.is_empty() {
+            last.clear();
+        } else {
+            last.extend_from_slice(&body);
+            last.extend_from_slice(b"\r\n");
+        }
+        last.extend_from_slice(b"0\r\n\r\n");
+        self.writer.write_all(&last).await?;
+        Ok(Next::Go)
     }
 
     /// Sends the request on, with what the rule does to its body, then turns to the answer.
@@ -235,6 +297,19 @@ impl Connection<'_> {
                 x.hit();
                 return Ok(Next::End(End::Reset));
             }
+            Action::StallAfterAct => {
+                while body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await?.is_some() {}
+                return self.silence(x).await;
+            }
+            Action::SlowAnswer { ms } => {
+                x.hit();
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+            }
+            Action::EditJson { .. } | Action::ShortenBody { .. } => {
+                let whole = gather(&mut upstream, framing).await?;
+                self.keep(upstream, &answer, framing);
+                return self.other_body(x, answer, whole).await;
+            }
             Action::Answer { status, body: text, headers, acted: true } => {
                 while body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await?.is_some() {}
                 self.keep(upstream, &answer, framing);
@@ -257,11 +332,14 @@ impl Connection<'_> {
         x.status = Some(status);
         let (corrupt_at, cut_at) = match x.action {
             Action::CorruptBody { at } => (Some(at), None),
-            Action::TruncateBody { after_bytes } => (None, Some(after_bytes)),
+            Action::TruncateBody { after_bytes } | Action::StallInAnswer { after_bytes } => (None, Some(after_bytes)),
             _ => (None, None),
         };
         let mut passed = 0u64;
         loop {
+            if cut_at == Some(passed) && matches!(x.action, Action::StallInAnswer { .. }) {
+                return self.silence(x).await;
+            }
             if cut_at == Some(passed) {
                 x.hit();
                 // Not with a reset, which could take back bytes that have been sent.
@@ -284,6 +362,45 @@ impl Connection<'_> {
         let closes = answer.closes() || framing == Framing::UntilClose;
         self.keep(upstream, &answer, framing);
         Ok(if closes { Next::End(End::Closed) } else { Next::Go })
+    }
+
+    /// The client hears nothing more until the rule is released, or until it leaves.
+    async fn silence(&mut self, x: &Exchange) -> io::Result<Next> {
+        x.hit();
+        let Some(rule) = &x.rule else { return Ok(Next::End(End::Reset)) };
+        tokio::select! {
+            _ = rule.pass_gate() => {}
+            () = gone(self.reader) => {}
+        }
+        Ok(Next::End(End::Reset))
+    }
+
+    /// Hands on an answer whose body is not the server's.
+    async fn other_body(&mut self, x: &mut Exchange, mut answer: Head, whole: Vec<u8>) -> io::Result<Next> {
+        let body = match &x.action {
+            Action::ShortenBody { keep_bytes } => whole[..whole.len().min(*keep_bytes)].to_vec(),
+            Action::EditJson { set } => {
+                let mut json: serde_json::Value = serde_json::from_slice(&whole).map_err(io::Error::other)?;
+                for (name, value) in set {
+                    json[name] = value.as_str().into();
+                    if name == "eTag" && answer.header("etag").is_some() {
+                        answer.remove(|name| name == "etag");
+                        answer.headers.push(("ETag".into(), format!("\"{value}\"")));
+                    }
+                }
+                json.to_string().into_bytes()
+            }
+            _ => whole,
+        };
+        answer.remove(|name| matches!(name, "content-length" | "transfer-encoding"));
+        answer.headers.push(("Content-Length".into(), body.len().to_string()));
+        x.hit();
+        let Start::Answer { status, .. } = answer.start else { return Err(io::ErrorKind::InvalidData.into()) };
+        x.status = Some(status);
+        self.writer.write_all(&answer.to_bytes()).await?;
+        self.shared.counts.lock().sent_back(&x.asked, body.len() as u64);
+        self.writer.write_all(&body).await?;
+        Ok(if answer.closes() { Next::End(End::Closed) } else { Next::Go })
     }
 
     /// The next piece of the request's body, counted.
@@ -349,4 +466,36 @@ impl Connection<'_> {
             self.upstream = Some(upstream);
         }
     }
+}
+
+/// Ends when the client has left. One that leaves with more on the way than fits into the buffers is not noticed.
+async fn gone(reader: &OwnedReadHalf) {
+    while matches!(reader.ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The body of an answer without its framing.
+async fn gather(upstream: &mut Upstream, framing: Framing) -> io::Result<Vec<u8>> {
+    let mut raw = Vec::new();
+    let mut body = BodyReader::new(framing);
+    while let Some(piece) = body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await? {
+        raw.extend_from_slice(&piece);
+    }
+    if framing != Framing::Chunked {
+        return Ok(raw);
+    }
+    let mut whole = Vec::new();
+    let mut rest = raw.as_slice();
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"\r\n") {
+        let line = String::from_utf8_lossy(&rest[..at]);
+        let len = usize::from_str_radix(line.split(';').next().unwrap_or("").trim(), 16).map_err(io::Error::other)?;
+        rest = &rest[at + 2..];
+        if len == 0 || rest.len() < len + 2 {
+            break;
+        }
+        whole.extend_from_slice(&rest[..len]);
+        rest = &rest[len + 2..];
+    }
+    Ok(whole)
 }
