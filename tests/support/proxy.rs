@@ -171,6 +171,11 @@ impl FaultProxy {
         }
     }
 
+    /// Milliseconds since the start, as the log of requests has them.
+    pub fn now_ms(&self) -> u64 {
+        self.shared.started.elapsed().as_millis() as u64
+    }
+
     pub fn counts(&self) -> Counts {
         self.shared.counts.lock().clone()
     }
