@@ -83,7 +83,14 @@ impl Action {
     }
     /// The same with a message of one's own.
     pub fn error_text(status: u16, code: &str, message: &str) -> Self {
-        Self::own(status, "application/json", error_json(code, message))
+        match Self::own(status, "application/json", error_json(code, message)) {
+            Self::Answer { status, body, mut headers, acted } => {
+                // Every answer of BOS has one.
+                headers.push(("x-bce-request-id".into(), "fault-proxy".into()));
+                Self::Answer { status, body, headers, acted }
+            }
+            other => other,
+        }
     }
     /// The same, but the server acted before.
     pub fn error_after_act(status: u16, code: &str) -> Self {

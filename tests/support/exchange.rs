@@ -51,18 +51,6 @@ pub(super) async fn serve_client(
     }
 }
 
-/// Counts a request as under way, however it ends.
-struct Open<'a> {
-    shared: &'a Shared,
-    asked: Asked,
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.shared.counts.lock().close(&self.asked);
-    }
-}
-
 struct Connection<'a> {
     shared: &'a Shared,
     reader: &'a mut OwnedReadHalf,
@@ -71,8 +59,9 @@ struct Connection<'a> {
     upstream: Option<Upstream>,
 }
 
-/// One request under way.
-struct Exchange {
+/// One request under way; counted and put into the log however it ends, also when the line dies.
+struct Exchange<'a> {
+    shared: &'a Shared,
     asked: Asked,
     rule: Option<Rule>,
     action: Action,
@@ -81,7 +70,16 @@ struct Exchange {
     status: Option<u16>,
 }
 
-impl Exchange {
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        let since_start = self.shared.started.elapsed();
+        let mut counts = self.shared.counts.lock();
+        counts.close(&self.asked);
+        counts.end(since_start, &self.asked, self.status, self.rule.as_ref().map(Rule::id));
+    }
+}
+
+impl Exchange<'_> {
     fn hit(&self) {
         if let Some(rule) = &self.rule {
             rule.count_hit();
@@ -111,9 +109,9 @@ impl Connection<'_> {
         };
         let asked = Asked::read(&method, &target, |name| head.header(name));
         self.shared.counts.lock().begin(&asked);
-        let _open = Open { shared: self.shared, asked: asked.clone() };
         let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&asked)).cloned();
         let mut exchange = Exchange {
+            shared: self.shared,
             action: rule.as_ref().map(|rule| rule.spec().action.clone()).unwrap_or_default(),
             hold: rule.as_ref().and_then(|rule| rule.spec().hold),
             body: BodyReader::new(head.framing(None)),
@@ -126,17 +124,13 @@ impl Connection<'_> {
             head.remove(|name| name == "expect");
         }
         let closes = head.closes();
-        let next = self.run(&head, &mut exchange).await;
-        let rule_id = exchange.rule.as_ref().map(Rule::id);
-        let since_start = self.shared.started.elapsed();
-        self.shared.counts.lock().end(since_start, &exchange.asked, exchange.status, rule_id);
-        match next? {
+        match self.run(&head, &mut exchange).await? {
             Next::Go if closes => Ok(Next::End(End::Closed)),
             next => Ok(next),
         }
     }
 
-    async fn run(&mut self, head: &Head, x: &mut Exchange) -> io::Result<Next> {
+    async fn run(&mut self, head: &Head, x: &mut Exchange<'_>) -> io::Result<Next> {
         tokio::time::sleep(self.shared.latency()).await;
         if !x.hold_at(HoldAt::BeforeForward).await {
             return Ok(Next::End(End::Reset));
@@ -173,7 +167,7 @@ impl Connection<'_> {
     }
 
     /// Does by the proxy's own requests what the rule says to the upload of this request.
-    async fn act_on_server(&mut self, x: &mut Exchange) -> io::Result<()> {
+    async fn act_on_server(&mut self, x: &mut Exchange<'_>) -> io::Result<()> {
         let bucket = self.shared.hands.lock().clone().ok_or_else(|| io::Error::other("the proxy has no hands"))?;
         let (key, upload) = (x.asked.key.clone(), x.asked.upload_id.clone().unwrap_or_default());
         let action = x.action.clone();
@@ -190,7 +184,7 @@ impl Connection<'_> {
     async fn blanks_first(
         &mut self,
         head: &Head,
-        x: &mut Exchange,
+        x: &mut Exchange<'_>,
         blanks: u32,
         pause: Duration,
         error: Option<String>,
@@ -236,7 +230,7 @@ impl Connection<'_> {
     }
 
     /// Sends the request on, with what the rule does to its body, then turns to the answer.
-    async fn forward(&mut self, head: &Head, x: &mut Exchange) -> io::Result<Next> {
+    async fn forward(&mut self, head: &Head, x: &mut Exchange<'_>) -> io::Result<Next> {
         let Ok(mut upstream) = self.connect().await else {
             // As a dead server looks to a client that reached the machine.
             return Ok(Next::End(End::Reset));
@@ -281,7 +275,7 @@ impl Connection<'_> {
     }
 
     /// Hands the server's answer on, with what the rule does to it.
-    async fn pass_answer(&mut self, mut answer: Head, mut upstream: Upstream, x: &mut Exchange) -> io::Result<Next> {
+    async fn pass_answer(&mut self, mut answer: Head, mut upstream: Upstream, x: &mut Exchange<'_>) -> io::Result<Next> {
         let Start::Answer { status, .. } = answer.start else { return Err(io::ErrorKind::InvalidData.into()) };
         let framing = answer.framing(Some(&x.asked.method));
         let mut body = BodyReader::new(framing);
@@ -365,7 +359,7 @@ impl Connection<'_> {
     }
 
     /// The client hears nothing more until the rule is released, or until it leaves.
-    async fn silence(&mut self, x: &Exchange) -> io::Result<Next> {
+    async fn silence(&mut self, x: &Exchange<'_>) -> io::Result<Next> {
         x.hit();
         let Some(rule) = &x.rule else { return Ok(Next::End(End::Reset)) };
         tokio::select! {
@@ -376,7 +370,7 @@ impl Connection<'_> {
     }
 
     /// Hands on an answer whose body is not the server's.
-    async fn other_body(&mut self, x: &mut Exchange, mut answer: Head, whole: Vec<u8>) -> io::Result<Next> {
+    async fn other_body(&mut self, x: &mut Exchange<'_>, mut answer: Head, whole: Vec<u8>) -> io::Result<Next> {
         let body = match &x.action {
             Action::ShortenBody { keep_bytes } => whole[..whole.len().min(*keep_bytes)].to_vec(),
             Action::EditJson { set } => {
@@ -404,7 +398,7 @@ impl Connection<'_> {
     }
 
     /// The next piece of the request's body, counted.
-    async fn next_piece(&mut self, x: &mut Exchange, max: usize) -> io::Result<Option<BytesMut>> {
+    async fn next_piece(&mut self, x: &mut Exchange<'_>, max: usize) -> io::Result<Option<BytesMut>> {
         self.shared.line_moves().await;
         let piece = x.body.next(self.reader, &mut self.buf, max.min(PIECE_BYTES)).await?;
         if let Some(piece) = &piece {
@@ -414,12 +408,12 @@ impl Connection<'_> {
         Ok(piece)
     }
 
-    async fn drain_request(&mut self, x: &mut Exchange) -> io::Result<()> {
+    async fn drain_request(&mut self, x: &mut Exchange<'_>) -> io::Result<()> {
         while self.next_piece(x, PIECE_BYTES).await?.is_some() {}
         Ok(())
     }
 
-    async fn slow_down(&self, x: &Exchange, bytes: usize) {
+    async fn slow_down(&self, x: &Exchange<'_>, bytes: usize) {
         self.shared.pace(bytes).await;
         if let Action::Throttle { bytes_per_s } = x.action {
             tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_s.max(1) as f64)).await;
@@ -429,7 +423,7 @@ impl Connection<'_> {
     /// Sends an answer of the proxy's own.
     async fn answer(
         &mut self,
-        x: &mut Exchange,
+        x: &mut Exchange<'_>,
         status: u16,
         headers: &[(String, String)],
         body: &str,

@@ -59,6 +59,16 @@ const LEFT_OUT: &[LeftOut] = &[
         reason: "an answer to HEAD has no body",
     },
     LeftOut {
+        fits: |fault, phase| {
+            is_named(fault, &["403-rate"]) && matches!(phase.call, Call::HeadObject | Call::HeadBucket)
+        },
+        reason: "only the text tells it from a refusal, and an answer to HEAD has none",
+    },
+    LeftOut {
+        fits: |fault, phase| is_named(fault, &["no-bucket"]) && phase.call == Call::HeadObject,
+        reason: "a 404 to HEAD of an object is what says that there is none",
+    },
+    LeftOut {
         fits: |fault, phase| is_named(fault, &["200-error", "200-error-acted"]) && !phase.acts(),
         reason: "BOS puts errors into a 200 only where it works before it answers; a wrong body is row 200-html",
     },

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bosfs::object::Md5;
-
 use crate::phases::{BIG_BYTES, FROM_DIR, KEY, OTHER_KEY, Phase, SMALL_BYTES, Story, TO_DIR};
 use crate::programs::{Ended, Program};
 use crate::support::files::random_bytes;
@@ -20,10 +18,9 @@ const DIR_FILES: usize = 8;
 /// Mode that `chmod` sets.
 const MODE: u32 = 0o640;
 
-/// Bytes with their digest.
+/// Bytes that are written or read.
 pub struct Content {
     pub bytes: Vec<u8>,
-    pub md5: Md5,
     /// As a file outside any mount.
     pub path: PathBuf,
 }
@@ -44,7 +41,7 @@ impl Sources {
             let bytes = random_bytes(seed, len as usize);
             let path = folder.path().join(name);
             std::fs::write(&path, &bytes)?;
-            Ok::<_, std::io::Error>(Content { md5: Md5::of(&bytes), bytes, path })
+            Ok::<_, std::io::Error>(Content { bytes, path })
         };
         let (big, small) = (content("big", seed, BIG_BYTES)?, content("small", seed ^ 1, SMALL_BYTES)?);
         Ok(Self { big, small, old: random_bytes(seed ^ 2, 70_007), _folder: folder })
@@ -343,8 +340,7 @@ impl<'a> Stage<'a> {
             if Instant::now() > end {
                 return Err(format!("HANG: {missing}: {}", mount.status()));
             }
-            let files = mount.status()["files"].as_array().map_or(0, Vec::len);
-            if files == 0 && again < 3 {
+            if files_of(&mount.status()).is_empty() && again < 3 {
                 again += 1;
                 if let Some(program) = self.start()? {
                     program.wait(WAIT)?;
@@ -481,4 +477,10 @@ fn dir_content(n: usize) -> Vec<u8> {
 fn differing(found: &[u8], expected: &[u8]) -> u64 {
     let differing = found.iter().zip(expected).filter(|(a, b)| a != b).count();
     (differing + found.len().abs_diff(expected.len())) as u64
+}
+
+/// The entries of a status document.
+pub fn files_of(status: &serde_json::Value) -> Vec<serde_json::Value> {
+    let mounts = status["mounts"].as_array().into_iter().flatten();
+    mounts.filter_map(|mount| mount["files"].as_array()).flatten().cloned().collect()
 }
