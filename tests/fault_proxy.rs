@@ -367,7 +367,7 @@ fn delay_throttle_latency_and_bandwidth_take_their_time() {
         assert!(Client::new(&proxy).ask("PUT", "/b/k", body).is_some());
         start.elapsed()
     };
-    let rule = proxy.fault(When::any().once(), Action::Delay { ms: 150 });
+    let rule = proxy.fault(When::any().once(), Action::Delay { ms: 150, jitter_ms: 0 });
     assert!(took(b"") >= Duration::from_millis(150) && rule.hits() == 1);
     let rule = proxy.fault(When::any().once(), Action::Throttle { bytes_per_s: 1_000_000 });
     assert!(took(&[0; 200_000]) >= Duration::from_millis(180) && rule.hits() == 1);
@@ -490,4 +490,177 @@ fn a_server_that_was_stopped_comes_back_with_its_data() {
     world.server.start_again().unwrap();
     assert_eq!(world.bucket.get("k").unwrap(), b"x");
     assert_eq!(world.bucket.parts("big", &upload).unwrap().len(), 1);
+}
+
+#[test]
+fn a_refused_line_has_nothing_that_listens_and_keeps_its_port() {
+    let (_upstream, proxy) = start();
+    let mut client = Client::new(&proxy);
+    assert!(client.ask("GET", "/b/k", b"").is_some());
+    for _ in 0..3 {
+        proxy.set_line(Line::Refused);
+        let refused = TcpStream::connect(proxy.addr()).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        assert!(client.ask("GET", "/b/k", b"").is_none(), "a connection that stood is reset");
+        let before = proxy.counts().connections;
+        proxy.set_line(Line::Alive);
+        client = Client::new(&proxy);
+        assert!(client.ask("GET", "/b/k", b"").is_some());
+        assert_eq!(proxy.counts().connections, before + 1);
+    }
+}
+
+#[test]
+fn a_stall_after_the_act_and_one_inside_the_answer_end_only_by_release() {
+    for (action, heard) in [(Action::StallAfterAct, ""), (Action::StallInAnswer { after_bytes: 4 }, "0123")] {
+        let (upstream, proxy) = start();
+        let rule = proxy.fault(When::any(), action.clone());
+        let mut client = Client::new(&proxy);
+        client.send("GET", "/b/k", b"");
+        assert!(rule.wait_hit(WAIT), "{action:?}");
+        assert_eq!(upstream.wait_seen(1).len(), 1);
+        client.0.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut got = Vec::new();
+        assert!(client.0.read_to_end(&mut got).is_err(), "{action:?} ends by itself");
+        let got = String::from_utf8(got).unwrap();
+        assert_eq!(got.split_once("\r\n\r\n").map_or("", |(_, body)| body), heard, "{action:?}");
+        rule.release();
+        client.0.set_read_timeout(Some(WAIT)).unwrap();
+        assert!(matches!(client.0.read(&mut [0; 9]), Ok(0) | Err(_)));
+    }
+}
+
+#[test]
+fn a_stalled_client_that_leaves_is_not_counted_as_under_way() {
+    let (_upstream, proxy) = start();
+    let rule = proxy.fault(When::any(), Action::Stall);
+    let mut client = Client::new(&proxy);
+    client.send("GET", "/b/k", b"");
+    assert!(rule.wait_hit(WAIT));
+    assert_eq!(proxy.counts().of(Call::GetObject).open, 1);
+    drop(client);
+    let end = Instant::now() + WAIT;
+    while proxy.counts().of(Call::GetObject).open > 0 {
+        assert!(Instant::now() < end, "still counted");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_slow_answer_comes_after_the_act_and_jitter_is_drawn_from_the_seed() {
+    let (upstream, proxy) = start();
+    let rule = proxy.fault(When::any().once(), Action::SlowAnswer { ms: 200 });
+    let start = Instant::now();
+    let mut client = Client::new(&proxy);
+    client.send("PUT", "/b/k", b"x");
+    upstream.wait_seen(1);
+    assert!(client.answer().is_some() && start.elapsed() >= Duration::from_millis(200) && rule.hits() == 1);
+    let times = |seed| {
+        let when = When { seed, ..When::any() };
+        let rule = proxy.fault(when, Action::Delay { ms: 1, jitter_ms: 300 });
+        let row: Vec<u128> = (0..3)
+            .map(|_| {
+                let start = Instant::now();
+                assert!(Client::new(&proxy).ask("GET", "/b/k", b"").is_some());
+                start.elapsed().as_millis()
+            })
+            .collect();
+        assert_eq!(rule.hits(), 3);
+        rule.turn_off();
+        row
+    };
+    let (first, again) = (times(5), times(5));
+    assert!(first.iter().any(|ms| first[0].abs_diff(*ms) > 20), "no jitter: {first:?}");
+    assert!(first.iter().zip(&again).all(|(a, b)| a.abs_diff(*b) < 100), "the same seed: {first:?} {again:?}");
+}
+
+#[test]
+fn blanks_come_before_an_error_without_act_or_before_the_real_answer() {
+    let (upstream, proxy) = start();
+    let mut client = Client::new(&proxy);
+    let rule = proxy.fault(When::any().once(), Action::blanks_then_error("InternalError"));
+    let (head, body) = client.ask("POST", "/b/k?uploadId=u", b"{}").unwrap();
+    let body = String::from_utf8(body).unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && rule.hits() == 1, "{head}");
+    assert!(body.starts_with("1\r\n \r\n1\r\n \r\n1\r\n \r\n") && body.contains("InternalError"), "{body}");
+    assert!(upstream.seen.lock().is_empty());
+    let rule = proxy.fault(When::any().once(), Action::blanks_then_answer());
+    let (head, body) = client.ask("GET", "/b/chunked-please", b"").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200") && rule.hits() == 1, "{head}");
+    assert_eq!(body, b"1\r\n \r\n1\r\n \r\n1\r\n \r\na\r\n0123456789\r\n0\r\n\r\n");
+    assert_eq!(upstream.wait_seen(1).len(), 1);
+}
+
+#[test]
+fn answers_that_are_no_json_come_with_any_status_before_and_after_the_act() {
+    let (upstream, proxy) = start();
+    let mut client = Client::new(&proxy);
+    for (action, status, len) in [
+        (Action::html(200), 200, 46),
+        (Action::empty(200), 200, 0),
+        (Action::cut_json(200), 200, 43),
+        (Action::empty(502), 502, 0),
+        (Action::cut_json(500), 500, 43),
+    ] {
+        for acted in [false, true] {
+            let before = upstream.seen.lock().len();
+            let action = if acted { action.clone().after_act() } else { action.clone() };
+            let rule = proxy.fault(When::any().once(), action.clone());
+            let (head, body) = client.ask("PUT", "/b/k", b"x").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{action:?}: {head}");
+            assert_eq!((body.len(), rule.hits()), (len, 1), "{action:?}: {}", String::from_utf8_lossy(&body));
+            assert!(serde_json::from_slice::<serde_json::Value>(&body).is_err(), "{action:?}");
+            assert_eq!(upstream.seen.lock().len(), before + usize::from(acted), "{action:?}");
+        }
+    }
+}
+
+#[test]
+fn the_servers_own_body_is_shortened_whole_to_http() {
+    let (_upstream, proxy) = start();
+    for target in ["/b/k", "/b/chunked-please"] {
+        let rule = proxy.fault(When::any().once(), Action::ShortenBody { keep_bytes: 4 });
+        let (head, body) = Client::new(&proxy).ask("GET", target, b"").unwrap();
+        assert!(head.to_lowercase().contains("content-length: 4") && !head.contains("chunked"), "{head}");
+        assert_eq!((body.as_slice(), rule.hits()), (b"0123".as_slice(), 1));
+    }
+}
+
+#[test]
+fn rules_fit_by_a_piece_of_the_target() {
+    let (_upstream, proxy) = start();
+    let rule = proxy.fault(When::any().target_contains("prefix=a%2F"), Action::error(500, "InternalError"));
+    let mut client = Client::new(&proxy);
+    assert!(client.ask("GET", "/b/?prefix=b%2F", b"").unwrap().0.starts_with("HTTP/1.1 200"));
+    assert!(client.ask("GET", "/b/?prefix=a%2F", b"").unwrap().0.starts_with("HTTP/1.1 500"));
+    assert_eq!(rule.hits(), 1);
+}
+
+#[test]
+fn the_proxy_really_aborts_uploads_and_spoils_parts_at_the_server() {
+    let world = support::World::new();
+    let through = support::Bucket::new(world.proxy.addr(), support::BUCKET, &world.server.keys());
+    let complete = || When::call(Call::Complete).once();
+    let upload = through.initiate("k").unwrap();
+    let etag = through.upload_part("k", &upload, 1, b"mine").unwrap();
+    let abort = world.proxy.fault(complete(), Action::AbortUpload);
+    let refused = through.complete("k", &upload, &[(1, etag)]).unwrap_err().to_string();
+    assert!(refused.contains("NoSuchUpload") && abort.hits() == 1, "{refused}");
+    assert!(world.bucket.uploads("").unwrap().is_empty() && world.bucket.head("k").unwrap().is_none());
+
+    let upload = through.initiate("k").unwrap();
+    let etag = through.upload_part("k", &upload, 1, b"mine").unwrap();
+    let lie = world.proxy.fault(complete(), Action::error(404, "NoSuchUpload"));
+    assert!(through.complete("k", &upload, &[(1, etag.clone())]).is_err() && lie.hits() == 1);
+    assert_eq!(world.bucket.uploads("").unwrap().len(), 1, "only a lie");
+    let spoil = world.proxy.fault(complete(), Action::SpoilPart { part: 1 });
+    let refused = through.complete("k", &upload, &[(1, etag)]).unwrap_err().to_string();
+    assert!(refused.contains("InvalidPart") && spoil.hits() == 1, "{refused}");
+    assert_eq!(world.bucket.parts("k", &upload).unwrap()[0].size, 11);
+
+    let etag = through.upload_part("k", &upload, 1, b"mine").unwrap();
+    let other = world.proxy.fault(complete(), Action::wrong_etag_in_json());
+    through.complete("k", &upload, &[(1, etag)]).unwrap();
+    assert_eq!(other.hits(), 1);
+    assert_eq!(world.bucket.get("k").unwrap(), b"mine");
 }

@@ -85,6 +85,8 @@ impl Failure {
             code = "InvalidSessionToken".to_owned();
             message = "a 400 without a code, as HEAD gives for an expired session token".to_owned();
         }
+        // Without a code a 400 may mean a date that expired on the way (in a machine that slept): signed anew once.
+        let clock_suspect = clock_suspect || (bare && status == 400 && !expired_token);
         let ambiguous = match kind {
             BosErrorKind::Server | BosErrorKind::Throttled => !(400..500).contains(&status),
             BosErrorKind::BadAnswer => true,

@@ -13,7 +13,8 @@ pub struct RetryPolicy {
     /// Tries in all, 1 for no repeat.
     pub tries_max: u32,
     /// Upper bound of the wait after the first try; doubles with each try. The wait itself is drawn evenly from 0 to
-    /// the bound, so that many clients do not come back in step.
+    /// the bound, so that many clients do not come back in step; without any answer from half of it to all of it, so that
+    /// the tries are not over before a line that is gone for a second is back.
     pub backoff_base: Duration,
     /// Where the doubling ends.
     pub backoff_cap: Duration,
@@ -138,7 +139,8 @@ impl RetryPolicy {
         } else {
             match failed.kind {
                 BosErrorKind::Throttled => (jittered.saturating_add(bound / 2), Remedy::None),
-                BosErrorKind::Server | BosErrorKind::Network | BosErrorKind::BadAnswer => (jittered, Remedy::None),
+                BosErrorKind::Network => (bound / 2 + jittered / 2, Remedy::None),
+                BosErrorKind::Server | BosErrorKind::BadAnswer => (jittered, Remedy::None),
                 // The bytes may have been hurt on the way once; twice, they are not what was hashed.
                 BosErrorKind::BadDigest if progress.tries == 1 => (jittered, Remedy::None),
                 _ => return Decision::Fail,
@@ -199,9 +201,21 @@ mod tests {
         assert_eq!(wait(network, after_try(2), 1.0), Some(200));
         assert_eq!(wait(network, after_try(3), 1.0), Some(250));
         assert_eq!(wait(network, after_try(4), 1.0), None);
-        assert_eq!(wait(network, after_try(2), 0.0), Some(0));
+        assert_eq!(wait(network, after_try(2), 0.0), Some(100), "half at least");
+        assert_eq!(wait(failed(BosErrorKind::Server), after_try(2), 0.0), Some(0));
         let endless = RetryPolicy { tries_max: u32::MAX, ..POLICY };
         assert!(matches!(endless.decide(network, after_try(1000), 1.0), Decision::Retry { .. }));
+    }
+
+    #[test]
+    fn the_tries_of_a_call_that_someone_waits_for_outlast_a_line_that_is_gone_for_a_second() {
+        let policy = RetryPolicy::interactive();
+        let network = failed(BosErrorKind::Network);
+        let waits = (1..policy.tries_max).map(|tries| match policy.decide(network, after_try(tries), 0.0) {
+            Decision::Retry { after, .. } => after,
+            Decision::Fail => Duration::ZERO,
+        });
+        assert!(waits.sum::<Duration>() >= Duration::from_millis(1500));
     }
 
     #[test]

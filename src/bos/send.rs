@@ -152,6 +152,11 @@ impl Sender {
         if call.method != Method::GET && WireError::in_body(&body).is_some() {
             return Err(Failure::of_answer(call, status, &headers, &body, false));
         }
+        // A success of these says nothing that could be checked, and something on the way may say "200" to anything.
+        let says_nothing = call.method == Method::DELETE || call.name == "DeleteMultipleObjects";
+        if says_nothing && wire::text(&headers, "x-bce-request-id").is_none() {
+            return Err(Failure::odd(&headers, "an answer that is not BOS's (no x-bce-request-id)".to_owned()));
+        }
         Ok(Answer { headers, body })
     }
 

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -23,6 +23,10 @@ use crate::object::{ByteRange, ETag, ObjectKey};
 
 /// A GET that is cut this often in a row, with less than a unit in between, fails.
 const CUTS_MAX: u32 = 6;
+/// Longest time in which less than a unit comes: whoever waits for a read is told within 30 s.
+const QUIET_MAX: Duration = Duration::from_secs(28);
+/// What one more wait for the bytes of a body may take of it: the stall timeout of calls that somebody waits for.
+const STALL: Duration = Duration::from_secs(10);
 /// Pause before a cut GET goes on; doubles with each cut in a row.
 const CUT_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 100 });
 
@@ -299,9 +303,17 @@ async fn fill(client: &BosClient, version: &Version, fillers: &mut VecDeque<Fill
     let Some((first, last)) = fillers.front().zip(fillers.back()) else { return Ok(()) };
     let mut left = ByteRange::new(first.range().start, last.range().end);
     let mut cuts = 0;
+    let mut moved_at = Instant::now();
     loop {
         let asked = left;
-        let mut get = client.get_object(&version.key, Some(left), Some(&version.etag)).await?;
+        let opened = client.get_object(&version.key, Some(left), Some(&version.etag));
+        let mut get = match tokio::time::timeout(QUIET_MAX.saturating_sub(moved_at.elapsed()), opened).await {
+            Ok(opened) => opened?,
+            Err(_) => {
+                let message = format!("{:?}: no byte at {} came for {QUIET_MAX:.0?}", version.key.as_str(), left.start);
+                return Err(BosError::new(BosErrorKind::Network, message));
+            }
+        };
         if get.meta.etag != version.etag {
             let message = format!(
                 "{:?} was replaced while it was open: its ETag is {}, not {}; open it again",
@@ -334,8 +346,11 @@ async fn fill(client: &BosClient, version: &Version, fillers: &mut VecDeque<Fill
             let message = format!("{:?} ended at byte {} of {:?}", version.key.as_str(), left.start, asked);
             BosError::new(BosErrorKind::BadAnswer, message)
         });
-        cuts = if left.start - asked.start >= UNIT_BYTES { 1 } else { cuts + 1 };
-        if !error.is_transient() || cuts > CUTS_MAX {
+        if left.start - asked.start >= UNIT_BYTES {
+            (cuts, moved_at) = (0, Instant::now());
+        }
+        cuts += 1;
+        if !error.is_transient() || cuts > CUTS_MAX || moved_at.elapsed() + STALL > QUIET_MAX {
             return Err(error);
         }
         ::log::debug!("GET of {:?} goes on at byte {}: {error}", version.key.as_str(), left.start);

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -51,18 +51,6 @@ pub(super) async fn serve_client(
     }
 }
 
-/// Counts a request as under way, however it ends.
-struct Open<'a> {
-    shared: &'a Shared,
-    asked: Asked,
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.shared.counts.lock().close(&self.asked);
-    }
-}
-
 struct Connection<'a> {
     shared: &'a Shared,
     reader: &'a mut OwnedReadHalf,
@@ -71,8 +59,9 @@ struct Connection<'a> {
     upstream: Option<Upstream>,
 }
 
-/// One request under way.
-struct Exchange {
+/// One request under way; counted and put into the log however it ends, also when the line dies.
+struct Exchange<'a> {
+    shared: &'a Shared,
     asked: Asked,
     rule: Option<Rule>,
     action: Action,
@@ -81,7 +70,16 @@ struct Exchange {
     status: Option<u16>,
 }
 
-impl Exchange {
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        let since_start = self.shared.started.elapsed();
+        let mut counts = self.shared.counts.lock();
+        counts.close(&self.asked);
+        counts.end(since_start, &self.asked, self.status, self.rule.as_ref().map(Rule::id));
+    }
+}
+
+impl Exchange<'_> {
     fn hit(&self) {
         if let Some(rule) = &self.rule {
             rule.count_hit();
@@ -111,9 +109,9 @@ impl Connection<'_> {
         };
         let asked = Asked::read(&method, &target, |name| head.header(name));
         self.shared.counts.lock().begin(&asked);
-        let _open = Open { shared: self.shared, asked: asked.clone() };
         let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&asked)).cloned();
         let mut exchange = Exchange {
+            shared: self.shared,
             action: rule.as_ref().map(|rule| rule.spec().action.clone()).unwrap_or_default(),
             hold: rule.as_ref().and_then(|rule| rule.spec().hold),
             body: BodyReader::new(head.framing(None)),
@@ -126,17 +124,13 @@ impl Connection<'_> {
             head.remove(|name| name == "expect");
         }
         let closes = head.closes();
-        let next = self.run(&head, &mut exchange).await;
-        let rule_id = exchange.rule.as_ref().map(Rule::id);
-        let since_start = self.shared.started.elapsed();
-        self.shared.counts.lock().end(since_start, &exchange.asked, exchange.status, rule_id);
-        match next? {
+        match self.run(&head, &mut exchange).await? {
             Next::Go if closes => Ok(Next::End(End::Closed)),
             next => Ok(next),
         }
     }
 
-    async fn run(&mut self, head: &Head, x: &mut Exchange) -> io::Result<Next> {
+    async fn run(&mut self, head: &Head, x: &mut Exchange<'_>) -> io::Result<Next> {
         tokio::time::sleep(self.shared.latency()).await;
         if !x.hold_at(HoldAt::BeforeForward).await {
             return Ok(Next::End(End::Reset));
@@ -146,13 +140,7 @@ impl Connection<'_> {
                 x.hit();
                 return Ok(Next::End(End::Reset));
             }
-            Action::Stall => {
-                x.hit();
-                if let Some(rule) = &x.rule {
-                    rule.pass_gate().await;
-                }
-                return Ok(Next::End(End::Reset));
-            }
+            Action::Stall => return self.silence(x).await,
             Action::CutAfterBody => {
                 self.drain_request(x).await?;
                 x.hit();
@@ -162,10 +150,15 @@ impl Connection<'_> {
                 self.drain_request(x).await?;
                 return self.answer(x, status, &headers, &body).await;
             }
-            Action::Delay { ms } => {
+            Action::Delay { ms, jitter_ms } => {
+                let drawn = x.rule.as_ref().map_or(0.0, Rule::draw);
                 x.hit();
-                tokio::time::sleep(Duration::from_millis(ms)).await;
+                tokio::time::sleep(Duration::from_millis(ms + (jitter_ms as f64 * drawn) as u64)).await;
             }
+            Action::BlanksFirst { blanks, pause_ms, error } => {
+                return self.blanks_first(head, x, blanks, Duration::from_millis(pause_ms), error).await;
+            }
+            Action::AbortUpload | Action::SpoilPart { .. } => self.act_on_server(x).await?,
             Action::Pass if x.hold.is_none() => x.hit(),
             Action::Throttle { .. } => x.hit(),
             _ => {}
@@ -173,8 +166,71 @@ impl Connection<'_> {
         self.forward(head, x).await
     }
 
+    /// Does by the proxy's own requests what the rule says to the upload of this request.
+    async fn act_on_server(&mut self, x: &mut Exchange<'_>) -> io::Result<()> {
+        let bucket = self.shared.hands.lock().clone().ok_or_else(|| io::Error::other("the proxy has no hands"))?;
+        let (key, upload) = (x.asked.key.clone(), x.asked.upload_id.clone().unwrap_or_default());
+        let action = x.action.clone();
+        let done = tokio::task::spawn_blocking(move || match action {
+            Action::SpoilPart { part } => bucket.upload_part(&key, &upload, part, b"other bytes").map(|_| ()),
+            _ => bucket.abort(&key, &upload),
+        });
+        done.await.map_err(io::Error::other)??;
+        x.hit();
+        Ok(())
+    }
+
+    /// Status 200 and white space before it is known what came of the request, then that.
+    async fn blanks_first(
+        &mut self,
+        head: &Head,
+        x: &mut Exchange<'_>,
+        blanks: u32,
+        pause: Duration,
+        error: Option<String>,
+    ) -> io::Result<Next> {
+        let body = match error {
+            Some(body) => {
+                self.drain_request(x).await?;
+                body.into_bytes()
+            }
+            None => {
+                let Ok(mut upstream) = self.connect().await else { return Ok(Next::End(End::Reset)) };
+                upstream.stream.write_all(&head.to_bytes()).await?;
+                while let Some(piece) = self.next_piece(x, PIECE_BYTES).await? {
+                    upstream.stream.write_all(&piece).await?;
+                }
+                let Some(answer) = read_head(&mut upstream.stream, &mut upstream.buf).await? else {
+                    return Ok(Next::End(End::Reset));
+                };
+                if matches!(answer.start, Start::Answer { status: 200..300, .. }) {
+                    self.shared.counts.lock().accepted(&x.asked);
+                }
+                gather(&mut upstream, answer.framing(Some(&x.asked.method))).await?
+            }
+        };
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        self.writer.write_all(head).await?;
+        x.status = Some(200);
+        for _ in 0..blanks {
+            self.writer.write_all(b"1\r\n \r\n").await?;
+            tokio::time::sleep(pause).await;
+        }
+        x.hit();
+        let mut last = format!("{:x}\r\n", body.len()).into_bytes();
+        if body.is_empty() {
+            last.clear();
+        } else {
+            last.extend_from_slice(&body);
+            last.extend_from_slice(b"\r\n");
+        }
+        last.extend_from_slice(b"0\r\n\r\n");
+        self.writer.write_all(&last).await?;
+        Ok(Next::Go)
+    }
+
     /// Sends the request on, with what the rule does to its body, then turns to the answer.
-    async fn forward(&mut self, head: &Head, x: &mut Exchange) -> io::Result<Next> {
+    async fn forward(&mut self, head: &Head, x: &mut Exchange<'_>) -> io::Result<Next> {
         let Ok(mut upstream) = self.connect().await else {
             // As a dead server looks to a client that reached the machine.
             return Ok(Next::End(End::Reset));
@@ -219,7 +275,7 @@ impl Connection<'_> {
     }
 
     /// Hands the server's answer on, with what the rule does to it.
-    async fn pass_answer(&mut self, mut answer: Head, mut upstream: Upstream, x: &mut Exchange) -> io::Result<Next> {
+    async fn pass_answer(&mut self, mut answer: Head, mut upstream: Upstream, x: &mut Exchange<'_>) -> io::Result<Next> {
         let Start::Answer { status, .. } = answer.start else { return Err(io::ErrorKind::InvalidData.into()) };
         let framing = answer.framing(Some(&x.asked.method));
         let mut body = BodyReader::new(framing);
@@ -234,6 +290,19 @@ impl Connection<'_> {
                 while body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await?.is_some() {}
                 x.hit();
                 return Ok(Next::End(End::Reset));
+            }
+            Action::StallAfterAct => {
+                while body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await?.is_some() {}
+                return self.silence(x).await;
+            }
+            Action::SlowAnswer { ms } => {
+                x.hit();
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+            }
+            Action::EditJson { .. } | Action::ShortenBody { .. } => {
+                let whole = gather(&mut upstream, framing).await?;
+                self.keep(upstream, &answer, framing);
+                return self.other_body(x, answer, whole).await;
             }
             Action::Answer { status, body: text, headers, acted: true } => {
                 while body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await?.is_some() {}
@@ -257,11 +326,14 @@ impl Connection<'_> {
         x.status = Some(status);
         let (corrupt_at, cut_at) = match x.action {
             Action::CorruptBody { at } => (Some(at), None),
-            Action::TruncateBody { after_bytes } => (None, Some(after_bytes)),
+            Action::TruncateBody { after_bytes } | Action::StallInAnswer { after_bytes } => (None, Some(after_bytes)),
             _ => (None, None),
         };
         let mut passed = 0u64;
         loop {
+            if cut_at == Some(passed) && matches!(x.action, Action::StallInAnswer { .. }) {
+                return self.silence(x).await;
+            }
             if cut_at == Some(passed) {
                 x.hit();
                 // Not with a reset, which could take back bytes that have been sent.
@@ -286,8 +358,47 @@ impl Connection<'_> {
         Ok(if closes { Next::End(End::Closed) } else { Next::Go })
     }
 
+    /// The client hears nothing more until the rule is released, or until it leaves.
+    async fn silence(&mut self, x: &Exchange<'_>) -> io::Result<Next> {
+        x.hit();
+        let Some(rule) = &x.rule else { return Ok(Next::End(End::Reset)) };
+        tokio::select! {
+            _ = rule.pass_gate() => {}
+            () = gone(self.reader) => {}
+        }
+        Ok(Next::End(End::Reset))
+    }
+
+    /// Hands on an answer whose body is not the server's.
+    async fn other_body(&mut self, x: &mut Exchange<'_>, mut answer: Head, whole: Vec<u8>) -> io::Result<Next> {
+        let body = match &x.action {
+            Action::ShortenBody { keep_bytes } => whole[..whole.len().min(*keep_bytes)].to_vec(),
+            Action::EditJson { set } => {
+                let mut json: serde_json::Value = serde_json::from_slice(&whole).map_err(io::Error::other)?;
+                for (name, value) in set {
+                    json[name] = value.as_str().into();
+                    if name == "eTag" && answer.header("etag").is_some() {
+                        answer.remove(|name| name == "etag");
+                        answer.headers.push(("ETag".into(), format!("\"{value}\"")));
+                    }
+                }
+                json.to_string().into_bytes()
+            }
+            _ => whole,
+        };
+        answer.remove(|name| matches!(name, "content-length" | "transfer-encoding"));
+        answer.headers.push(("Content-Length".into(), body.len().to_string()));
+        x.hit();
+        let Start::Answer { status, .. } = answer.start else { return Err(io::ErrorKind::InvalidData.into()) };
+        x.status = Some(status);
+        self.writer.write_all(&answer.to_bytes()).await?;
+        self.shared.counts.lock().sent_back(&x.asked, body.len() as u64);
+        self.writer.write_all(&body).await?;
+        Ok(if answer.closes() { Next::End(End::Closed) } else { Next::Go })
+    }
+
     /// The next piece of the request's body, counted.
-    async fn next_piece(&mut self, x: &mut Exchange, max: usize) -> io::Result<Option<BytesMut>> {
+    async fn next_piece(&mut self, x: &mut Exchange<'_>, max: usize) -> io::Result<Option<BytesMut>> {
         self.shared.line_moves().await;
         let piece = x.body.next(self.reader, &mut self.buf, max.min(PIECE_BYTES)).await?;
         if let Some(piece) = &piece {
@@ -297,12 +408,12 @@ impl Connection<'_> {
         Ok(piece)
     }
 
-    async fn drain_request(&mut self, x: &mut Exchange) -> io::Result<()> {
+    async fn drain_request(&mut self, x: &mut Exchange<'_>) -> io::Result<()> {
         while self.next_piece(x, PIECE_BYTES).await?.is_some() {}
         Ok(())
     }
 
-    async fn slow_down(&self, x: &Exchange, bytes: usize) {
+    async fn slow_down(&self, x: &Exchange<'_>, bytes: usize) {
         self.shared.pace(bytes).await;
         if let Action::Throttle { bytes_per_s } = x.action {
             tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_s.max(1) as f64)).await;
@@ -312,7 +423,7 @@ impl Connection<'_> {
     /// Sends an answer of the proxy's own.
     async fn answer(
         &mut self,
-        x: &mut Exchange,
+        x: &mut Exchange<'_>,
         status: u16,
         headers: &[(String, String)],
         body: &str,
@@ -349,4 +460,36 @@ impl Connection<'_> {
             self.upstream = Some(upstream);
         }
     }
+}
+
+/// Ends when the client has left. One that leaves with more on the way than fits into the buffers is not noticed.
+async fn gone(reader: &OwnedReadHalf) {
+    while matches!(reader.ready(Interest::READABLE).await, Ok(ready) if !ready.is_read_closed()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The body of an answer without its framing.
+async fn gather(upstream: &mut Upstream, framing: Framing) -> io::Result<Vec<u8>> {
+    let mut raw = Vec::new();
+    let mut body = BodyReader::new(framing);
+    while let Some(piece) = body.next(&mut upstream.stream, &mut upstream.buf, PIECE_BYTES).await? {
+        raw.extend_from_slice(&piece);
+    }
+    if framing != Framing::Chunked {
+        return Ok(raw);
+    }
+    let mut whole = Vec::new();
+    let mut rest = raw.as_slice();
+    while let Some(at) = rest.windows(2).position(|pair| pair == b"\r\n") {
+        let line = String::from_utf8_lossy(&rest[..at]);
+        let len = usize::from_str_radix(line.split(';').next().unwrap_or("").trim(), 16).map_err(io::Error::other)?;
+        rest = &rest[at + 2..];
+        if len == 0 || rest.len() < len + 2 {
+            break;
+        }
+        whole.extend_from_slice(&rest[..len]);
+        rest = &rest[len + 2..];
+    }
+    Ok(whole)
 }

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use super::action::Action;
 use super::call::{Asked, Call};
 
 /// Which requests a rule takes. Every given field must fit; an empty one fits all.
@@ -19,6 +20,8 @@ pub struct When {
     pub key: Option<String>,
     pub key_contains: Option<String>,
     pub parts: Vec<u32>,
+    /// A piece of path and query, as they go over the wire.
+    pub target_contains: Option<String>,
     /// Body of at least so many bytes.
     pub body_bytes_min: u64,
     /// Lets the first `skip` fitting requests pass.
@@ -46,6 +49,10 @@ impl When {
         self.key_contains = Some(text.to_owned());
         self
     }
+    pub fn target_contains(mut self, text: &str) -> Self {
+        self.target_contains = Some(text.to_owned());
+        self
+    }
     pub fn part(mut self, part: u32) -> Self {
         self.parts.push(part);
         self
@@ -71,6 +78,7 @@ impl When {
         (self.calls.is_empty() || self.calls.contains(&asked.call))
             && self.key.as_ref().is_none_or(|key| *key == asked.key)
             && self.key_contains.as_ref().is_none_or(|text| asked.key.contains(text))
+            && self.target_contains.as_ref().is_none_or(|text| asked.target.contains(text))
             && (self.parts.is_empty() || asked.part.is_some_and(|part| self.parts.contains(&part)))
             && asked.body_bytes >= self.body_bytes_min
     }
@@ -86,98 +94,6 @@ pub enum HoldAt {
     InsideBody { after_bytes: u64 },
     /// The server has acted; the client has no byte of the answer.
     BeforeAnswer,
-}
-
-/// What is done to a request that a rule takes.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// Nothing (the rule only counts or holds).
-    #[default]
-    Pass,
-    /// The connection is reset as soon as the head is read; the server learns nothing.
-    Refuse,
-    /// Forwarded whole; the server acts and answers; the client's connection is closed instead.
-    LoseAnswer,
-    /// Closed after the head, before any byte of the body is read; the server learns nothing.
-    CutBeforeBody,
-    /// So many bytes of the body are forwarded, then both connections are closed.
-    CutInsideBody { after_bytes: u64 },
-    /// The whole body is received, then the connection is closed; the server learns nothing.
-    CutAfterBody,
-    /// Head read, then silence until the rule is released, which closes the connection.
-    Stall,
-    /// Forwarded after this time.
-    Delay { ms: u64 },
-    /// An answer of the proxy's own, after the body was received. `acted`: the server got the request, and its answer is
-    /// replaced.
-    Answer {
-        status: u16,
-        /// The body as it goes out.
-        body: String,
-        #[serde(default)]
-        headers: Vec<(String, String)>,
-        #[serde(default)]
-        acted: bool,
-    },
-    /// Headers of the server's answer are removed, then set.
-    EditAnswer {
-        #[serde(default)]
-        set: Vec<(String, String)>,
-        /// Lowercase names; a trailing `*` stands for any ending.
-        #[serde(default)]
-        remove: Vec<String>,
-    },
-    /// The byte of the answer's body at this offset has its lowest bit flipped.
-    CorruptBody { at: u64 },
-    /// So many bytes of the answer's body arrive, then the connection is closed.
-    TruncateBody { after_bytes: u64 },
-    /// Both bodies move at this speed.
-    Throttle { bytes_per_s: u64 },
-}
-
-impl Action {
-    /// A BOS error as JSON that comes instead of the act.
-    pub fn error(status: u16, code: &str) -> Self {
-        Self::error_text(status, code, "made by the fault proxy")
-    }
-    /// The same with a message of one's own.
-    pub fn error_text(status: u16, code: &str, message: &str) -> Self {
-        let body = serde_json::json!({"code": code, "message": message, "requestId": "fault-proxy"}).to_string();
-        Self::Answer { status, body, headers: vec![("content-type".into(), "application/json".into())], acted: false }
-    }
-    /// The same, but the server acted before.
-    pub fn error_after_act(status: u16, code: &str) -> Self {
-        match Self::error(status, code) {
-            Self::Answer { status, body, headers, .. } => Self::Answer { status, body, headers, acted: true },
-            other => other,
-        }
-    }
-    /// Throttling as it was seen with status 403.
-    pub fn rate_403() -> Self {
-        Self::error_text(403, "AccessDenied", "The request rate is too high.")
-    }
-    /// A gateway's HTML page.
-    pub fn html(status: u16) -> Self {
-        let body = "<html><body><h1>Bad Gateway</h1></body></html>".to_owned();
-        Self::Answer { status, body, headers: vec![("content-type".into(), "text/html".into())], acted: false }
-    }
-    /// The answer's ETag is another one.
-    pub fn wrong_etag() -> Self {
-        Self::EditAnswer { set: vec![("ETag".into(), format!("\"{}\"", "0".repeat(32)))], remove: vec!["etag".into()] }
-    }
-    /// The answer carries none of the CRC headers.
-    pub fn no_crc() -> Self {
-        Self::EditAnswer { set: vec![], remove: vec!["x-bce-content-crc*".into()] }
-    }
-    /// The answer's CRCs are those of other bytes.
-    pub fn wrong_crc() -> Self {
-        let set = ["x-bce-content-crc32c", "x-bce-content-crc32", "x-bce-content-crc64ecma"];
-        Self::EditAnswer {
-            set: set.iter().map(|name| ((*name).into(), "12345".into())).collect(),
-            remove: vec!["x-bce-content-crc*".into()],
-        }
-    }
 }
 
 /// A rule, as a test or a script writes it. With both, the hold comes where it says, the action where that acts, and each
@@ -252,6 +168,11 @@ impl Rule {
         }
         self.0.taken.fetch_add(1, Ordering::SeqCst);
         true
+    }
+
+    /// A number in 0..1 for this taking of the rule, the same for the same seed.
+    pub(super) fn draw(&self) -> f64 {
+        unit_interval(self.0.spec.when.seed ^ 0x6a17, self.0.taken.load(Ordering::SeqCst))
     }
 
     /// The fault has taken effect, or the request is held now.

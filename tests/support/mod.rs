@@ -4,6 +4,7 @@
 //! Included with `mod support;` (tests) or `#[path]` (tools); each uses only a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod action;
 pub mod bucket;
 pub mod call;
 pub mod counts;

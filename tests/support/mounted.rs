@@ -71,6 +71,16 @@ impl MountSpec {
     /// # Errors
     /// With the log, when the process ends before or nothing answers in time.
     pub fn mount(&self) -> io::Result<Mounted> {
+        let mut mounted = self.start()?;
+        mounted.wait_ready(MOUNT_TIMEOUT)?;
+        Ok(mounted)
+    }
+
+    /// Starts the process, which may not even have looked at the bucket yet when this returns.
+    ///
+    /// # Errors
+    /// Folder or log cannot be made.
+    pub fn start(&self) -> io::Result<Mounted> {
         // A dead mount of an earlier process may stand there: bosfs must cope with it.
         if !is_mounted(&self.dir) {
             std::fs::create_dir_all(&self.dir)?;
@@ -78,17 +88,7 @@ impl MountSpec {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let child =
             self.command().arg("--foreground").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let mut mounted = Mounted { spec: self.clone(), child: Some(child) };
-        let end = Instant::now() + MOUNT_TIMEOUT;
-        while !(is_mounted(&self.dir) && answers(&self.dir)) {
-            let ended = mounted.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            if ended.is_some() || Instant::now() > end {
-                let why = ended.map_or("does not answer".to_owned(), |status| format!("ended: {status}"));
-                return Err(io::Error::other(format!("bosfs mount {why}\n{}", mounted.log_text())));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(mounted)
+        Ok(Mounted { spec: self.clone(), child: Some(child) })
     }
 }
 
@@ -111,6 +111,23 @@ impl Mounted {
     }
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Waits until the mount answers.
+    ///
+    /// # Errors
+    /// With the log, when the process ends before or nothing answers in time.
+    pub fn wait_ready(&mut self, timeout: Duration) -> io::Result<()> {
+        let end = Instant::now() + timeout;
+        while !(is_mounted(&self.spec.dir) && answers(&self.spec.dir)) {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if ended.is_some() || Instant::now() > end {
+                let why = ended.map_or("does not answer".to_owned(), |status| format!("ended: {status}"));
+                return Err(io::Error::other(format!("bosfs mount {why}\n{}", self.log_text())));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// What bosfs has logged so far, all processes of this state directory.

@@ -13,13 +13,20 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use super::bucket::Bucket;
 use super::counts::{CallCount, Counts};
 use super::exchange;
 use super::fault::{Action, HoldAt, Rule, RuleSpec, When};
+
+/// Longest wait for the listener to come or go.
+const LISTENER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// State of the whole line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,6 +37,8 @@ pub enum Line {
     Dead,
     /// Connections stand, but no byte moves.
     Silent,
+    /// Nothing listens: the kernel refuses new connections; those that stood are reset.
+    Refused,
 }
 
 /// What all connections of a proxy share.
@@ -42,6 +51,10 @@ pub(super) struct Shared {
     line: watch::Sender<Line>,
     latency_ms: AtomicU64,
     bytes_per_s: AtomicU64,
+    /// Whether the kernel takes connections for us.
+    listening: AtomicBool,
+    /// What acts on the server past all faults, for faults that need it.
+    pub(super) hands: Mutex<Option<Arc<Bucket>>>,
     /// When the line is free for the next piece, under the bandwidth limit.
     line_free_at: Mutex<Instant>,
     stopping: AtomicBool,
@@ -56,7 +69,7 @@ impl Shared {
 
     async fn line_dies(&self) {
         let mut line = self.line.subscribe();
-        let _ = line.wait_for(|line| *line == Line::Dead).await;
+        let _ = line.wait_for(|line| matches!(line, Line::Dead | Line::Refused)).await;
     }
 
     pub(super) fn latency(&self) -> Duration {
@@ -96,7 +109,7 @@ impl FaultProxy {
     pub fn start_at(listen: SocketAddr, upstream: SocketAddr) -> io::Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("proxy").enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind(listen))?;
+        let listener = runtime.block_on(bind(listen))?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared {
             upstream: Mutex::new(upstream),
@@ -107,6 +120,8 @@ impl FaultProxy {
             line: watch::Sender::new(Line::Alive),
             latency_ms: AtomicU64::new(0),
             bytes_per_s: AtomicU64::new(0),
+            listening: true.into(),
+            hands: Mutex::default(),
             line_free_at: Mutex::new(Instant::now()),
             stopping: false.into(),
         });
@@ -156,6 +171,11 @@ impl FaultProxy {
         }
     }
 
+    /// Milliseconds since the start, as the log of requests has them.
+    pub fn now_ms(&self) -> u64 {
+        self.shared.started.elapsed().as_millis() as u64
+    }
+
     pub fn counts(&self) -> Counts {
         self.shared.counts.lock().clone()
     }
@@ -170,8 +190,22 @@ impl FaultProxy {
         taken
     }
 
+    /// Changes the line; when this returns, the listener is there or gone as it should be.
+    ///
+    /// # Panics
+    /// When the listener does not follow.
     pub fn set_line(&self, line: Line) {
         self.shared.line.send_replace(line);
+        let end = Instant::now() + LISTENER_WITHIN;
+        while self.shared.listening.load(Ordering::SeqCst) == (line == Line::Refused) {
+            assert!(Instant::now() < end, "the listener of the fault proxy does not follow {line:?}");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Lets faults act on the server by `bucket`, past the proxy.
+    pub fn set_hands(&self, bucket: Bucket) {
+        *self.shared.hands.lock() = Some(Arc::new(bucket));
     }
 
     /// Every request is forwarded so much later.
@@ -194,34 +228,73 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Binds to a port by its number, also where any will do: only then it stays ours while nothing listens on it (see `refuse`).
+async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
+    const TRIES: u32 = 20;
+    if listen.port() != 0 {
+        return TcpListener::bind(listen).await;
+    }
+    for _ in 1..TRIES {
+        let free = TcpListener::bind(listen).await?.local_addr()?;
+        // Somebody else may take it in between.
+        if let Ok(listener) = TcpListener::bind(free).await {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind(listen).await
+}
+
+async fn accept(mut listener: TcpListener, shared: Arc<Shared>) {
+    let mut line = shared.line.subscribe();
     loop {
-        let client = match listener.accept().await {
-            Ok((client, _)) => client,
-            Err(e) => {
+        let accepted = tokio::select! {
+            biased;
+            _ = line.wait_for(|line| *line == Line::Refused) => None,
+            accepted = listener.accept() => Some(accepted),
+        };
+        match accepted {
+            None => match refuse(listener, &shared).await {
+                Ok(again) => listener = again,
+                Err(e) => return eprintln!("fault proxy: listen again: {e}"),
+            },
+            Some(Ok((client, _))) => {
+                shared.counts.lock().connections += 1;
+                tokio::spawn(serve(client, shared.clone()));
+            }
+            Some(Err(e)) => {
                 eprintln!("fault proxy: accept: {e}");
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
             }
-        };
-        shared.counts.lock().connections += 1;
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            let _ = client.set_nodelay(true);
-            let (mut reader, writer) = client.into_split();
-            let mut writer = Some(writer);
-            let ended = tokio::select! {
-                ended = exchange::serve_client(&shared, &mut reader, &mut writer) => ended,
-                () = shared.line_dies() => exchange::End::Reset,
-            };
-            let Some(writer) = writer else { return };
-            let Ok(mut client) = reader.reunite(writer) else { return };
-            if ended == exchange::End::Reset {
-                let _ = client.set_zero_linger();
-            } else {
-                linger(&mut client).await;
-            }
-        });
+        }
+    }
+}
+
+/// Stops listening, so that the kernel refuses, until the line is another; the port stays ours all the time.
+async fn refuse(listener: TcpListener, shared: &Shared) -> io::Result<TcpListener> {
+    // shutdown(2) takes a listening socket back to the state after bind(2).
+    let bound = std::net::TcpStream::from(std::os::fd::OwnedFd::from(listener.into_std()?));
+    bound.shutdown(std::net::Shutdown::Read)?;
+    shared.listening.store(false, Ordering::SeqCst);
+    let _ = shared.line.subscribe().wait_for(|line| *line != Line::Refused).await;
+    let listener = TcpSocket::from_std_stream(bound).listen(BACKLOG)?;
+    shared.listening.store(true, Ordering::SeqCst);
+    Ok(listener)
+}
+
+async fn serve(client: TcpStream, shared: Arc<Shared>) {
+    let _ = client.set_nodelay(true);
+    let (mut reader, writer) = client.into_split();
+    let mut writer = Some(writer);
+    let ended = tokio::select! {
+        ended = exchange::serve_client(&shared, &mut reader, &mut writer) => ended,
+        () = shared.line_dies() => exchange::End::Reset,
+    };
+    let Some(writer) = writer else { return };
+    let Ok(mut client) = reader.reunite(writer) else { return };
+    if ended == exchange::End::Reset {
+        let _ = client.set_zero_linger();
+    } else {
+        linger(&mut client).await;
     }
 }
 

@@ -104,6 +104,7 @@ impl World {
         };
         let server = TestServer::start(&tmp.path().join("server"), variants)?;
         let proxy = FaultProxy::start(server.addr())?;
+        proxy.set_hands(server.bucket());
         let world = Self { bucket: server.bucket(), proxy, server, tmp };
         let keys = world.server.keys();
         std::fs::write(

@@ -12,7 +12,7 @@
 //! | `GET /rules/N/wait?hits=1&ms=10000` | answers when the rule has so many hits (200) or the time is over (504) |
 //! | `GET /counts`, `POST /counts/reset` | figures; the second begins anew |
 //! | `GET /log` | a line of text per request |
-//! | `POST /dead`, `/alive`, `/silent` | state of the whole line |
+//! | `POST /dead`, `/alive`, `/silent`, `/refused` | state of the whole line |
 //! | `POST /link?bytes_per_s=N&latency_ms=N` | speed and latency of the line; 0: no limit |
 //! | `POST /upstream?addr=HOST:PORT` | later connections go there |
 
@@ -152,16 +152,13 @@ fn act(proxy: &FaultProxy, method: &str, target: &str, body: &str) -> Answer {
             done
         }
         ("GET", ["log"]) => Ok((200, proxy.counts().log_text())),
-        ("POST", ["dead"]) => {
-            proxy.set_line(Line::Dead);
-            done
-        }
-        ("POST", ["alive"]) => {
-            proxy.set_line(Line::Alive);
-            done
-        }
-        ("POST", ["silent"]) => {
-            proxy.set_line(Line::Silent);
+        ("POST", [state @ ("dead" | "alive" | "silent" | "refused")]) => {
+            proxy.set_line(match *state {
+                "dead" => Line::Dead,
+                "alive" => Line::Alive,
+                "silent" => Line::Silent,
+                _ => Line::Refused,
+            });
             done
         }
         ("POST", ["link"]) => {

@@ -1,0 +1,67 @@
+//! Every fault in every phase: a real bosfs on a real mount before the embedded server, through the fault proxy, with real
+//! programs; after each round the bytes in BOS are compared past mount and proxy.
+//!
+//! `crash-matrix [--cells FAULT/PHASE] [--fault NAME] [--phase NAME] [--rounds 2] [--seed 1] [--quick] [--jobs N] [--page FILE]
+//! [--self-check] [--list]`. `*` in a pattern stands for anything. Rows are in `crash_matrix/faults.rs`, columns in
+//! `phases.rs`, cells that make no sense, with their reasons, in `sense.rs`.
+
+#[path = "crash_matrix/faults.rs"]
+mod faults;
+#[path = "crash_matrix/page.rs"]
+mod page;
+#[path = "crash_matrix/phases.rs"]
+mod phases;
+#[path = "crash_matrix/plan.rs"]
+mod plan;
+#[path = "crash_matrix/programs.rs"]
+mod programs;
+#[path = "crash_matrix/round.rs"]
+mod round;
+#[path = "crash_matrix/self_check.rs"]
+mod self_check;
+#[path = "crash_matrix/sense.rs"]
+mod sense;
+#[path = "crash_matrix/stage.rs"]
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use plan::{Settings, run_cells};
+use stage::Sources;
+
+fn main() -> ExitCode {
+    match Settings::read().and_then(|settings| run(&settings)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("crash-matrix: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(settings: &Settings) -> Result<bool, String> {
+    let started = Instant::now();
+    let cells = settings.cells()?;
+    if settings.lists {
+        cells.iter().for_each(|cell| println!("{}", cell.name()));
+        return Ok(true);
+    }
+    let sources = Sources::new(settings.seed).map_err(|e| e.to_string())?;
+    if settings.self_checks {
+        self_check::run(&sources, settings.seed)?;
+    }
+    let rounds: u32 = cells.iter().map(|cell| cell.rounds).sum();
+    println!("crash matrix: {} cells, {rounds} rounds, {} at a time, seed {}", cells.len(), settings.jobs, settings.seed);
+    let done = run_cells(cells, &sources, settings);
+    let took = started.elapsed();
+    page::print_summary(&done, took);
+    if let Some(path) = &settings.page {
+        let text = page::render(&done, settings, took);
+        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(!done.is_empty() && done.iter().all(plan::Done::is_good))
+}
