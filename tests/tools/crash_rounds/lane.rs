@@ -232,7 +232,8 @@ impl Lane {
         let (body, key) = (Some(file.bytes.clone()), self.published.key(&path));
         match file.stage {
             Stage::Clean => {}
-            Stage::Kept => return key.maybe(body),
+            // Whoever changes nothing does not go on with it.
+            Stage::Kept => return,
             Stage::Fresh { .. } | Stage::Cut => key.publish(body, false),
             Stage::Written => key.publish(body, waits && !file.temporary),
         }

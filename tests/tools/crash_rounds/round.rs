@@ -241,13 +241,7 @@ impl Round<'_> {
         match phase.end {
             End::Kill(_) => self.kill(true),
             End::Stop(_) => self.kill(false),
-            End::KillWriter(_) => {
-                let ended = self.kill_writer();
-                if let Some(killer) = killer {
-                    killer.drop_held();
-                }
-                ended
-            }
+            End::KillWriter(_) => self.kill_writer(killer.as_ref()),
             End::Umount => {
                 self.close_all()?;
                 self.umount()?;
@@ -374,10 +368,13 @@ impl Round<'_> {
         self.mount_again(&cut)
     }
 
-    fn kill_writer(&mut self) -> Outcome<()> {
+    fn kill_writer(&mut self, killer: Option<&Rule>) -> Outcome<()> {
         self.count_kill();
         let writer = self.writer.take().ok_or_else(|| "no writer".to_owned())?;
         let (replies, ended) = writer.kill(WITHIN);
+        if let Some(killer) = killer {
+            killer.drop_held();
+        }
         let mut cut = vec![None; self.lanes.len()];
         for reply in replies {
             let lane = reply.lane;
@@ -393,8 +390,15 @@ impl Round<'_> {
         }
         self.writer = Some(Writer::start(&self.spec.dir)?);
         self.note("writer killed and started again".into());
-        self.check_mount(&cut)?;
-        self.check_bucket(&vec![None; self.lanes.len()])
+        let waits = |in_flight: &InFlight| matches!(in_flight.op, Op::Close { .. } | Op::Fsync { .. });
+        if cut.iter().flatten().all(waits) {
+            return self.check_mount(&cut);
+        }
+        // What a killed program had asked for is done behind it: seen once nothing of this process is under way.
+        self.place.proxy.clear_rules();
+        self.umount_only()?;
+        self.check_bucket(&cut)?;
+        self.mount_again(&cut)
     }
 
     /// Waits until the proxy has nothing of the dead process any more.
@@ -510,6 +514,11 @@ impl Round<'_> {
 
     /// `bosfs umount`, after which the bucket must be exactly what the model says.
     fn umount(&mut self) -> Outcome<()> {
+        self.umount_only()?;
+        self.check_unmounted()
+    }
+
+    fn umount_only(&mut self) -> Outcome<()> {
         let mut mount = self.mount.take().ok_or_else(|| "no mount".to_owned())?;
         let output = mount.umount(WITHIN);
         if !output.status.success() {
@@ -520,6 +529,10 @@ impl Round<'_> {
         drop(mount);
         self.note("unmounted".into());
         self.counted.umounts += 1;
+        Ok(())
+    }
+
+    fn check_unmounted(&mut self) -> Outcome<()> {
         let objects = Objects::read(&self.place.bucket, &self.place.prefix)?;
         self.no_strangers(&objects)?;
         if self.sabotage == Some(Sabotage::Published) && self.lanes.iter_mut().any(|l| l.published.flip_a_byte()) {
