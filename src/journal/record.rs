@@ -158,6 +158,9 @@ pub enum Record {
         /// Frozen attributes.
         attrs: FileAttrs,
     },
+    /// A writer closed the file while an earlier state was on its way: the state of this moment follows it. Void once
+    /// something is changed.
+    ClosedAgain,
     /// A truncation took back a publication that was not yet on its way.
     Superseded {
         /// Which.

@@ -108,7 +108,9 @@ impl DirtyFile {
             }
             None => !untouched,
         };
-        let inherited = new_content;
+        // A second close that came while the first publication was on its way.
+        let publish_again = state.closed_again;
+        let inherited = new_content && !publish_again;
         let check_base = state.stage == Stage::Open && !state.rebasing && new_content;
         let reconcile = state.upload.is_some() || !matches!(state.stage, Stage::Open | Stage::Closed(_));
         Self::with_inner(
@@ -122,7 +124,7 @@ impl DirtyFile {
                 inherited,
                 check_base,
                 new_file: false,
-                publish_again: false,
+                publish_again,
                 ready: BTreeSet::new(),
                 last_part: None,
                 send_all: false,

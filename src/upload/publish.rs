@@ -150,6 +150,9 @@ impl DirtyFile {
         }
         let present = if inner.state.stage == Stage::Open && !inner.state.rebasing { None } else { present };
         if let Some(present) = present {
+            if !inner.state.closed_again {
+                self.append(inner, &Record::ClosedAgain)?;
+            }
             inner.publish_again = true;
             return Ok(Some(present + 1));
         }
@@ -177,19 +180,26 @@ impl DirtyFile {
         Ok(())
     }
 
-    /// The frozen state was in BOS only, and BOS lost it: the present one is published in its place. Who waits for the
-    /// lost one waits for this one.
+    /// The frozen state was in BOS only, and BOS lost it: the present one is published in its place, as soon as it is
+    /// closed. Who waits for the lost one waits for this one.
     pub(super) fn refreeze(self: &Arc<Self>) -> Result<(), super::driver::Trouble> {
         let mut inner = self.lock();
         if let Stage::Closed(frozen) | Stage::Completing { frozen, .. } = inner.state.stage {
-            log::warn!(
-                "{}: what was closed is lost in BOS and was changed since; the newer state is sent",
-                inner.state.key
-            );
+            let closed = inner.publish_again;
             self.append(&mut inner, &Record::Superseded { publication: frozen.publication })?;
             inner.new_content = true;
             inner.publish_again = false;
-            self.begin_publication(&mut inner, true)?;
+            let key = &inner.state.key;
+            if closed {
+                log::warn!("{key}: what was closed is lost in BOS and was changed since; the newer state is sent");
+                self.begin_publication(&mut inner, true)?;
+            } else {
+                log::warn!(
+                    "{key}: somebody ended its upload in BOS, and with it what was closed and then changed here; the newer \
+                     state is kept and sent when its writer closes it"
+                );
+                inner.inherited |= inner.writers == 0;
+            }
         }
         Ok(())
     }
@@ -326,7 +336,9 @@ impl DirtyFile {
                 return Ok(());
             }
             let store = inner.store()?;
-            let handles = (|| Ok((store.spool.sync_handle()?, store.extents.sync_handle()?, store.dir.clone())))();
+            // The directory is opened here, as it may be published and put away before the sync begins.
+            let dir = || std::fs::File::open(&store.dir);
+            let handles = (|| Ok((store.spool.sync_handle()?, store.extents.sync_handle()?, dir()?)))();
             (key.clone(), size, handles.map_err(|e: std::io::Error| disk_error(&key, &e))?)
         };
         let (spool, map, dir) = handles;
@@ -334,7 +346,7 @@ impl DirtyFile {
         let synced = tokio::task::spawn_blocking(move || {
             spool.sync_data()?;
             map.sync_data()?;
-            std::fs::File::open(&dir)?.sync_all()?;
+            dir.sync_all()?;
             shared.state_dir.sync_uploads()
         });
         flatten(synced.await).map_err(|e| disk_error(&key, &e))?;

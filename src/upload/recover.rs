@@ -76,8 +76,8 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
             file.retire(&mut inner);
             return Ok(None);
         }
-        if inner.state.parked {
-            // Its writer closed it; the rename that it waited for did not come.
+        if inner.state.parked || inner.state.closed_again {
+            // Its writer closed it; the rename or the publication that it waited for did not come.
             inner.inherited = false;
             inner.new_content = true;
             file.begin_publication(&mut inner, true).map_err(|e| damaged(&key, e.to_string()))?;

@@ -219,6 +219,8 @@ pub struct FileState {
     pub size_min_since_freeze: Option<u64>,
     /// BOS lost parts of the frozen state whose bytes were changed since: it is nowhere any more.
     pub frozen_lost: bool,
+    /// What was changed since the freeze was closed, too, and not changed since.
+    pub closed_again: bool,
     /// `Proved` was written, spool and map may still be those before it.
     pub rebasing: bool,
     /// The writer was killed.
@@ -309,6 +311,7 @@ impl FileState {
             changed_since_freeze: BTreeSet::new(),
             size_min_since_freeze: None,
             frozen_lost: false,
+            closed_again: false,
             rebasing: false,
             interrupted: None,
             failed: None,
@@ -373,6 +376,7 @@ impl FileState {
                     entry.frozen |= is_frozen && !entry.dirty && entry.held.is_some();
                     entry.dirty = true;
                 }
+                self.closed_again = false;
                 if self.keeps_changes() {
                     self.changed_since_freeze.insert(*part);
                 }
@@ -446,9 +450,12 @@ impl FileState {
                 self.interrupted = None;
                 self.failed = None;
                 self.parked = false;
+                self.closed_again = false;
             }
+            Record::ClosedAgain => self.closed_again = true,
             Record::Superseded { .. } => {
                 self.stage = Stage::Open;
+                self.closed_again = false;
                 self.unfreeze_parts();
                 self.changed_since_freeze.clear();
                 self.size_min_since_freeze = None;
@@ -536,6 +543,7 @@ impl FileState {
     fn resize(&mut self, size: u64) {
         self.resizing = Some(size);
         self.size_journaled = size;
+        self.closed_again = false;
         self.base_end = self.base_end.min(size);
         if let Some(upload) = &self.upload {
             for (number, part) in &mut self.parts {
