@@ -41,12 +41,14 @@ pub struct MountSpec {
     pub env: Vec<(String, String)>,
     /// Where the process writes what it has to say.
     pub log: PathBuf,
+    /// What is run: bosfs itself, or something that ends in running it.
+    pub binary: PathBuf,
 }
 
 impl MountSpec {
     /// The command that mounts in the foreground.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(bosfs_binary());
+        let mut command = Command::new(&self.binary);
         command
             .arg("mount")
             .arg(&self.target)
