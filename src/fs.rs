@@ -99,6 +99,17 @@ pub struct Caller {
     pub tid: u32,
 }
 
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Calling thread; 0: not visible from here.
+    pub tid: u32,
+    /// Inode, or the directory of the name.
+    pub ino: u64,
+    /// Open file.
+    pub fh: Option<u64>,
+}
+
 /// A name and what it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -272,6 +283,26 @@ impl Fs {
     async fn act_on_child(&self, dir: &Node, name: &str) -> FsResult<(Pass<'_>, ObjectKey)> {
         let (pass, [key]) = self.act_on(|| Ok([self.child_key(dir, name)?])).await?;
         Ok((pass, key))
+    }
+
+    /// A request panicked. A file that it may have left half-changed is given up for this mount. Returns what people should
+    /// know.
+    pub fn panicked(&self, about: About) -> String {
+        let path = self.inodes.get(about.ino).map_or_else(String::new, |node| node.path());
+        let open = about.fh.and_then(|fh| self.files.get(fh));
+        let written = match open.and_then(|open| open.writer.as_ref().map(|writer| writer.file.clone())) {
+            Some(file) => Some(file),
+            None => self.inodes.get(about.ino).and_then(|node| match &node.body.state.lock().content {
+                Content::Dirty(file) => Some(file.clone()),
+                Content::Object(_) | Content::Dir(_) | Content::Virtual(_) => None,
+            }),
+        };
+        if let Some(file) = written {
+            file.broke("a request for it was served");
+        }
+        format!(
+            "a request for {path:?} made bosfs panic, and is answered with EIO; please report the panic that the log shows"
+        )
     }
 
     fn check_writable(&self) -> FsResult<()> {

@@ -19,6 +19,8 @@
 //!
 //! Calls go down only; news comes back as a return value, or on a channel the caller made.
 
+mod fail_point;
+
 pub mod cli;
 pub mod session;
 

@@ -23,9 +23,11 @@ pub mod state;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -34,6 +36,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bos::BosClient;
 use crate::bos::client::ObjectHeaders;
+use crate::fail_point::fail_point;
 use crate::journal::log::JOURNAL_NAME;
 use crate::journal::state_dir::moves_in;
 use crate::journal::{RecordLog, StateDir};
@@ -98,7 +101,7 @@ impl CopiedDir {
     pub async fn remove_sources(mut self) -> Result<(), WriteError> {
         let Some(entry) = self.entry.take() else { return Ok(()) };
         let shared = entry.shared.clone();
-        shared.spawn(async move { entry.conclude(entry.remove_sources().await) }).await
+        shared.spawn(async move { entry.conclude(entry.guarded(entry.remove_sources()).await) }).await
     }
 }
 
@@ -108,7 +111,7 @@ impl Drop for CopiedDir {
         let shared = entry.shared.clone();
         let removing = async move {
             // Nobody waits for it: the log and `status` tell.
-            let _ = entry.conclude(entry.remove_sources().await);
+            let _ = entry.conclude(entry.guarded(entry.remove_sources()).await);
         };
         shared.tasks.spawn_on(removing, &shared.runtime);
     }
@@ -177,7 +180,8 @@ impl Moves {
             state_dir: state_dir.clone(),
         });
         for dir in state_dir.moves()? {
-            match recover(&shared, &dir) {
+            let recovered = catch_unwind(AssertUnwindSafe(|| recover(&shared, &dir)));
+            match recovered.unwrap_or_else(|_| Err("taking it up again made bosfs panic; please report that".into())) {
                 Ok(None) => {}
                 Ok(Some(entry)) => {
                     let task = shared.clone();
@@ -279,7 +283,7 @@ impl Moves {
         let entry = self.shared.begin(&first)?;
         let copying = entry.clone();
         let copied = self.shared.spawn(async move {
-            match copying.copy_directory(marker.as_ref()).await {
+            match copying.guarded(copying.copy_directory(marker.as_ref())).await {
                 Ok(()) => Ok(CopiedDir { recopied: copying.recopied(), entry: Some(copying) }),
                 Err(ended) => copying.conclude(Err(ended)),
             }
@@ -467,19 +471,21 @@ impl Shared {
     {
         let entry = self.begin(&first)?;
         let driven = drive(entry.clone());
-        self.spawn(async move { entry.conclude(driven.await) }).await
+        self.spawn(async move { entry.conclude(entry.guarded(driven).await) }).await
     }
 
     async fn finish_recovered(self: Arc<Self>, entry: &Arc<Move>) {
         let kind = entry.state.lock().kind.clone();
-        let result = match kind {
-            Kind::Object { .. } => entry.drive_object(true).await.map(|_| ()),
-            Kind::Exchange { .. } => entry.drive_exchange(true).await.map(|_| ()),
-            Kind::Directory { .. } => entry.recover_directory().await,
-            Kind::Deletions { .. } => entry.delete_recovered().await,
+        let driven = async {
+            match kind {
+                Kind::Object { .. } => entry.drive_object(true).await.map(|_| ()),
+                Kind::Exchange { .. } => entry.drive_exchange(true).await.map(|_| ()),
+                Kind::Directory { .. } => entry.recover_directory().await,
+                Kind::Deletions { .. } => entry.delete_recovered().await,
+            }
         };
         // Whoever began it is gone: the log and `status` are told.
-        let _ = entry.conclude(result);
+        let _ = entry.conclude(entry.guarded(driven).await);
     }
 
     /// Tells of something that was left as it is.
@@ -509,6 +515,23 @@ impl Shared {
 }
 
 impl Move {
+    /// What `driven` ends with. Should it panic, the move stays in its journal and is taken up by the next mount.
+    async fn guarded<T>(&self, driven: impl Future<Output = Result<T, Ended>>) -> Result<T, Ended> {
+        let driven = async {
+            fail_point!("moves.drive");
+            driven.await
+        };
+        AssertUnwindSafe(driven).catch_unwind().await.unwrap_or_else(|_| {
+            self.shut("bosfs panicked while it worked on the move");
+            let key = self.status().key;
+            let message = format!(
+                "{key}: bosfs panicked while it was renamed or removed; no name is lost: unmount and mount again to go on, and \
+                 please report the panic that the log shows"
+            );
+            Err(Ended::Kept(WriteError::failed(libc::EIO, message)))
+        })
+    }
+
     /// Ends the move as its result says.
     fn conclude<T>(&self, result: Result<T, Ended>) -> Result<T, WriteError> {
         match result {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::bos::{BosClient, BosError};
@@ -90,6 +90,9 @@ pub enum SessionError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateDirError),
+    /// A signal came before the mount was made.
+    #[error("interrupted before the mount was made; nothing is mounted")]
+    Interrupted,
     /// A step of the start failed.
     #[error("{doing}: {source}")]
     Step {
@@ -187,8 +190,31 @@ async fn look_at_bucket(options: &SessionOptions) -> Result<Option<u32>, Session
     }
 }
 
+/// The signals that end a mount: SIGTERM, and what a terminal sends (Ctrl-C, Ctrl-\\, hanging up).
+struct EndSignals([Signal; 4]);
+
+impl EndSignals {
+    /// From now on they have no other effect.
+    fn catch() -> std::io::Result<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
+        let [terminate, interrupt, hangup, quit] = kinds.map(signal);
+        Ok(Self([terminate?, interrupt?, hangup?, quit?]))
+    }
+
+    /// Waits for one of them.
+    async fn recv(&mut self) {
+        let [terminate, interrupt, hangup, quit] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
+}
+
 /// Mounts, tells `ready` once the mount is made, and works until the mount is gone and everything is sent, or until
-/// SIGTERM, SIGINT or a stop over the control socket. Must run in a tokio runtime with several threads.
+/// a signal that ends programs or a stop over the control socket. Must run in a tokio runtime with several threads.
 ///
 /// # Errors
 /// The mount could not be made; `ready` was not called then. An error of `ready` (nobody waits for the mount) takes the
@@ -198,9 +224,12 @@ pub async fn run(
     ready: impl FnOnce(&StatusSnapshot) -> std::io::Result<()>,
 ) -> Result<(), SessionError> {
     raise_descriptor_limit();
-    let mut terminate = signal(SignalKind::terminate()).map_err(step("cannot catch SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(step("cannot catch SIGINT"))?;
-    if let Some(days) = look_at_bucket(&options).await? {
+    let mut end = EndSignals::catch().map_err(step("cannot catch signals"))?;
+    let looked = tokio::select! {
+        looked = look_at_bucket(&options) => looked?,
+        () = end.recv() => return Err(SessionError::Interrupted),
+    };
+    if let Some(days) = looked {
         log::warn!(
             "a lifecycle rule of the bucket {} aborts unfinished uploads after {days} days: what is not complete by then is \
              sent again from the spool, which is therefore kept whole (no --punch)",
@@ -218,7 +247,14 @@ pub async fn run(
     let moves = Moves::start(options.client.clone(), state.clone(), options.uploads.uploads_max)
         .map_err(step("cannot take up the renames of the journal"))?;
     if options.uploads.adopt {
-        match uploads.find_adoptable(&options.bucket.prefix).await {
+        let found = tokio::select! {
+            found = uploads.find_adoptable(&options.bucket.prefix) => found,
+            () = end.recv() => {
+                stop(&uploads, &moves).await;
+                return Err(SessionError::Interrupted);
+            }
+        };
+        match found {
             Ok(0) => log::info!("--adopt: the bucket has no unfinished uploads"),
             Ok(count) => log::info!("--adopt: {count} unfinished uploads of the bucket may be gone on with"),
             Err(error) => log::warn!("--adopt: the unfinished uploads cannot be listed, none is adopted: {error}"),
@@ -257,8 +293,7 @@ pub async fn run(
     if !asked {
         tokio::select! {
             () = mounted.gone() => log::info!("{} was unmounted", options.mount_point.display()),
-            _ = terminate.recv() => asked = true,
-            _ = interrupt.recv() => asked = true,
+            () = end.recv() => asked = true,
             _ = stopped.wait_for(|stop| *stop) => asked = true,
         }
     }
@@ -269,8 +304,7 @@ pub async fn run(
                 running.ended.send_replace(Some(remaining));
                 farewell(&running).await;
             }
-            _ = terminate.recv() => asked = true,
-            _ = interrupt.recv() => asked = true,
+            () = end.recv() => asked = true,
             _ = stopped.wait_for(|stop| *stop) => asked = true,
         }
     }

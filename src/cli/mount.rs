@@ -188,6 +188,7 @@ async fn explain(client: &BosClient, error: SessionError) -> CliError {
     match error {
         SessionError::Bucket(error) => connect::explain(client, *error).await,
         SessionError::State(error) => CliError::failed(error.to_string()),
+        SessionError::Interrupted => CliError::new(Exit::Interrupted, error.to_string()),
         SessionError::Hierarchical(_) => CliError::failed(error.to_string()),
         SessionError::Step { doing, source } => {
             let denied = source.kind() == std::io::ErrorKind::PermissionDenied;

@@ -12,6 +12,7 @@ use super::process;
 use super::verdict::{FlushDuty, Flusher};
 use super::{Caller, Fs};
 use crate::bos::error::{BosError, BosErrorKind};
+use crate::fail_point::fail_point;
 use crate::namespace::inode::Kind;
 use crate::object::{BaseObject, ETag, ObjectKey};
 use crate::read::reader::ObjectReader;
@@ -208,6 +209,7 @@ impl Fs {
     /// What kept the file from being published; it is the result of close(2). The bytes stay in the journal.
     pub async fn flush(&self, fh: u64, caller: Caller) -> FsResult<()> {
         let open = self.file(fh)?;
+        fail_point!("fs.flush");
         let Some(writer) = &open.writer else { return Ok(()) };
         let state = process::process_state(caller.tid);
         let killed = state.and_then(|state| state.killed_by.map(|signal| (state.name, signal)));

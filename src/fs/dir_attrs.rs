@@ -10,19 +10,20 @@
 mod pending_log;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::Fs;
 use super::attr::{AttrChange, Content, Node};
 use super::error::{FsError, FsResult};
-use crate::bos::error::BosError;
+use crate::bos::error::{BosError, BosErrorKind};
+use crate::fail_point::fail_point;
 use crate::namespace::Namespace;
 use crate::namespace::attributes::{DirTimes, Modified};
 use crate::namespace::inode::ROOT;
@@ -154,7 +155,25 @@ impl DirAttrs {
             }
         }
         let this = self.clone();
-        self.0.runtime.spawn(async move { this.send_all().await });
+        self.0.runtime.spawn(async move {
+            if AssertUnwindSafe(this.send_all()).catch_unwind().await.is_err() {
+                this.broke();
+            }
+        });
+    }
+
+    /// The task that sends panicked: nobody waits for it any more; the log keeps what is pending for the next mount.
+    fn broke(&self) {
+        {
+            let mut queue = self.0.queue.lock();
+            queue.running = false;
+            for (prefix, pending) in &mut queue.pending {
+                log::error!("{prefix}: its mode, owner or time is not in BOS yet and is sent by the next mount");
+                (pending.sending, pending.failed) = (false, true);
+                pending.due = Instant::now() + RETRY_FAILED;
+            }
+        }
+        self.0.ended.send_modify(|count| *count += 1);
     }
 
     async fn send_all(&self) {
@@ -188,7 +207,11 @@ impl DirAttrs {
                 continue;
             }
             let sends = due.into_iter().map(|(prefix, wanted, unchecked)| async move {
-                let sent = self.send(&prefix, wanted, unchecked).await;
+                let sent = AssertUnwindSafe(self.send(&prefix, wanted, unchecked)).catch_unwind().await;
+                let sent = sent.unwrap_or_else(|_| {
+                    let message = "bosfs panicked while it was sent; please report the panic that the log shows";
+                    Err(BosError::new(BosErrorKind::Refused, message))
+                });
                 self.sent(&prefix, sent);
             });
             stream::iter(sends).buffer_unordered(PUTS_MAX).collect::<Vec<()>>().await;
@@ -197,6 +220,7 @@ impl DirAttrs {
 
     /// Brings one directory's attributes to BOS. `unchecked`: only if nobody changed the marker meanwhile.
     async fn send(&self, prefix: &str, wanted: Wanted, unchecked: bool) -> Result<(), BosError> {
+        fail_point!("fs.dir_attrs");
         let namespace = &self.0.namespace;
         if unchecked {
             let marker = namespace.head_marker(prefix).await?;

@@ -17,6 +17,7 @@ use fuser::{
 use super::convert::{absent_attr, file_attr, file_type, open_flags, timestamp};
 use super::options;
 use super::wait::{Wait, answer};
+use crate::fs::About;
 use crate::fs::attr::AttrChange;
 use crate::fs::error::FsError;
 use crate::fs::{Caller, Entry, Fs, RenameOptions, Space, Written};
@@ -48,10 +49,20 @@ fn told(request: &str, error: &FsError) -> Errno {
     Errno::from_i32(error.errno)
 }
 
+/// Who asks for something about this inode, or a name in it.
+fn by(req: &Request, ino: INodeNo) -> About {
+    About { tid: req.pid(), ino: ino.0, fh: None }
+}
+
+/// Who asks for something about this open file.
+fn by_handle(req: &Request, ino: INodeNo, fh: FileHandle) -> About {
+    About { fh: Some(fh.0), ..by(req, ino) }
+}
+
 /// Runs a handler that replies itself. Should it panic, its reply is dropped, which answers EIO, and the worker lives on.
-fn guarded(request: &str, handler: impl FnOnce()) {
+fn guarded(fs: &Fs, about: About, request: &str, handler: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-        log::error!("{request}: the handler panicked; answered with EIO; please report this");
+        log::error!("{request}: {}", fs.panicked(about));
     }
 }
 
@@ -126,7 +137,7 @@ impl Filesystem for Adapter {
         let (fs, undo, ttl) = (self.fs.clone(), self.fs.clone(), self.fs.ttl());
         answer(
             &self.fs,
-            req.pid(),
+            by(req, parent),
             Wait::Asking,
             async move { fs.lookup(parent.0, &name).await },
             move |entry| {
@@ -143,14 +154,14 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        guarded("forget", || self.fs.forget(ino.0, nlookup));
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        guarded(&self.fs, by(req, ino), "forget", || self.fs.forget(ino.0, nlookup));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, ttl) = (self.fs.clone(), self.fs.ttl());
         let work = async move { fs.getattr(ino.0).await };
-        answer(&self.fs, req.pid(), Wait::Asking, work, drop, move |result| match result {
+        answer(&self.fs, by(req, ino), Wait::Asking, work, drop, move |result| match result {
             Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
             Err(error) => reply.error(told("getattr", &error)),
         });
@@ -178,16 +189,23 @@ impl Filesystem for Adapter {
         let wait = if size.is_some() { Wait::Publishing } else { Wait::Acting };
         let (fs, ttl) = (self.fs.clone(), self.fs.ttl());
         let work = async move { fs.setattr(ino.0, change, fh.map(|fh| fh.0)).await };
-        answer(&self.fs, req.pid(), wait, work, drop, move |result| match result {
-            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
-            Err(error) => reply.error(told("setattr", &error)),
-        });
+        answer(
+            &self.fs,
+            About { fh: fh.map(|fh| fh.0), ..by(req, ino) },
+            wait,
+            work,
+            drop,
+            move |result| match result {
+                Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+                Err(error) => reply.error(told("setattr", &error)),
+            },
+        );
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
         let work = async move { fs.readlink(ino.0).await };
-        answer(&self.fs, req.pid(), Wait::Asking, work, drop, move |result| match result {
+        answer(&self.fs, by(req, ino), Wait::Asking, work, drop, move |result| match result {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(told("readlink", &error)),
         });
@@ -207,7 +225,7 @@ impl Filesystem for Adapter {
         let (fs, caller) = (self.fs.clone(), caller(req));
         let work = async move { fs.mknod(parent.0, &name, mode, caller).await };
         let reply = self.reply_entry("mknod", self.fs.ttl(), reply);
-        answer(&self.fs, req.pid(), Wait::Acting, work, self.forget_entry(), reply);
+        answer(&self.fs, by(req, parent), Wait::Acting, work, self.forget_entry(), reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
@@ -215,21 +233,21 @@ impl Filesystem for Adapter {
         let (fs, caller) = (self.fs.clone(), caller(req));
         let work = async move { fs.mkdir(parent.0, &name, mode, caller).await };
         let reply = self.reply_entry("mkdir", self.fs.ttl(), reply);
-        answer(&self.fs, req.pid(), Wait::Acting, work, self.forget_entry(), reply);
+        answer(&self.fs, by(req, parent), Wait::Acting, work, self.forget_entry(), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = text_or_reply!(name, reply, Errno::ENOENT);
         let fs = self.fs.clone();
         let work = async move { fs.unlink(parent.0, &name).await };
-        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("unlink", reply));
+        answer(&self.fs, by(req, parent), Wait::Acting, work, drop, reply_empty("unlink", reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = text_or_reply!(name, reply, Errno::ENOENT);
         let fs = self.fs.clone();
         let work = async move { fs.rmdir(parent.0, &name).await };
-        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("rmdir", reply));
+        answer(&self.fs, by(req, parent), Wait::Acting, work, drop, reply_empty("rmdir", reply));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -238,7 +256,7 @@ impl Filesystem for Adapter {
         let (fs, caller) = (self.fs.clone(), caller(req));
         let work = async move { fs.symlink(parent.0, &name, &target, caller).await };
         let reply = self.reply_entry("symlink", self.fs.ttl(), reply);
-        answer(&self.fs, req.pid(), Wait::Acting, work, self.forget_entry(), reply);
+        answer(&self.fs, by(req, parent), Wait::Acting, work, self.forget_entry(), reply);
     }
 
     fn rename(
@@ -265,7 +283,7 @@ impl Filesystem for Adapter {
                 false => fs.rename(parent.0, &name, newparent.0, &new_name, options).await,
             }
         };
-        answer(&self.fs, req.pid(), Wait::Moving(self.fs.timeout()), work, drop, reply_empty("rename", reply));
+        answer(&self.fs, by(req, parent), Wait::Moving(self.fs.timeout()), work, drop, reply_empty("rename", reply));
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
@@ -279,7 +297,7 @@ impl Filesystem for Adapter {
         let wait = if flags.0 & libc::O_TRUNC != 0 { Wait::Publishing } else { Wait::Acting };
         answer(
             &self.fs,
-            req.pid(),
+            by(req, ino),
             wait,
             async move { fs.open(ino.0, flags.0, caller).await },
             move |opened| release(&undo, opened.fh),
@@ -304,7 +322,7 @@ impl Filesystem for Adapter {
         let (fs, undo, caller, ttl) = (self.fs.clone(), self.fs.clone(), caller(req), self.fs.ttl());
         answer(
             &self.fs,
-            req.pid(),
+            by(req, parent),
             Wait::Acting,
             async move { fs.create(parent.0, &name, mode, flags, caller).await },
             move |(entry, opened)| {
@@ -324,7 +342,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -334,7 +352,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs.clone();
         let work = async move { fs.read(fh.0, offset, size).await };
-        answer(&self.fs, req.pid(), Wait::Reading, work, drop, move |result| match result {
+        answer(&self.fs, by_handle(req, ino, fh), Wait::Reading, work, drop, move |result| match result {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(told("read", &error)),
         });
@@ -343,7 +361,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -355,7 +373,7 @@ impl Filesystem for Adapter {
         // One request has at most 1 MiB.
         let len = data.len() as u32;
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        guarded("write", || {
+        guarded(&self.fs, by_handle(req, ino, fh), "write", || {
             let runtime = self.fs.runtime().enter();
             let result = self.fs.try_write(fh.0, offset, data, kill);
             drop(runtime);
@@ -367,7 +385,7 @@ impl Filesystem for Adapter {
                     let bytes = Bytes::copy_from_slice(data);
                     let fs = self.fs.clone();
                     let work = async move { fs.write_waiting(fh.0, offset, bytes, kill).await };
-                    answer(&self.fs, req.pid(), Wait::Reading, work, drop, move |result| match result {
+                    answer(&self.fs, by_handle(req, ino, fh), Wait::Reading, work, drop, move |result| match result {
                         Ok(()) => reply.written(len),
                         Err(error) => reply.error(told("write", &error)),
                     });
@@ -376,45 +394,45 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
         let (fs, caller) = (self.fs.clone(), caller(req));
         let work = async move { fs.flush(fh.0, caller).await };
-        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("flush", reply));
+        answer(&self.fs, by_handle(req, ino, fh), Wait::Publishing, work, drop, reply_empty("flush", reply));
     }
 
     fn release(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", || {
+        guarded(&self.fs, by_handle(req, ino, fh), "release", || {
             release(&self.fs, fh.0);
             reply.ok();
         });
     }
 
-    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
         let work = async move { fs.fsync(fh.0).await };
-        answer(&self.fs, req.pid(), Wait::Publishing, work, drop, reply_empty("fsync", reply));
+        answer(&self.fs, by_handle(req, ino, fh), Wait::Publishing, work, drop, reply_empty("fsync", reply));
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || match self.fs.opendir(ino.0) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        guarded(&self.fs, by(req, ino), "opendir", || match self.fs.opendir(ino.0) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(error) => reply.error(told("opendir", &error)),
         });
     }
 
-    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let fs = self.fs.clone();
         let work = async move { fs.readdir(fh.0, offset).await };
-        answer(&self.fs, req.pid(), Wait::Asking, work, drop, move |result| match result {
+        answer(&self.fs, by(req, ino), Wait::Asking, work, drop, move |result| match result {
             Ok(entries) => {
                 for entry in entries {
                     let kind = file_type(entry.kind);
@@ -428,11 +446,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let (fs, undo, back, ttl) = (self.fs.clone(), self.fs.clone(), self.fs.clone(), self.fs.ttl());
         answer(
             &self.fs,
-            req.pid(),
+            by(req, ino),
             Wait::Asking,
             async move { fs.readdirplus(fh.0, offset).await },
             move |entries| {
@@ -457,8 +475,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        guarded("releasedir", || {
+    fn releasedir(&self, req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        guarded(&self.fs, by(req, ino), "releasedir", || {
             self.fs.releasedir(fh.0);
             reply.ok();
         });
@@ -467,11 +485,11 @@ impl Filesystem for Adapter {
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
         let work = async move { fs.fsyncdir(ino.0).await };
-        answer(&self.fs, req.pid(), Wait::Moving(self.fs.timeout()), work, drop, reply_empty("fsyncdir", reply));
+        answer(&self.fs, by(req, ino), Wait::Moving(self.fs.timeout()), work, drop, reply_empty("fsyncdir", reply));
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        guarded("statfs", || {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        guarded(&self.fs, by(req, ino), "statfs", || {
             let space = self.fs.statfs();
             let (block, name_max) = (Space::BLOCK_BYTES, NAME_BYTES_MAX as u32);
             reply.statfs(space.blocks, space.free, space.free, space.blocks, space.blocks, block, name_max, block);
@@ -491,27 +509,27 @@ impl Filesystem for Adapter {
         let name = text_or_reply!(name, reply, Errno::EINVAL);
         let (fs, value) = (self.fs.clone(), value.to_vec());
         let work = async move { fs.setxattr(ino.0, &name, &value, flags).await };
-        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("setxattr", reply));
+        answer(&self.fs, by(req, ino), Wait::Acting, work, drop, reply_empty("setxattr", reply));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = text_or_reply!(name, reply, Errno::NO_XATTR);
         let fs = self.fs.clone();
         let work = async move { fs.getxattr(ino.0, &name).await };
-        answer(&self.fs, req.pid(), Wait::Asking, work, drop, reply_xattr("getxattr", size, reply));
+        answer(&self.fs, by(req, ino), Wait::Asking, work, drop, reply_xattr("getxattr", size, reply));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let fs = self.fs.clone();
         let work = async move { fs.listxattr(ino.0).await };
-        answer(&self.fs, req.pid(), Wait::Asking, work, drop, reply_xattr("listxattr", size, reply));
+        answer(&self.fs, by(req, ino), Wait::Asking, work, drop, reply_xattr("listxattr", size, reply));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = text_or_reply!(name, reply, Errno::NO_XATTR);
         let fs = self.fs.clone();
         let work = async move { fs.removexattr(ino.0, &name).await };
-        answer(&self.fs, req.pid(), Wait::Acting, work, drop, reply_empty("removexattr", reply));
+        answer(&self.fs, by(req, ino), Wait::Acting, work, drop, reply_empty("removexattr", reply));
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -537,7 +555,7 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
@@ -546,11 +564,11 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs.clone();
         let work = async move { fs.fallocate(fh.0, offset, length, mode).await };
-        answer(&self.fs, req.pid(), Wait::Reading, work, drop, reply_empty("fallocate", reply));
+        answer(&self.fs, by_handle(req, ino, fh), Wait::Reading, work, drop, reply_empty("fallocate", reply));
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        guarded("lseek", || match self.fs.lseek(fh.0, offset, whence) {
+    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        guarded(&self.fs, by_handle(req, ino, fh), "lseek", || match self.fs.lseek(fh.0, offset, whence) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(told("lseek", &error)),
         });
@@ -562,7 +580,7 @@ impl Filesystem for Adapter {
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
@@ -571,7 +589,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs.clone();
         let work = async move { fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await };
-        answer(&self.fs, req.pid(), Wait::Reading, work, drop, move |result| match result {
+        answer(&self.fs, by_handle(req, ino_out, fh_out), Wait::Reading, work, drop, move |result| match result {
             Ok(copied) => reply.written(copied),
             Err(error) => reply.error(told("copy_file_range", &error)),
         });

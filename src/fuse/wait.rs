@@ -12,9 +12,9 @@ use futures_util::FutureExt as _;
 use futures_util::task::noop_waker_ref;
 use tokio::time::Instant;
 
-use crate::fs::Fs;
 use crate::fs::error::{FsError, FsResult};
 use crate::fs::process;
+use crate::fs::{About, Fs};
 
 /// How often a waiting call looks for signals.
 const SIGNAL_POLL: Duration = Duration::from_millis(100);
@@ -64,20 +64,21 @@ impl Wait {
 
 type Work<T> = Pin<Box<dyn Future<Output = FsResult<T>> + Send>>;
 
-/// Runs `work` for the thread `tid` and replies: at once from this thread if it needs no waiting. `undo` is given the
+/// Runs `work` for whoever asks and replies: at once from this thread if it needs no waiting. `undo` is given the
 /// result of an act whose caller is not waiting any more.
 pub(super) fn answer<T: Send + 'static>(
     fs: &Arc<Fs>,
-    tid: u32,
+    about: About,
     wait: Wait,
     work: impl Future<Output = FsResult<T>> + Send + 'static,
     undo: impl FnOnce(T) + Send + 'static,
     reply: impl FnOnce(FsResult<T>) + Send + 'static,
 ) {
-    let mut work: Work<T> = Box::pin(AssertUnwindSafe(work).catch_unwind().map(|result| match result {
+    let broken = fs.clone();
+    let mut work: Work<T> = Box::pin(AssertUnwindSafe(work).catch_unwind().map(move |result| match result {
         Ok(result) => result,
         // The panic hook has told where.
-        Err(_) => Err(FsError::told(libc::EIO, "a request handler of bosfs panicked; please report this")),
+        Err(_) => Err(FsError::told(libc::EIO, broken.panicked(about))),
     }));
     let _runtime = fs.runtime().enter();
     if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
@@ -90,7 +91,7 @@ pub(super) fn answer<T: Send + 'static>(
             joined = &mut task => {
                 return reply(joined.unwrap_or_else(|_| Err(FsError::told(libc::EIO, "bosfs is being stopped"))));
             }
-            error = reason_to_stop(tid, wait) => error,
+            error = reason_to_stop(about.tid, wait) => error,
         };
         reply(Err(given_up));
         if !wait.goes_on() {

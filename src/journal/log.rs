@@ -295,6 +295,11 @@ impl<R: Line> RecordLog<R> {
         self.latch(format!("could not be synced to disk: {error}"), error.raw_os_error())
     }
 
+    /// Refuses every later line, for the reason given.
+    pub fn shut(&mut self, why: &str) {
+        self.latch(why.to_owned(), Some(libc::EIO));
+    }
+
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path

@@ -128,7 +128,7 @@ impl Shared {
             }
         }
         let keys: Vec<ObjectKey> = entry.state.lock().deletes.keys().cloned().collect();
-        let result = entry.delete_batch_told(&keys).await;
+        let result = entry.guarded(entry.delete_batch_told(&keys)).await;
         let _ = entry.conclude(result);
     }
 }

@@ -97,6 +97,11 @@ impl Move {
         Ok(())
     }
 
+    /// Takes no further line, for the reason given.
+    pub(super) fn shut(&self, why: &str) {
+        self.log.lock().shut(why);
+    }
+
     /// All lines so far to stable storage, and the names that lead to them.
     pub(super) async fn sync(&self) -> Result<(), WriteError> {
         let handle = self.log.lock().sync_handle().map_err(|e| disk_error(&e))?;

@@ -6,11 +6,13 @@
 //! it; another reader who waited for the same bytes fetches what is missing.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
@@ -19,6 +21,7 @@ use super::block_cache::{BlockCache, Filler, Run, RunLost, Version};
 use super::window::{AHEAD_MAX_BYTES, BLOCK_BYTES, ReadWindow, UNIT_BYTES, round_out};
 use crate::bos::client::BosClient;
 use crate::bos::error::{BosError, BosErrorKind};
+use crate::fail_point::fail_point;
 use crate::object::{ByteRange, ETag, ObjectKey};
 
 /// A GET that is cut this often in a row, with less than a unit in between, fails.
@@ -288,7 +291,15 @@ impl std::fmt::Debug for ObjectReader {
 /// Fills `fillers`, which touch one another, by one GET, gone on with wherever it is cut.
 async fn download(pool: Arc<ReadPool>, version: Version, mut fillers: VecDeque<Filler>, is_urgent: bool) {
     let Some(_permits) = permits(&pool, is_urgent).await else { return };
-    if let Err(error) = fill(&pool.client, &version, &mut fillers).await {
+    let filled = AssertUnwindSafe(fill(&pool.client, &version, &mut fillers)).catch_unwind().await;
+    let filled = filled.unwrap_or_else(|_| {
+        let message = format!(
+            "{:?} could not be read because bosfs panicked; please report the panic that the log shows",
+            version.key.as_str()
+        );
+        Err(BosError::new(BosErrorKind::Refused, message))
+    });
+    if let Err(error) = filled {
         fillers.into_iter().for_each(|filler| filler.fail(&error));
     }
 }
@@ -300,6 +311,7 @@ async fn permits(pool: &ReadPool, is_urgent: bool) -> Option<(Option<SemaphorePe
 }
 
 async fn fill(client: &BosClient, version: &Version, fillers: &mut VecDeque<Filler>) -> Result<(), BosError> {
+    fail_point!("read.fill");
     let Some((first, last)) = fillers.front().zip(fillers.back()) else { return Ok(()) };
     let mut left = ByteRange::new(first.range().start, last.range().end);
     let mut cuts = 0;

@@ -6,6 +6,7 @@ use super::dirty_file::{DirtyFile, disk_error};
 use super::inner::Inner;
 use super::state::Stage;
 use super::{DirtyRead, WriteError};
+use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::ByteRange;
 use crate::write::block_map::BLOCK_BYTES;
@@ -25,6 +26,7 @@ impl DirtyFile {
         if range.is_empty() {
             return Ok(());
         }
+        inner.check_whole()?;
         if range.end > inner.plan.size_max() {
             return Err(WriteError::failed(
                 libc::EFBIG,
@@ -82,6 +84,7 @@ impl DirtyFile {
             self.append(inner, &Record::Reopened)?;
         }
         self.dirty_parts(inner, range)?;
+        fail_point!("file.write");
         let key = inner.state.key.clone();
         let store = inner.store()?;
         for edge in &plan.zero_edges {
@@ -129,6 +132,7 @@ impl DirtyFile {
     pub fn truncate(self: &Arc<Self>, size: u64) -> Result<(), WriteError> {
         let mut guard = self.lock();
         let inner = &mut *guard;
+        inner.check_whole()?;
         if size > inner.plan.size_max() {
             let message = format!("{}: {size} bytes are more than an upload can hold", inner.state.key);
             return Err(WriteError::failed(libc::EFBIG, message));

@@ -3,9 +3,11 @@
 //! There is at most one driver per file, so publications, deletes and attribute copies of one key are a queue by
 //! construction. [`DirtyFile::next`] only looks at the state; the steps it names are in `part.rs` and `complete.rs`.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 
@@ -15,6 +17,7 @@ use super::inner::{Inner, Removal};
 use super::part::{PartJob, PartKind};
 use super::state::Stage;
 use crate::bos::{BosError, BosErrorKind};
+use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, PartNumber};
 use crate::write::part_plan::{Piece, copy_runs};
@@ -107,7 +110,7 @@ impl DirtyFile {
     pub(super) fn start_driver(self: &Arc<Self>) {
         {
             let mut inner = self.lock();
-            if inner.driving || self.shared.stop.is_cancelled() || matches!(inner.next(0), Next::Exit) {
+            if inner.driving || inner.broken || self.shared.stop.is_cancelled() || matches!(inner.next(0), Next::Exit) {
                 drop(inner);
                 self.wake.notify_one();
                 return;
@@ -115,7 +118,13 @@ impl DirtyFile {
             inner.driving = true;
         }
         let file = self.clone();
-        self.shared.tasks.spawn_on(async move { file.drive().await }, &self.shared.runtime);
+        let driving = async move {
+            // The jobs end with the steps that started them.
+            if AssertUnwindSafe(file.clone().drive()).catch_unwind().await.is_err() {
+                file.broke("it was being sent");
+            }
+        };
+        self.shared.tasks.spawn_on(driving, &self.shared.runtime);
     }
 
     async fn drive(self: Arc<Self>) {
@@ -154,11 +163,11 @@ impl DirtyFile {
             tokio::select! {
                 Some(end) = jobs.join_next() => match end {
                     Ok((number, result)) => self.job_ended(number, result),
-                    Err(e) if e.is_cancelled() => {}
-                    Err(e) => {
-                        let message = format!("{}: internal error ({e}); the bytes are kept", self.key());
-                        self.settle("part", Err(Trouble::Final { errno: libc::EIO, message }));
-                    }
+                    Err(e) => match e.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        // Cancelled.
+                        Err(_) => {}
+                    },
                 },
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
@@ -168,6 +177,10 @@ impl DirtyFile {
     }
 
     async fn run_step(self: &Arc<Self>, step: Step) -> Result<(), Trouble> {
+        fail_point!("upload.step");
+        if step == Step::CopyAttrs {
+            fail_point!("upload.attrs");
+        }
         match step {
             Step::CheckBase => self.check_base().await,
             Step::Reconcile => self.reconcile().await,
@@ -242,6 +255,29 @@ impl DirtyFile {
         inner.last_error = Some(message);
     }
 
+    /// Something panicked while `what` of this file: what memory knows of it may be half a change. Nothing more is done
+    /// with it, and whoever waits is told; the next mount begins with what the journal says.
+    pub fn broke(&self, what: &str) {
+        let mut inner = self.lock();
+        let key = inner.state.key.clone();
+        let place = inner.store.as_ref().map_or_else(String::new, |store| format!(" in {}", store.dir.display()));
+        let message = format!(
+            "{key}: bosfs panicked while {what}; what was accepted of it is kept{place}, and nothing more is done with it in \
+             this mount: unmount and mount again to go on, and please report the panic that the log shows"
+        );
+        log::error!("{message}");
+        if let Some(store) = &mut inner.store {
+            store.journal.shut("bosfs panicked while it worked on the file");
+        }
+        inner.state.apply(&Record::Failed { message: message.clone(), errno: libc::EIO });
+        inner.broken = true;
+        inner.driving = false;
+        inner.live.clear();
+        inner.last_error = Some(message);
+        drop(inner);
+        self.notify();
+    }
+
     /// Marks that somebody else's object is at the key.
     pub(super) fn conflict(&self, inner: &mut Inner, found: &str) {
         let key = &inner.state.key;
@@ -281,6 +317,7 @@ impl Inner {
             self.retry_at = None;
         }
         match self.removal {
+            _ if self.broken => return idle,
             Removal::Wanted => {
                 if jobs > 0 {
                     self.cancel_jobs();
@@ -290,7 +327,7 @@ impl Inner {
             Removal::Orphaned | Removal::Done => return idle,
             Removal::None => {}
         }
-        if self.store.is_none() || self.state.failed.is_some() || self.state.conflict.is_some() {
+        if self.store.is_none() || self.broken || self.state.failed.is_some() || self.state.conflict.is_some() {
             return idle;
         }
         if self.state.rebasing {

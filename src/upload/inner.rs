@@ -82,6 +82,8 @@ pub(super) struct Inner {
     /// What BOS holds must be asked before anything is sent.
     pub(super) reconcile: bool,
     pub(super) driving: bool,
+    /// Something panicked in the middle of it: see [`DirtyFile::broke`](super::DirtyFile::broke).
+    pub(super) broken: bool,
     pub(super) retry_at: Option<Instant>,
     pub(super) tries: u32,
     pub(super) last_error: Option<String>,

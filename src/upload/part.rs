@@ -9,6 +9,7 @@ use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, StoredOutcome};
+use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, Checksum, Hasher, PartNumber};
 use crate::write::extents::Source;
@@ -82,6 +83,7 @@ impl DirtyFile {
     }
 
     async fn upload_part(self: &Arc<Self>, number: PartNumber, range: ByteRange) -> Result<(), Trouble> {
+        fail_point!("upload.part");
         self.fill(range).await?;
         let Some(sum) = self.seal(number, range).await? else { return Ok(()) };
         let (key, upload, spool) = {
@@ -187,9 +189,16 @@ impl DirtyFile {
             }
             (live.generation, inner.store()?.spool.clone())
         };
-        let sum = tokio::task::spawn_blocking(move || hash(&spool, range))
+        let hashing = move || {
+            fail_point!("upload.hash");
+            hash(&spool, range)
+        };
+        let sum = tokio::task::spawn_blocking(hashing)
             .await
-            .map_err(|e| Trouble::Again(e.to_string()))?
+            .unwrap_or_else(|e| match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(e) => Err(std::io::Error::other(e)),
+            })
             .map_err(|e| Trouble::Again(format!("the spool cannot be read: {e}")))?;
         let mut inner = self.lock();
         let live = inner.live.entry(number).or_default();

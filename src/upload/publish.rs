@@ -43,7 +43,7 @@ impl DirtyFile {
     pub fn remove_writer(self: &Arc<Self>, end: WriterEnd) {
         let mut inner = self.lock();
         inner.writers = inner.writers.saturating_sub(1);
-        if inner.writers > 0 || inner.removal != Removal::None {
+        if inner.writers > 0 || inner.removal != Removal::None || inner.broken {
             return;
         }
         let result = match end {
@@ -225,6 +225,7 @@ impl DirtyFile {
     async fn publish_as(self: &Arc<Self>, release: bool, write_back: bool) -> Result<(), WriteError> {
         let ticket = {
             let mut inner = self.lock();
+            inner.check_whole()?;
             if !release && inner.may_park() && inner.new_content {
                 self.park(&mut inner)?;
                 Ticket::Parked
@@ -294,6 +295,7 @@ impl DirtyFile {
     pub async fn fsync(self: &Arc<Self>) -> Result<(), WriteError> {
         {
             let mut inner = self.lock();
+            inner.check_whole()?;
             // A lock file or a marker that is created, synced and kept open must be there for others.
             if inner.new_file && !inner.new_content && inner.size == 0 {
                 self.begin_publication(&mut inner, true)?;
@@ -585,6 +587,11 @@ impl DirtyFile {
 }
 
 impl Inner {
+    /// Refuses whatever would change a file of which memory holds half a change.
+    pub(super) fn check_whole(&self) -> Result<(), WriteError> {
+        if self.broken { self.trouble() } else { Ok(()) }
+    }
+
     /// The error that whoever waits for this file is told.
     pub(super) fn trouble(&self) -> Result<(), WriteError> {
         if let Some(message) = &self.state.conflict {

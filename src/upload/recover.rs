@@ -9,6 +9,7 @@ use super::part::hash;
 use super::registry::Shared;
 use super::state::{FileState, Stage};
 use super::{FileStatus, InterruptedPolicy, WriteError};
+use crate::fail_point::fail_point;
 use crate::journal::log::JOURNAL_NAME;
 use crate::journal::{Journal, Record};
 use crate::object::{ByteRange, Timestamp};
@@ -106,6 +107,7 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
 
 /// Finishes what a kill or a power loss left half-done on the local disk.
 fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<(), WriteError> {
+    fail_point!("upload.recover");
     for (block, ranges) in state.partials.clone() {
         store.extents.set_partial(block, ranges);
     }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::state::Stage;
 use super::{FileStatus, Opening, Published, UploadOptions, WriteError};
 use crate::bos::BosClient;
 use crate::journal::record::Proof;
-use crate::journal::{Record, StateDir};
+use crate::journal::{Journal, Record, StateDir};
 use crate::object::{ByteRange, ObjectKey, PartNumber, Timestamp, UploadId};
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::budget::SpoolBudget;
@@ -683,7 +684,8 @@ fn recover_all(shared: &Arc<Shared>, dirs: &[PathBuf]) -> Vec<Recovered> {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(dir) = dirs.get(index) else { break };
-                    let recovered = recover(shared, dir);
+                    let recovered = catch_unwind(AssertUnwindSafe(|| recover(shared, dir)));
+                    let recovered = recovered.unwrap_or_else(|_| Err(Box::new(unrecovered(dir))));
                     done.lock().push((index, recovered));
                 }
             });
@@ -692,6 +694,26 @@ fn recover_all(shared: &Arc<Shared>, dirs: &[PathBuf]) -> Vec<Recovered> {
     let mut done = done.into_inner();
     done.sort_unstable_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, recovered)| recovered).collect()
+}
+
+/// The status entry of a journal whose recovery panicked.
+fn unrecovered(dir: &Path) -> FileStatus {
+    let first = catch_unwind(|| match Journal::read(dir).ok()?.records.into_iter().next() {
+        Some(Record::Opened { key, .. }) => Some(key.to_string()),
+        _ => None,
+    });
+    FileStatus {
+        key: first.ok().flatten().unwrap_or_default(),
+        journal_id: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        state: "failed".into(),
+        last_error: Some(format!(
+            "{}: taking it up again made bosfs panic; nothing of it was deleted: please report the panic that the log shows; the \
+             next mount tries again",
+            dir.display()
+        )),
+        updated_at: Timestamp::now().sec,
+        ..FileStatus::default()
+    }
 }
 
 /// `--upload-rate`: bodies start no faster than the rate allows on average.

@@ -308,6 +308,10 @@ impl DirtyFile {
         }
         // What is under way must have ended: a publication that came late, or a removal, would meet the new file's object.
         if inner.removal == Removal::Wanted || inner.driving {
+            if !inner.driving {
+                // What keeps it from being removed does not pass by itself.
+                inner.trouble()?;
+            }
             drop(inner);
             self.start_driver();
             return Ok(Displaced::Busy);

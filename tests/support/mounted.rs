@@ -43,13 +43,14 @@ pub struct MountSpec {
     pub wrapper: Vec<String>,
     /// Where the process writes what it has to say.
     pub log: PathBuf,
+    /// What is run: bosfs itself, or something that ends in running it.
+    pub binary: PathBuf,
 }
 
 impl MountSpec {
     /// The command that mounts in the foreground.
     pub fn command(&self) -> Command {
-        let binary = bosfs_binary();
-        let mut words = self.wrapper.iter().map(OsStr::new).chain([binary.as_os_str()]);
+        let mut words = self.wrapper.iter().map(OsStr::new).chain([self.binary.as_os_str()]);
         let mut command = Command::new(words.next().expect("the binary at least"));
         command
             .args(words)

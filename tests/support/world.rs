@@ -53,6 +53,16 @@ impl TestServer {
         self.start_again()
     }
 
+    /// The same data under other keys from now on; the earlier ones are refused.
+    pub fn set_credentials(&mut self, credentials: Credentials) -> io::Result<()> {
+        self.options.credentials = Some(credentials);
+        self.start_again()
+    }
+
+    pub fn credentials(&self) -> Credentials {
+        self.options.credentials.clone().expect("given at the start")
+    }
+
     pub fn addr(&self) -> SocketAddr {
         self.options.listen
     }
@@ -139,6 +149,7 @@ impl World {
             env: Vec::new(),
             wrapper: Vec::new(),
             log: self.path("bosfs.log"),
+            binary: super::mounted::bosfs_binary(),
         }
     }
 

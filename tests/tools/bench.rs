@@ -257,6 +257,7 @@ impl<'a> Bench<'a> {
             env: Vec::new(),
             wrapper: Vec::new(),
             log: dir.join("bosfs.log"),
+            binary: bosfs_binary(),
         };
         let source = dir.join("source");
         write_random(&source, 1, settings.size).map_err(|e| format!("{}: {e}", source.display()))?;

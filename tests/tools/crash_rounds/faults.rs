@@ -91,7 +91,7 @@ impl<'p> Faults<'p> {
             FaultKind::Status503 => proxy.fault(When::any().skip(fault.skip).once(), Action::error(503, "SlowDown")),
             FaultKind::Status429 => proxy.fault(changes(), Action::error(429, "TooManyRequests")),
             FaultKind::RateRefused => proxy.fault(changes(), Action::rate_403()),
-            FaultKind::StallThenGo => proxy.fault(changes(), Action::Delay { ms: fault.ms }),
+            FaultKind::StallThenGo => proxy.fault(changes(), Action::Delay { ms: fault.ms, jitter_ms: 0 }),
             FaultKind::StallThenReset => {
                 let rule = proxy.fault(changes(), Action::Stall);
                 self.care(Care::Drop(rule.clone(), Duration::from_millis(fault.ms)));
