@@ -175,12 +175,13 @@ impl Fs {
     pub fn try_write(&self, fh: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> FsResult<Written> {
         let open = self.file(fh)?;
         let writer = Self::writer(&open)?;
+        writer.tell_failure()?;
         match writer.file.write(offset, bytes) {
             Ok(()) => {}
             Err(WriteError::MustWait) => return Ok(Written::MustWait),
             Err(error) => return Err(error.into()),
         }
-        writer.verdict.lock().on_write();
+        writer.wrote();
         if kill_privileges {
             drop_privileges(&writer.file)?;
         }
@@ -222,7 +223,7 @@ impl Fs {
         if duty == FlushDuty::JournalOnly || !open.node.is_linked() {
             return Ok(());
         }
-        Ok(writer.file.publish().await?)
+        writer.told_by_close(writer.file.publish().await)
     }
 
     /// `fsync` and `fdatasync`.
@@ -232,7 +233,7 @@ impl Fs {
     pub async fn fsync(&self, fh: u64) -> FsResult<()> {
         let open = self.file(fh)?;
         match &open.writer {
-            Some(writer) if open.node.is_linked() => Ok(writer.file.fsync().await?),
+            Some(writer) if open.node.is_linked() => writer.told_by_sync(writer.file.fsync().await),
             _ => Ok(()),
         }
     }
@@ -259,14 +260,14 @@ impl Fs {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                writer.verdict.lock().on_write();
+                writer.wrote();
                 drop_privileges(&writer.file)?;
             }
             _ => return Err(FsError::plain(libc::EOPNOTSUPP)),
         }
         if !keep_size && end > writer.file.size() {
             cut_waiting(&writer.file, end).await?;
-            writer.verdict.lock().on_write();
+            writer.wrote();
         }
         Ok(())
     }
@@ -322,7 +323,7 @@ impl Fs {
         if !writer.file.clone_from_object(&base, from.1, len)? {
             return Err(unfit);
         }
-        writer.verdict.lock().on_write();
+        writer.wrote();
         drop_privileges(&writer.file)?;
         Ok(len as u32)
     }
