@@ -193,12 +193,13 @@ impl Fs {
     /// # Errors
     /// As [`Fs::try_write`], and `EIO` after `--timeout`.
     pub async fn write_waiting(&self, fh: u64, offset: u64, bytes: Bytes, kill_privileges: bool) -> FsResult<()> {
-        let file = Self::writer(&*self.file(fh)?)?.file.clone();
+        let open = self.file(fh)?;
+        let writer = Self::writer(&open)?;
         loop {
             if self.try_write(fh, offset, &bytes, kill_privileges)? == Written::All {
                 return Ok(());
             }
-            file.wait_writable(offset, bytes.len() as u64).await?;
+            writer.told_by_wait(writer.file.wait_writable(offset, bytes.len() as u64).await)?;
         }
     }
 
@@ -233,7 +234,7 @@ impl Fs {
     pub async fn fsync(&self, fh: u64) -> FsResult<()> {
         let open = self.file(fh)?;
         match &open.writer {
-            Some(writer) if open.node.is_linked() => writer.told_by_sync(writer.file.fsync().await),
+            Some(writer) if open.node.is_linked() => writer.told_by_wait(writer.file.fsync().await),
             _ => Ok(()),
         }
     }

@@ -62,11 +62,11 @@ impl Writer {
         Ok(())
     }
 
-    /// What fsync is answered with: its own trouble, else that of an earlier publication.
+    /// What fsync, and a write that had to wait, is answered with: its own trouble, else that of an earlier publication.
     ///
     /// # Errors
     /// Those.
-    pub fn told_by_sync(&self, result: Result<(), WriteError>) -> FsResult<()> {
+    pub fn told_by_wait(&self, result: Result<(), WriteError>) -> FsResult<()> {
         let failure = self.tell_failure();
         result.map_err(|error| self.told(error))?;
         failure

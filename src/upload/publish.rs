@@ -383,6 +383,8 @@ impl DirtyFile {
                     if self.shared.make_room() {
                         continue;
                     }
+                    // Of a file that failed, that is the reason why its bytes stay in the spool.
+                    self.lock().trouble()?;
                     self.shared.room_may_come(&self.key())?;
                 }
                 tokio::select! {
