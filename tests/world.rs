@@ -13,6 +13,10 @@ mod foreign;
 mod lifecycle;
 #[path = "world/meddling.rs"]
 mod meddling;
+#[path = "world/offline.rs"]
+mod offline;
+#[path = "world/processes.rs"]
+mod processes;
 #[path = "world/races.rs"]
 mod races;
 #[path = "world/sticky.rs"]
@@ -92,6 +96,16 @@ fn assert_tells_all(message: &str, key: &str) {
     assert!(message.contains(key), "which key? {message:?}");
     let bytes = ["kept", "keeps", "nothing was", "nothing of", "lost", "left"];
     assert!(bytes.iter().any(|word| message.contains(word)), "what became of the bytes? {message:?}");
-    let next = ["bosfs uploads", "mount again", "next mount", "try again", "bosfs mount", "write", "copy"];
+    let next = [
+        "bosfs uploads",
+        "mount again",
+        "next mount",
+        "try again",
+        "bosfs mount",
+        "write",
+        "copy",
+        "remove them again",
+        "remove it again",
+    ];
     assert!(next.iter().any(|word| message.contains(word)), "what to do? {message:?}");
 }

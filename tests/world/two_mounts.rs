@@ -85,29 +85,46 @@ fn what_the_other_mount_publishes_while_a_folder_is_renamed_stays_under_the_old_
     assert!(put.wait_hit(WAIT));
     in_a.begin(rename(&a.path("dir"), &a.path("renamed")));
     assert!(copied.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
-    // Published after it was copied, before the old name goes.
+    // The second listing after the copies is that of the old names, right before they go.
+    let list = world.proxy.hold(When::call(Call::ListObjects).skip(1).once(), HoldAt::BeforeForward);
+    copied.release();
+    assert!(list.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
     put.release();
     assert_eq!(in_b.answer("close"), Ok(Value::Null), "{}", b.log_text());
+    list.release();
+    assert_eq!(in_a.answer("rename"), Ok(Value::Null), "{}", a.log_text());
+    wait_until("the rename is over", || world.bucket.head("dir/other").unwrap().is_none());
+    wait_until("status tells of it", || crate::status_text(&a).contains("dir/f: "));
     world.assert_object_is_file("dir/f", &source);
+    assert_eq!(world.bucket.get("renamed/other").unwrap(), b"other");
+    assert_eq!(world.bucket.get("renamed/f").unwrap(), BASE, "what was there when it was renamed");
+    assert!(crate::status_text(&a).contains("kept under its old name"), "{}", crate::status_text(&a));
+    assert_eq!(a.umount(WAIT).status.code(), Some(3), "umount must name what was left");
+    world.assert_object_is_file("dir/f", &source);
+}
+
+#[test]
+fn what_the_other_mount_publishes_before_a_folder_is_copied_whole_goes_along() {
+    let world = World::new();
+    world.bucket.put("dir/f", BASE).unwrap();
+    let source = world.random_file("source", 3, 5000);
+    let (mut a, b) = (world.mount(&[]), second(&world, &[]));
+    let put = world.proxy.hold(When::call(Call::PutObject).key("dir/f"), HoldAt::BeforeForward);
+    let copied = world.proxy.hold(When::call(Call::CopyObject).key("renamed/f").once(), HoldAt::BeforeAnswer);
+    let (mut in_a, mut in_b) = (Actor::start(), Actor::start());
+    in_b.open("f", &b.path("dir/f"), "WRONLY|TRUNC");
+    in_b.write_all("f", &source);
+    in_b.begin(close("f"));
+    assert!(put.wait_hit(WAIT));
+    in_a.begin(rename(&a.path("dir"), &a.path("renamed")));
+    assert!(copied.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
+    put.release();
+    assert_eq!(in_b.answer("close"), Ok(Value::Null), "{}", b.log_text());
     copied.release();
-    let renamed = in_a.answer("rename");
-    wait_until("the rename is over", || {
-        world.bucket.head("dir/other").unwrap().is_none() || renamed.is_err()
-    });
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    world.assert_object_is_file("dir/f", &source);
-    if renamed.is_ok() {
-        assert_eq!(world.bucket.get("renamed/other").unwrap(), b"other");
-        // Either what was copied, or the newer one: both are whole.
-        let moved = world.bucket.get("renamed/f").unwrap();
-        assert!(moved == BASE || moved == std::fs::read(&source).unwrap(), "{} bytes", moved.len());
-        let text = crate::status_text(&a);
-        assert!(text.contains("dir/f"), "nobody is told: {text}\n{}", a.log_text());
-        assert_eq!(a.umount(WAIT).status.code(), Some(3), "umount must name what was left");
-    } else {
-        assert_eq!(world.bucket.get("dir/other").unwrap(), b"other");
-        assert_eq!(world.bucket.list("renamed").unwrap(), [] as [String; 0], "copies stay");
-    }
+    assert_eq!(in_a.answer("rename"), Ok(Value::Null), "{}", a.log_text());
+    wait_until("the old name is gone", || world.bucket.head("dir/f").unwrap().is_none());
+    world.assert_object_is_file("renamed/f", &source);
+    assert!(a.umount(WAIT).status.success());
 }
 
 #[test]
@@ -153,8 +170,10 @@ fn a_file_made_in_a_folder_that_the_other_mount_removes_is_published() {
     world.assert_object_is_file("dir/f", &source);
     // The folder is there again for both, since it has a file.
     wait_until("both see the file", || {
-        let lists: Vec<Given> =
-            [(&mut in_a, &a), (&mut in_b, &b)].into_iter().map(|(who, at)| who.ask(on("list", &at.path("dir")))).collect();
+        let lists: Vec<Given> = [(&mut in_a, &a), (&mut in_b, &b)]
+            .into_iter()
+            .map(|(who, at)| who.ask(on("list", &at.path("dir"))))
+            .collect();
         lists.iter().all(|list| *list == Ok(serde_json::json!(["f"])))
     });
 }
