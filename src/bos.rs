@@ -13,6 +13,7 @@ mod body;
 mod endpoint;
 mod failure;
 mod get;
+mod line;
 mod model;
 mod multipart;
 mod objects;
@@ -28,6 +29,7 @@ pub mod wire;
 pub use client::{BosClient, BosClientConfig};
 pub use credentials::{CredentialsProvider, StaticCredentials};
 pub use error::{BosError, BosErrorKind};
+pub use line::LineDown;
 pub use retry::RetryPolicy;
 pub use sign::Credentials;
 

@@ -42,6 +42,15 @@ pub struct StatusSnapshot {
     pub files: Vec<FileStatus>,
     /// The last files that were finished, state `done`, newest last.
     pub recent: Vec<FileStatus>,
+    /// Since when BOS answers nothing at all, seconds since 1970; `None`: it answered the last request.
+    #[serde(default)]
+    pub line_down_since: Option<i64>,
+    /// How the last request without an answer ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line_error: Option<String>,
+    /// A lifecycle rule of the bucket aborts unfinished uploads after so many days.
+    #[serde(default)]
+    pub abort_rule_days: Option<u32>,
     /// State directories or journals that could not be read, with why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,

@@ -23,7 +23,7 @@ use crate::config::paths::BucketPath;
 use crate::journal::StateDir;
 use crate::journal::state_dir::{Holder, Identity, StateDirError};
 use crate::moves::Moves;
-use crate::object::Timestamp;
+use crate::object::{ObjectKey, Timestamp};
 use crate::observe::StatusSnapshot;
 use crate::observe::control::SOCKET_NAME;
 use crate::upload::{DirtyFile, FileStatus, UploadOptions, Uploads, WriteError};
@@ -111,6 +111,7 @@ fn step(doing: &'static str) -> impl FnOnce(std::io::Error) -> SessionError {
 pub(crate) struct Running {
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) moves: Arc<Moves>,
+    client: BosClient,
     fixed: StatusSnapshot,
     phase: Mutex<&'static str>,
     stop: watch::Sender<bool>,
@@ -133,6 +134,10 @@ impl Running {
         let mut snapshot = self.fixed.clone();
         snapshot.phase = (*self.phase.lock()).to_owned();
         snapshot.spool.free_bytes = self.uploads.spool_free_bytes();
+        if let Some(down) = self.client.line_down() {
+            snapshot.line_down_since = Some(down.since);
+            snapshot.line_error = Some(down.message);
+        }
         let mut files = self.uploads.status();
         files.extend(self.moves.status());
         snapshot.with_files(files)
@@ -158,11 +163,24 @@ impl Running {
 }
 
 /// Publishes a file now: what its writer closed, or what an interrupted writer left. `force`: also over a conflict.
+/// `as_key`: under this key instead. Returns the key that it has then.
 ///
 /// # Errors
-/// As a close of the file would fail.
-pub async fn complete(file: &Arc<DirtyFile>, force: bool) -> Result<(), WriteError> {
-    file.complete_now(force).await
+/// As a close of the file would fail; `EEXIST` when `as_key` is taken.
+pub async fn complete(
+    uploads: &Uploads,
+    file: &Arc<DirtyFile>,
+    force: bool,
+    as_key: Option<&str>,
+) -> Result<ObjectKey, WriteError> {
+    match as_key {
+        Some(key) => {
+            let key = ObjectKey::parse(key).map_err(|error| WriteError::failed(libc::EINVAL, error.to_string()))?;
+            uploads.complete_as(file, &key).await?;
+        }
+        None => file.complete_now(force).await?,
+    }
+    Ok(file.key())
 }
 
 /// Drops what is unfinished of a file: its upload is aborted, its spool removed; an object that was there before stays.
@@ -225,11 +243,11 @@ pub async fn run(
 ) -> Result<(), SessionError> {
     raise_descriptor_limit();
     let mut end = EndSignals::catch().map_err(step("cannot catch signals"))?;
-    let looked = tokio::select! {
+    let abort_rule_days = tokio::select! {
         looked = look_at_bucket(&options) => looked?,
         () = end.recv() => return Err(SessionError::Interrupted),
     };
-    if let Some(days) = looked {
+    if let Some(days) = abort_rule_days {
         log::warn!(
             "a lifecycle rule of the bucket {} aborts unfinished uploads after {days} days: what is not complete by then is \
              sent again from the spool, which is therefore kept whole (no --punch)",
@@ -263,7 +281,8 @@ pub async fn run(
     let running = Arc::new(Running {
         uploads: uploads.clone(),
         moves: moves.clone(),
-        fixed: fixed_status(&options, &state),
+        client: options.client.clone(),
+        fixed: StatusSnapshot { abort_rule_days, ..fixed_status(&options, &state) },
         phase: Mutex::new("mounted"),
         stop: watch::Sender::new(false),
         ended: watch::Sender::new(None),

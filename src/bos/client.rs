@@ -20,6 +20,7 @@ pub use super::model::{
 use super::credentials::CredentialsProvider;
 use super::error::{BosError, BosErrorKind};
 use super::failure::Failure;
+use super::line::LineDown;
 use super::retry::RetryPolicy;
 use super::send::{Answer, Call, Sender};
 use super::sign::presigned_url;
@@ -128,6 +129,11 @@ impl BosClient {
     pub fn requests_sent(&self) -> RequestCounts {
         let [get, head, put, post, delete] = self.sender.counts();
         RequestCounts { get, head, put, post, delete }
+    }
+
+    /// Since when BOS answers nothing at all; `None`: the last request was answered, or none was sent yet.
+    pub fn line_down(&self) -> Option<LineDown> {
+        self.sender.line.down()
     }
 
     /// `HEAD /`.

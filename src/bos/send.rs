@@ -13,6 +13,7 @@ use super::client::BosClientConfig;
 use super::endpoint::Target;
 use super::error::{BosError, BosErrorKind, Story};
 use super::failure::{Failure, error_chain};
+use super::line::Line;
 use super::retry::{Decision, FailedTry, Progress, Remedy, RetryPolicy};
 use super::sign::{self, SignedHeaders, SignedParts};
 use super::wire::{self, WireError};
@@ -58,6 +59,7 @@ pub(crate) struct Sender {
     clock_ahead_s: AtomicI64,
     /// Tries sent by method: GET, HEAD, PUT, POST, DELETE.
     counts: [AtomicU64; 5],
+    pub(crate) line: Line,
 }
 
 impl Sender {
@@ -92,7 +94,14 @@ impl Sender {
             let message = format!("cannot set up HTTP: {}{hint}", error_chain(&error.without_url()));
             BosError::new(BosErrorKind::Refused, message)
         })?;
-        Ok(Self { config, target, http, clock_ahead_s: AtomicI64::new(0), counts: Default::default() })
+        Ok(Self {
+            config,
+            target,
+            http,
+            clock_ahead_s: AtomicI64::new(0),
+            counts: Default::default(),
+            line: Line::default(),
+        })
     }
 
     /// Tries sent so far: GET, HEAD, PUT, POST, DELETE.
@@ -171,12 +180,19 @@ impl Sender {
         let watched = watch(self.http.execute(request), &sending, answer_timeout, call.policy.stall_timeout);
         // Once an answer is there, the rest of a body is of no use to anyone: the guard ends with this call.
         let _guard = GiveUpOnDrop(sending.clone());
+        let (began, at) = (Instant::now(), crate::object::Timestamp::now());
+        let no_answer = |failure: Failure| {
+            if failure.kind == BosErrorKind::Network {
+                self.line.failed(began, at, &failure.message);
+            }
+            Err(failure)
+        };
         let mut response = match watched.await {
             Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(Failure::of_transport(&error.without_url(), &sending)),
+            Some(Err(error)) => return no_answer(Failure::of_transport(&error.without_url(), &sending)),
             None if sending.is_finished() => {
                 let message = format!("no answer within {:.0?} after the request was sent", answer_timeout);
-                return Err(Failure::stalled(true, message));
+                return no_answer(Failure::stalled(true, message));
             }
             None => {
                 let message = format!(
@@ -184,9 +200,10 @@ impl Sender {
                     call.policy.stall_timeout,
                     sending.sent()
                 );
-                return Err(Failure::stalled(true, message));
+                return no_answer(Failure::stalled(true, message));
             }
         };
+        self.line.answered();
         let status = response.status().as_u16();
         // 203: the call itself succeeded, a callback after it did not (BOS docs, error codes).
         if (200..300).contains(&status) {

@@ -304,6 +304,10 @@ pub struct UploadsCompleteArgs {
     #[arg(long)]
     pub force: bool,
 
+    /// Publish it under this key of the same bucket instead, which must be free
+    #[arg(long = "as", value_name = "KEY", conflicts_with = "force")]
+    pub as_key: Option<String>,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub bos: BosArgs,

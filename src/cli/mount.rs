@@ -173,7 +173,11 @@ fn mount_here(args: &MountArgs, given: GivenKeys, daemon_log: Option<LogFile>) -
     let result = runtime.block_on(async {
         match session::run(options, ready).await {
             Ok(()) => Ok(()),
-            Err(error) => Err(explain(&client, error).await),
+            Err(error) => {
+                let unreached = matches!(error, SessionError::Bucket(_));
+                let explained = explain(&client, error).await;
+                Err(if unreached { with_journal(explained, &state_dir) } else { explained })
+            }
         }
     });
     // Everything that matters has stopped; a thread that hangs on a dead disk or line must not keep the process.
@@ -182,6 +186,19 @@ fn mount_here(args: &MountArgs, given: GivenKeys, daemon_log: Option<LogFile>) -
         server.stop();
     }
     result
+}
+
+/// Says what of the journal waits for this mount.
+fn with_journal(error: CliError, state_dir: &Path) -> CliError {
+    let waiting = super::status::journal_snapshot(state_dir).map_or(0, |snapshot| snapshot.files.len());
+    match waiting {
+        0 => error,
+        count => error.hint(format!(
+            "the journal keeps {} that wait to be sent (bosfs status {}); mount again once BOS can be reached",
+            if count == 1 { "1 file".to_owned() } else { format!("{count} files") },
+            state_dir.display()
+        )),
+    }
 }
 
 async fn explain(client: &BosClient, error: SessionError) -> CliError {

@@ -10,6 +10,7 @@ use super::output::{self, Table};
 use super::umount::snapshot_through;
 use crate::journal::Journal;
 use crate::journal::state_dir::{list_state_dirs, read_holder, read_identity, uploads_in};
+use crate::object::Timestamp;
 use crate::observe::control::ControlClient;
 use crate::observe::{StatusSnapshot, mount_table};
 use crate::upload::FileStatus;
@@ -214,6 +215,20 @@ fn render(report: &Report) -> String {
 }
 
 fn add_files(text: &mut String, snapshot: &StatusSnapshot) {
+    if let Some(since) = snapshot.line_down_since {
+        let down = Duration::from_secs(u64::try_from(Timestamp::now().sec - since).unwrap_or(0));
+        let why = snapshot.line_error.as_deref().unwrap_or("no answer");
+        text.push_str(&format!(
+            "  BOS has not answered for {} ({}); what is below waits, and goes on by itself when it does\n",
+            output::duration(down),
+            output::printable(why)
+        ));
+    }
+    if let Some(days) = snapshot.abort_rule_days {
+        text.push_str(&format!(
+            "  a lifecycle rule of the bucket aborts unfinished uploads after {days} days; the spool is kept whole\n"
+        ));
+    }
     let mut table = Table::new(&[
         "  FILE",
         "STATE",

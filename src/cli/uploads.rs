@@ -190,7 +190,7 @@ fn resume(args: &UploadsResumeArgs) -> Result<(), CliError> {
                 args.object
             )));
     }
-    let request = Request::Complete { key: key.to_string(), force: false };
+    let request = Request::Complete { key: key.to_string(), force: false, as_key: None };
     decide(&args.bos, found, &key, &request, args.max_uploads)
 }
 
@@ -211,7 +211,14 @@ fn resume_from(args: &UploadsResumeArgs, bucket: &str, key: &ObjectKey, source: 
 fn complete(args: &UploadsCompleteArgs) -> Result<(), CliError> {
     let (bucket, key) = parse_object(&args.object)?;
     let found = find_journaled(&args.bos, &bucket, &key)?.ok_or_else(|| no_journal(&args.object))?;
-    let request = Request::Complete { key: key.to_string(), force: args.force };
+    if let Some(as_key) = &args.as_key {
+        let parsed = ObjectKey::parse(as_key).map_err(|error| CliError::usage(format!("--as: {error}")))?;
+        if !parsed.as_str().starts_with(&found.identity.prefix) {
+            let prefix = &found.identity.prefix;
+            return Err(CliError::usage(format!("--as: the journal belongs to keys that begin with {prefix}")));
+        }
+    }
+    let request = Request::Complete { key: key.to_string(), force: args.force, as_key: args.as_key.clone() };
     decide(&args.bos, found, &key, &request, UPLOADS_MAX)
 }
 
@@ -382,8 +389,10 @@ async fn decide_here(
             Request::Abort { .. } => {
                 crate::session::abort(&file).await.map(|()| format!("the unfinished upload of {key} is gone"))
             }
-            Request::Complete { force, .. } => {
-                crate::session::complete(&file, *force).await.map(|()| format!("{key} is complete and proved in BOS"))
+            Request::Complete { force, as_key, .. } => {
+                crate::session::complete(&uploads, &file, *force, as_key.as_deref())
+                    .await
+                    .map(|key| format!("{key} is complete and proved in BOS"))
             }
             _ => Ok(String::new()),
         }
@@ -405,7 +414,7 @@ async fn decide_here(
     if result.is_ok() {
         // Proved; spool and journal go next.
         let started = Instant::now();
-        while uploads.find(key).is_some() && started.elapsed() < CLEARED_WITHIN {
+        while uploads.find(&file.key()).is_some() && started.elapsed() < CLEARED_WITHIN {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

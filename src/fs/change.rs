@@ -41,7 +41,7 @@ impl Fs {
         let open = fh.and_then(|fh| self.files.get(fh));
         if let Some(writer) = open.as_ref().and_then(|open| open.writer.as_ref()) {
             cut_waiting(&writer.file, size).await?;
-            writer.verdict.lock().on_write();
+            writer.wrote();
             drop_privileges(&writer.file)?;
             return self.set_attrs(node, change).await;
         }

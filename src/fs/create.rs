@@ -46,7 +46,7 @@ impl Fs {
             return Ok((Entry { attr: self.attr_of(&found.keep()) }, opened));
         }
         let (node, file) = self.make_file(&dir, name, mode, flags, caller).await?;
-        let opened = self.opened_writer(node.clone(), file, flags & libc::O_ACCMODE, caller);
+        let opened = self.opened_writer(node.clone(), file, flags | libc::O_CREAT, caller);
         Ok((Entry { attr: self.attr_of(&node) }, opened))
     }
 

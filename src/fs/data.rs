@@ -176,12 +176,13 @@ impl Fs {
     pub fn try_write(&self, fh: u64, offset: u64, bytes: &[u8], kill_privileges: bool) -> FsResult<Written> {
         let open = self.file(fh)?;
         let writer = Self::writer(&open)?;
+        writer.tell_failure()?;
         match writer.file.write(offset, bytes) {
             Ok(()) => {}
             Err(WriteError::MustWait) => return Ok(Written::MustWait),
             Err(error) => return Err(error.into()),
         }
-        writer.verdict.lock().on_write();
+        writer.wrote();
         if kill_privileges {
             drop_privileges(&writer.file)?;
         }
@@ -193,12 +194,13 @@ impl Fs {
     /// # Errors
     /// As [`Fs::try_write`], and `EIO` after `--timeout`.
     pub async fn write_waiting(&self, fh: u64, offset: u64, bytes: Bytes, kill_privileges: bool) -> FsResult<()> {
-        let file = Self::writer(&*self.file(fh)?)?.file.clone();
+        let open = self.file(fh)?;
+        let writer = Self::writer(&open)?;
         loop {
             if self.try_write(fh, offset, &bytes, kill_privileges)? == Written::All {
                 return Ok(());
             }
-            file.wait_writable(offset, bytes.len() as u64).await?;
+            writer.told_by_wait(writer.file.wait_writable(offset, bytes.len() as u64).await)?;
         }
     }
 
@@ -224,7 +226,7 @@ impl Fs {
         if duty == FlushDuty::JournalOnly || !open.node.is_linked() {
             return Ok(());
         }
-        Ok(writer.file.publish().await?)
+        writer.told_by_close(writer.file.publish().await)
     }
 
     /// `fsync` and `fdatasync`.
@@ -234,7 +236,7 @@ impl Fs {
     pub async fn fsync(&self, fh: u64) -> FsResult<()> {
         let open = self.file(fh)?;
         match &open.writer {
-            Some(writer) if open.node.is_linked() => Ok(writer.file.fsync().await?),
+            Some(writer) if open.node.is_linked() => writer.told_by_wait(writer.file.fsync().await),
             _ => Ok(()),
         }
     }
@@ -261,14 +263,14 @@ impl Fs {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                writer.verdict.lock().on_write();
+                writer.wrote();
                 drop_privileges(&writer.file)?;
             }
             _ => return Err(FsError::plain(libc::EOPNOTSUPP)),
         }
         if !keep_size && end > writer.file.size() {
             cut_waiting(&writer.file, end).await?;
-            writer.verdict.lock().on_write();
+            writer.wrote();
         }
         Ok(())
     }
@@ -324,7 +326,7 @@ impl Fs {
         if !writer.file.clone_from_object(&base, from.1, len)? {
             return Err(unfit);
         }
-        writer.verdict.lock().on_write();
+        writer.wrote();
         drop_privileges(&writer.file)?;
         Ok(len as u32)
     }

@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::attr::Node;
+use super::error::{FsError, FsResult};
 use super::verdict::WriterVerdict;
 use crate::namespace::SharedListing;
 use crate::object::{ETag, ObjectKey};
 use crate::read::reader::ObjectReader;
-use crate::upload::DirtyFile;
+use crate::upload::{DirtyFile, WriteError};
 
 /// The writing side of a handle.
 pub struct Writer {
@@ -23,6 +24,61 @@ pub struct Writer {
     pub verdict: Mutex<WriterVerdict>,
     /// The kernel's thread number of the opener, for callers whose process cannot be read any more.
     pub opener_tid: u32,
+    /// It was to make a new file (`O_EXCL`).
+    pub exclusive: bool,
+    /// Failures of the file that this handle was told of, or that were told to others before it was opened.
+    pub failures_seen: AtomicU64,
+    /// It changed the file.
+    pub has_written: AtomicBool,
+}
+
+impl Writer {
+    /// Bytes of the file were changed through this handle.
+    pub fn wrote(&self) {
+        self.has_written.store(true, Ordering::Relaxed);
+        self.verdict.lock().on_write();
+    }
+
+    /// A publication that failed while nobody waited is told once, to the next call that can tell it.
+    ///
+    /// # Errors
+    /// That of the publication.
+    pub fn tell_failure(&self) -> FsResult<()> {
+        self.file.untold_failure(&self.failures_seen).map_err(|error| self.told(error))
+    }
+
+    /// What close is answered with when the publication that it waited for gave `result`. Who changed the file is told each
+    /// time; who did not, only of what nobody was told yet.
+    ///
+    /// # Errors
+    /// That of the publication.
+    pub fn told_by_close(&self, result: Result<(), WriteError>) -> FsResult<()> {
+        // Write-back waits for nothing; what failed earlier is told now.
+        let Err(error) = result else { return self.tell_failure() };
+        let is_news = self.file.untold_failure(&self.failures_seen).is_err();
+        if is_news || self.has_written.load(Ordering::Relaxed) || !self.file.is_stuck() {
+            return Err(self.told(error));
+        }
+        Ok(())
+    }
+
+    /// What fsync, and a write that had to wait, is answered with: its own trouble, else that of an earlier publication.
+    ///
+    /// # Errors
+    /// Those.
+    pub fn told_by_wait(&self, result: Result<(), WriteError>) -> FsResult<()> {
+        let failure = self.tell_failure();
+        result.map_err(|error| self.told(error))?;
+        failure
+    }
+
+    fn told(&self, error: WriteError) -> FsError {
+        let mut error = FsError::from(error);
+        if error.errno == libc::ESTALE && self.exclusive && self.file.lost_a_new_name() {
+            error.errno = libc::EEXIST;
+        }
+        error
+    }
 }
 
 /// A reader that is kept for the next read.

@@ -1,6 +1,7 @@
 //! Opening and releasing files.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -57,6 +58,7 @@ impl Fs {
         }
         self.check_writable()?;
         let file = self.begin_write(&node).await?;
+        // The kernel sends O_CREAT and O_EXCL with `create` only.
         let opened = self.opened_writer(node.clone(), file.clone(), access, caller);
         if truncate {
             let cut = async {
@@ -90,14 +92,23 @@ impl Fs {
     }
 
     /// A handle for `file`, of which the caller of this has become a writer (see [`Fs::begin_write`]).
-    pub(super) fn opened_writer(&self, node: Arc<Node>, file: Arc<DirtyFile>, access: i32, caller: Caller) -> Opened {
+    /// `flags`: those of open(2).
+    pub(super) fn opened_writer(&self, node: Arc<Node>, file: Arc<DirtyFile>, flags: i32, caller: Caller) -> Opened {
+        let access = flags & libc::O_ACCMODE;
         let epoch = {
             let mut state = node.body.state.lock();
             state.handles += 1;
             state.epoch
         };
         let verdict = Mutex::new(WriterVerdict::new(process::thread_group(caller.tid)));
-        let writer = Some(Writer { file, verdict, opener_tid: caller.tid });
+        let writer = Some(Writer {
+            verdict,
+            opener_tid: caller.tid,
+            exclusive: flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0,
+            failures_seen: AtomicU64::new(file.failures_told()),
+            has_written: AtomicBool::new(false),
+            file,
+        });
         let open = OpenFile { node, writer, snapshot: None, epoch, reader: Mutex::new(None) };
         // Small reads between writes (databases) need the page cache; streams are faster without it.
         let direct_io = access == libc::O_WRONLY;

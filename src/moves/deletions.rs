@@ -144,14 +144,16 @@ impl Move {
                     }
                 }
                 for (key, why) in refused {
-                    let message =
-                        format!("{key} was removed here, but BOS refuses to delete it: {why}; it is there again");
+                    let message = format!(
+                        "{key} was removed here, but BOS refuses to delete it: {why}; it is there again, \
+                         nothing of it was lost: put that right and remove it again"
+                    );
                     self.shared.tell_as("failed", &key, &self.id, message);
                 }
                 Ok(())
             }
             Err(CopyTrouble::Failed(error)) => {
-                let message = format!("{error}; {} removed names are there again", keys.len());
+                let message = format!("{error}; {} removed names are there again: remove them again", keys.len());
                 Err(Ended::Stuck(WriteError::failed(libc::EIO, message)))
             }
             Err(trouble) => Err(ended(trouble)),

@@ -349,7 +349,9 @@ impl Move {
     async fn list_page(&self, prefix: &str, marker: Option<&str>) -> Result<ListPage, CopyTrouble> {
         let call = || self.shared.client.list_objects(prefix, None, marker, PAGE_KEYS);
         let page = self.patiently_for(prefix, call).await?;
-        page.map_err(|e| WriteError::failed(e.errno(), format!("listing {prefix}: {e}")).into())
+        page.map_err(|e| {
+            WriteError::failed(e.errno(), format!("listing {prefix}: {e}; nothing was changed by that")).into()
+        })
     }
 
     /// What a start does with a directory: forward behind the line that all is copied, else back.

@@ -209,13 +209,15 @@ impl Move {
 
     /// The error of a request that BOS refuses for good.
     pub(super) fn refused(&self, doing: &str, key: &ObjectKey, error: &BosError) -> WriteError {
-        WriteError::failed(error.errno(), format!("{doing} {key}: {error}"))
+        let message = format!("{doing} {key}: {error}; nothing was changed by that: put it right and try again");
+        WriteError::failed(error.errno(), message)
     }
 
     /// The move stays in its journal, to be tried again by the next mount.
     pub(super) fn fail(&self, message: &str) {
-        log::error!("{message}; the next mount tries again");
-        *self.trouble.lock() = Trouble { tries: 0, last_error: Some(message.to_owned()), failed: true };
+        let message = format!("{message}; the journal keeps the task and the next mount tries again");
+        log::error!("{message}");
+        *self.trouble.lock() = Trouble { tries: 0, last_error: Some(message), failed: true };
         self.notify();
         self.shared.notify();
     }

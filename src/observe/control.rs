@@ -36,6 +36,9 @@ pub enum Request {
         /// Overwrite what is there.
         #[serde(default)]
         force: bool,
+        /// Publish it under this key instead, which must be free.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        as_key: Option<String>,
     },
     /// Drop the unfinished file of this key; the object that was there before stays.
     Abort {
@@ -164,7 +167,7 @@ mod tests {
 
     #[test]
     fn requests_and_answers_are_one_line_each() {
-        let request = Request::Complete { key: "a\nb".into(), force: true };
+        let request = Request::Complete { key: "a\nb".into(), force: true, as_key: None };
         let line = serde_json::to_string(&request).unwrap();
         assert!(!line.contains('\n'));
         assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);

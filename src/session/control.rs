@@ -105,9 +105,9 @@ async fn act(running: &Running, request: Request) -> Answer {
             running.ask_to_stop();
             Ok("stopping; the journal keeps everything that is not in BOS yet".to_owned())
         }
-        Request::Complete { key, force } => match with_key(&key) {
-            Ok((key, file)) => match super::complete(&file, force).await {
-                Ok(()) => Ok(format!("{key} is complete and proved in BOS")),
+        Request::Complete { key, force, as_key } => match with_key(&key) {
+            Ok((_, file)) => match super::complete(&running.uploads, &file, force, as_key.as_deref()).await {
+                Ok(key) => Ok(format!("{key} is complete and proved in BOS")),
                 Err(error) => Err(error.to_string()),
             },
             Err(message) => Err(message),

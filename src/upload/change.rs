@@ -138,11 +138,18 @@ impl DirtyFile {
             return Err(WriteError::failed(libc::EFBIG, message));
         }
         let old = inner.size;
+        if size == 0 && inner.state.failed.is_some() {
+            // What could not be published is given up for what is written now.
+            self.retry(inner, false)?;
+        }
         if size == 0 && matches!(inner.state.stage, Stage::Closed(_)) {
             self.supersede(inner)?;
         }
         let touched = ByteRange::new(old.min(size), old.max(size));
         if !touched.is_empty() && inner.is_frozen(touched) {
+            drop(guard);
+            // After a failure nobody works on what must be waited for.
+            self.start_driver();
             return Err(WriteError::MustWait);
         }
         self.materialise(inner)?;

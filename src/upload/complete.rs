@@ -18,6 +18,8 @@ use crate::journal::record::Proof;
 use crate::object::{ByteRange, Condition, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
 use crate::posix_meta::{MARK, XATTRS, write_attrs};
 use crate::write::block_map::BLOCK_BYTES;
+use crate::write::extents::Source;
+use crate::write::part_plan::Piece;
 
 /// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
 const MISSING_MAX: u32 = 6;
@@ -40,6 +42,9 @@ impl DirtyFile {
         if ask_object && self.settle_object(&key, &stage, &condition).await? {
             return Ok(());
         }
+        if self.lock().suspect_base {
+            self.check_needed_base(&key).await?;
+        }
         let upload = self.lock().state.upload.clone();
         let Some(upload) = upload else {
             self.reconciled();
@@ -58,11 +63,42 @@ impl DirtyFile {
                 let mut inner = self.lock();
                 log::warn!("{key}: BOS no longer has upload {}; its parts are sent again", upload.id);
                 self.append(&mut inner, &Record::UploadEnded)?;
+                if let Some(lost) = inner.lost_in_bos() {
+                    inner.reconcile = false;
+                    inner.suspect_base = false;
+                    return Err(lost);
+                }
             }
             Err(e) => return Err(e.into()),
         }
         self.reconciled();
         Ok(())
+    }
+
+    /// A request for bytes of the base was refused although the key is as this file wants it: fails for good when those
+    /// bytes are gone, since nothing could ever be made of them.
+    async fn check_needed_base(self: &Arc<Self>, key: &ObjectKey) -> Result<(), Trouble> {
+        let (base, source) = {
+            let inner = self.lock();
+            let Some(base) = inner.base().filter(|_| inner.needs_base()) else { return Ok(()) };
+            (base.clone(), inner.state.base_key().clone())
+        };
+        let there = self.head(&source).await?;
+        if there.is_some_and(|head| head.etag == base.etag) {
+            return Ok(());
+        }
+        let mut inner = self.lock();
+        inner.reconcile = false;
+        inner.suspect_base = false;
+        Err(Trouble::Final {
+            errno: libc::ESTALE,
+            message: format!(
+                "{key}: the bytes that were not written here were those of the object {source} with ETag {}, which is gone: the \
+                 file cannot be made whole. Nothing was published and what was written is kept; write the file whole \
+                 again, or give it up with `bosfs uploads abort BUCKET/{key}`",
+                base.etag
+            ),
+        })
     }
 
     fn reconciled(&self) {
@@ -485,6 +521,48 @@ impl Inner {
         headers.metadata.insert(MARK.to_owned(), mark.to_owned());
         headers.storage_class = headers.storage_class.or_else(|| class.cloned());
         headers
+    }
+
+    /// Whether bytes of the base are still missing for what is to be published.
+    fn needs_base(&self) -> bool {
+        let size = self.state.stage.frozen().map_or(self.size, |frozen| frozen.size);
+        let Some(store) = &self.store else { return false };
+        let from_base = |range| store.extents.pieces(range, size).iter().any(|piece| piece.from == Source::Base);
+        self.pieces(size).iter().any(|piece| match piece {
+            Piece::Copy { part, range } => !self.state.is_copied(*part, *range),
+            Piece::Upload(number) => {
+                let range = self.plan.range_in(*number, size);
+                !self.state.is_sent_for_publication(*number, range.len()) && from_base(range)
+            }
+        })
+    }
+
+    /// The trouble of a file of which BOS has lost bytes that were taken out of the full spool.
+    pub(super) fn lost_in_bos(&self) -> Option<Trouble> {
+        let store = self.store.as_ref()?;
+        let held_by_bos = |range| {
+            let mut parts = self.plan.parts_in(range);
+            parts.all(|number| self.state.parts.get(&number).is_some_and(|part| part.held.is_some()))
+        };
+        let pieces = store.extents.pieces(ByteRange::new(0, self.size), self.size);
+        let lost: Vec<String> = pieces
+            .iter()
+            .filter(|piece| piece.from == Source::Held && !held_by_bos(piece.range))
+            .map(|piece| format!("{} to {}", piece.range.start, piece.range.end))
+            .collect();
+        if lost.is_empty() {
+            return None;
+        }
+        let key = &self.state.key;
+        Some(Trouble::Final {
+            errno: libc::EIO,
+            message: format!(
+                "{key}: its upload was destroyed in BOS, and with it the only copy of bytes that had been taken out of the full \
+                 spool: {} are lost. Nothing was published and all other bytes are kept; copy the file again, or give it \
+                 up with `bosfs uploads abort BUCKET/{key}`",
+                lost.join(", ")
+            ),
+        })
     }
 
     /// What BOS holds of every piece of a publication of `size` bytes; `None` if something is missing.

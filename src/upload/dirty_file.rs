@@ -84,6 +84,8 @@ impl DirtyFile {
                 copying_attrs: false,
                 misplaced: false,
                 ctime: opening.attrs.mtime,
+                failures: 0,
+                failures_told: 0,
             },
         )
     }
@@ -151,6 +153,9 @@ impl DirtyFile {
                 copying_attrs: false,
                 misplaced: false,
                 ctime: state.attrs.mtime,
+                // Whoever was told of an old conflict is gone.
+                failures: u64::from(state.conflict.is_some()),
+                failures_told: 0,
                 state,
                 store: Some(store),
             },

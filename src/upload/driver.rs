@@ -222,9 +222,13 @@ impl DirtyFile {
             Err(Trouble::Local(WriteError::Failed { errno, message })) => self.fail(&mut inner, errno, message),
             Err(Trouble::Local(e @ WriteError::MustWait)) => inner.back_off(&key.to_string(), what, e.to_string()),
             Err(Trouble::Bos(e)) => match e.kind {
-                BosErrorKind::NoSuchUpload | BosErrorKind::InvalidPart | BosErrorKind::PreconditionFailed => {
+                // A missing key is the base's or a copy's source: HEAD tells, as after a refused condition.
+                BosErrorKind::NoSuchUpload
+                | BosErrorKind::InvalidPart
+                | BosErrorKind::PreconditionFailed
+                | BosErrorKind::NoSuchKey => {
                     inner.reconcile = true;
-                    inner.suspect_base |= e.kind == BosErrorKind::PreconditionFailed;
+                    inner.suspect_base |= matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey);
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
                 _ if e.is_transient() || e.is_ambiguous() => {
@@ -252,6 +256,7 @@ impl DirtyFile {
         if self.append(inner, &record).is_err() {
             inner.state.apply(&record);
         }
+        inner.failures += 1;
         inner.last_error = Some(message);
     }
 
@@ -283,14 +288,15 @@ impl DirtyFile {
         let key = &inner.state.key;
         let message = format!(
             "{key}: BOS holds {found}, which is neither what this file began with nor what was written here; nothing was \
-             overwritten and the bytes are kept: `bosfs uploads complete BUCKET/{key} --force` overwrites, \
-             `bosfs uploads abort BUCKET/{key}` gives the local bytes up"
+             overwritten and the bytes are kept: `bosfs uploads complete BUCKET/{key} --force` overwrites, `--as OTHER/KEY` instead publishes them \
+             there, `bosfs uploads abort BUCKET/{key}` gives the local bytes up"
         );
         log::error!("{message}");
         let record = Record::Conflict { message };
         if self.append(inner, &record).is_err() {
             inner.state.apply(&record);
         }
+        inner.failures += 1;
     }
 }
 

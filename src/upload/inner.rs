@@ -117,6 +117,10 @@ pub(super) struct Inner {
     pub(super) misplaced: bool,
     /// Time of the last change of bytes or attributes, as `stat` shows it.
     pub(super) ctime: Timestamp,
+    /// How often its publication has failed for good, or met a conflict.
+    pub(super) failures: u64,
+    /// Of these, as many as some program was told of.
+    pub(super) failures_told: u64,
 }
 
 impl Inner {

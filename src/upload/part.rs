@@ -141,6 +141,9 @@ impl DirtyFile {
                 for piece in store.extents.pieces(range.intersect(ByteRange::new(0, size)), size) {
                     match piece.from {
                         Source::Held => {
+                            if let Some(lost) = inner.lost_in_bos() {
+                                return Err(lost);
+                            }
                             return Err(Trouble::Final {
                                 errno: libc::ENOSPC,
                                 message: format!(

@@ -1,6 +1,7 @@
 //! Freezing a state for publication, and everything that waits: close, fsync, full spools, unlink.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::complete::finished;
 use super::dirty_file::{DirtyFile, disk_error};
@@ -9,7 +10,7 @@ use super::state::Stage;
 use super::{FileStatus, InterruptedPolicy, WriteError, WriterEnd};
 use crate::journal::Record;
 use crate::journal::record::Publication;
-use crate::object::{ByteRange, Timestamp};
+use crate::object::{ByteRange, Condition, Timestamp};
 
 /// What a flush has to wait for.
 enum Ticket {
@@ -396,6 +397,8 @@ impl DirtyFile {
                     if self.shared.make_room() {
                         continue;
                     }
+                    // Of a file that failed, that is the reason why its bytes stay in the spool.
+                    self.lock().trouble()?;
                     self.shared.room_may_come(&self.key())?;
                 }
                 tokio::select! {
@@ -528,6 +531,37 @@ impl DirtyFile {
         inner.retry_at = None;
         inner.tries = 0;
         Ok(())
+    }
+
+    /// What a handle that is opened now counts as known: everything that some program was told of. What nobody was told of
+    /// yet, it is told of itself.
+    pub fn failures_told(&self) -> u64 {
+        self.lock().failures_told
+    }
+
+    /// The failure of the last publication, if `seen` (see [`DirtyFile::failures_told`]) does not cover it; it does then.
+    ///
+    /// # Errors
+    /// Those of the publication.
+    pub fn untold_failure(&self, seen: &AtomicU64) -> Result<(), WriteError> {
+        let mut inner = self.lock();
+        let trouble = inner.trouble();
+        if trouble.is_err() && seen.swap(inner.failures, Ordering::Relaxed) < inner.failures {
+            inner.failures_told = inner.failures;
+            return trouble;
+        }
+        Ok(())
+    }
+
+    /// Whether it met somebody else's object where there was to be none.
+    pub fn lost_a_new_name(&self) -> bool {
+        let inner = self.lock();
+        inner.state.conflict.is_some() && inner.state.condition == Condition::Absent
+    }
+
+    /// Whether it failed for good, or is in conflict.
+    pub fn is_stuck(&self) -> bool {
+        self.lock().trouble().is_err()
     }
 
     /// Its entry in `status`, with the list of parts if `parts`.

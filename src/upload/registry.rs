@@ -364,6 +364,14 @@ impl Uploads {
         self.files().iter().filter_map(|file| file.lock().state.base.as_ref()?.key.clone()).collect()
     }
 
+    /// Publishes `file` under the free key `key` instead of its own (`uploads complete --as`).
+    ///
+    /// # Errors
+    /// `EEXIST`, `EBUSY`, and as [`DirtyFile::publish`]; the message says what became of the file.
+    pub async fn complete_as(&self, file: &Arc<DirtyFile>, key: &ObjectKey) -> Result<(), WriteError> {
+        file.complete_as(key).await
+    }
+
     /// Fetches what files that began as copies of `key` still read from there, before it is removed or replaced.
     ///
     /// # Errors
@@ -546,6 +554,12 @@ impl Shared {
     /// Whether the name means another file by now.
     pub(super) fn is_replaced(&self, file: &DirtyFile, key: &ObjectKey) -> bool {
         self.files.lock().get(key).is_some_and(|found| !std::ptr::eq(found.as_ref(), file))
+    }
+
+    /// Whether a file of this key is in memory and not wholly in BOS. Not to be called for a file whose lock is held.
+    pub(super) fn has_file(&self, key: &ObjectKey) -> bool {
+        let found = self.files.lock().get(key).cloned();
+        found.is_some_and(|file| file.is_pending_or_busy())
     }
 
     pub(super) fn take_adoptable(&self, key: &ObjectKey) -> Option<UploadId> {

@@ -131,6 +131,61 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// Publishes it under the free key `key` instead of its own, where somebody else's object is or something else keeps it
+    /// from being published. What BOS holds under its present key is left.
+    ///
+    /// # Errors
+    /// `EEXIST` when `key` is taken, `EBUSY` when the file is in use or bytes of it are only in BOS, under the old key; as
+    /// [`DirtyFile::publish`]. Only in the last case the file has the new key.
+    pub(super) async fn complete_as(self: &Arc<Self>, key: &ObjectKey) -> Result<(), WriteError> {
+        let old = self.key();
+        let refuse = |errno, why: String| {
+            let what = format!("{old} cannot be published as {key}: {why}; nothing was changed and its bytes are kept");
+            WriteError::failed(errno, what)
+        };
+        match self.shared.client.head_object(key).await {
+            Err(error) if error.kind == BosErrorKind::NoSuchKey => {}
+            Err(error) => return Err(refuse(error.errno(), format!("{error}; try again"))),
+            Ok(head) => {
+                let why = format!("BOS has an object of {} bytes there; try again with another key", head.size);
+                return Err(refuse(libc::EEXIST, why));
+            }
+        }
+        {
+            let mut inner = self.lock();
+            if inner.writers > 0 || inner.removal != Removal::None {
+                return Err(refuse(libc::EBUSY, "a program has it open; close it and try again".into()));
+            }
+            if inner.store.is_none() || inner.driving {
+                return Err(refuse(libc::EBUSY, "it is on its way to BOS; wait for that, or try again".into()));
+            }
+            if inner.state.parts.values().any(|part| part.punched) {
+                let why = "parts of it are only in its upload in BOS; decide with `bosfs uploads complete --force` or \
+                           `bosfs uploads abort`";
+                return Err(refuse(libc::EBUSY, why.into()));
+            }
+            if self.shared.has_file(key) {
+                return Err(refuse(libc::EEXIST, "another file of that name is being written; try again later".into()));
+            }
+            if let Some(base) = inner.state.base.clone() {
+                // Unchanged bytes are those of the object under the old key.
+                let base = BaseObject { key: Some(inner.state.base_key().clone()), ..base };
+                let end = inner.state.base_end;
+                self.append(&mut inner, &Record::Cloned { base, end })?;
+            }
+            let renamed = Record::Renamed { key: key.clone(), condition: Condition::Absent, base: None };
+            self.append(&mut inner, &renamed)?;
+            inner.temporary = None;
+            inner.check_base = false;
+            inner.misplaced = inner.state.upload.as_ref().is_some_and(|upload| upload.key != *key);
+            self.shared.rekey(self, &old, key);
+            self.retry(&mut inner, false)?;
+            inner.inherited = false;
+        }
+        self.notify();
+        self.publish_and_wait().await
+    }
+
     /// Waits for a publication that is on its way, so that its object can be copied. Begins none: what is written and not
     /// closed stays unpublished. `false`: ask again how it can be renamed.
     ///

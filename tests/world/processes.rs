@@ -1,0 +1,97 @@
+//! Looks at processes all the time: whether one is stuck in the kernel (state D), where no signal reaches it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+struct Seen {
+    pids: Vec<u32>,
+    samples: u64,
+    longest: Duration,
+    stack: String,
+}
+
+/// A thread that looks at some processes and all their threads.
+pub struct Sampler {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sampler {
+    pub fn start(pid: u32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(Mutex::new(Seen { pids: vec![pid], ..Seen::default() }));
+        let (stopped, kept) = (stop.clone(), seen.clone());
+        let thread = std::thread::spawn(move || {
+            let mut since = std::collections::HashMap::new();
+            while !stopped.load(Ordering::SeqCst) {
+                let pids = kept.lock().pids.clone();
+                for pid in pids {
+                    look(pid, &mut since, &kept);
+                }
+                std::thread::sleep(PAUSE);
+            }
+        });
+        Self { stop, seen, thread: Some(thread) }
+    }
+
+    /// Looks at this process, too.
+    pub fn add(&self, pid: u32) {
+        self.seen.lock().pids.push(pid);
+    }
+
+    /// The longest time that a thread was in state D without a break, waiting for a FUSE file system.
+    pub fn longest_wait(&self) -> Duration {
+        self.seen.lock().longest
+    }
+
+    /// Where in the kernel it was then.
+    pub fn stack(&self) -> String {
+        self.seen.lock().stack.clone()
+    }
+
+    /// Threads looked at.
+    pub fn samples(&self) -> u64 {
+        self.seen.lock().samples
+    }
+}
+
+fn look(pid: u32, since: &mut std::collections::HashMap<String, Instant>, seen: &Mutex<Seen>) {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
+    for thread in threads.flatten().map(|entry| entry.path()) {
+        let Ok(stat) = std::fs::read_to_string(thread.join("stat")) else { continue };
+        seen.lock().samples += 1;
+        let name = thread.display().to_string();
+        let is_stuck = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'));
+        // A wait for the disk is none for the mount; where the stack cannot be read, every wait counts.
+        let stack =
+            if is_stuck { std::fs::read_to_string(thread.join("stack")).unwrap_or_default() } else { String::new() };
+        if !is_stuck || !(stack.is_empty() || stack.contains("fuse")) {
+            since.remove(&name);
+            continue;
+        }
+        let began = *since.entry(name).or_insert_with(Instant::now);
+        let mut seen = seen.lock();
+        if began.elapsed() >= seen.longest {
+            seen.longest = began.elapsed();
+            seen.stack = format!("{stat}{stack}");
+        }
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
