@@ -171,9 +171,9 @@ impl State {
             let proved_at = file.proved_at();
             self.changed = self.changed.max(Some(file.ctime()));
             self.content = Content::Object(published_object(published));
-            // It may have been published long before; nothing that was asked before now is believed against it.
-            self.published = Some(Instant::now());
-            self.confirmed = if just_now { self.published } else { proved_at };
+            // It may have been published long before; nothing that was asked before its proof is believed against it.
+            self.published = Some(proved_at.unwrap_or_else(Instant::now));
+            self.confirmed = if just_now { Some(Instant::now()) } else { proved_at };
         }
     }
 

@@ -108,8 +108,7 @@ impl DirtyFile {
         for number in inner.plan.parts_in(range) {
             let known = inner.state.parts.get(&number);
             let was_sent = known.is_some_and(|part| part.held.is_some() && !part.dirty);
-            let journaled =
-                frozen && inner.state.changed_since_freeze.contains(&number) && !inner.state.closed_again;
+            let journaled = frozen && inner.state.changed_since_freeze.contains(&number) && !inner.state.closed_again;
             if was_sent || (frozen && !journaled) {
                 self.append(inner, &Record::Dirtied { part: number })?;
             }

@@ -186,14 +186,35 @@ fn a_file_of_several_parts_is_not_asked_for_again_after_its_publication() {
     let world = World::new();
     let mount = world.mount(&["--part-size", "5MiB", "--metadata-ttl", "60s"]);
     let (temporary, name) = (mount.path(".f.AbCd12"), mount.path("f"));
-    let mut file = std::fs::File::options().read(true).write(true).create_new(true).open(&temporary).unwrap();
-    std::io::Write::write_all(&mut file, &random_bytes(3, 2 * PART as usize)).unwrap();
-    drop(file);
-    std::fs::rename(&temporary, &name).unwrap();
+    write_and_rename(&temporary, &name);
     world.wait_quiet();
     world.proxy.take_counts();
     assert_eq!(std::fs::metadata(&name).unwrap().len(), 2 * PART);
     assert_eq!(std::fs::read_dir(mount.dir()).unwrap().count(), 1);
     let counts = world.proxy.counts();
     assert_eq!(counts.requests(Call::HeadObject), 0, "{}", counts.log_text());
+}
+
+#[test]
+fn a_listing_confirms_a_file_of_several_parts_that_this_mount_published() {
+    let world = World::new();
+    let mount = world.mount(&["--part-size", "5MiB", "--metadata-ttl", "4s"]);
+    write_and_rename(&mount.path(".f.AbCd12"), &mount.path("f"));
+    std::thread::sleep(std::time::Duration::from_millis(4500));
+    world.proxy.take_counts();
+    let listed = std::fs::read_dir(mount.dir()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+    assert_eq!(listed.collect::<Vec<_>>(), [2 * PART]);
+    // The kernel keeps no extended attributes: this asks the mount.
+    let none = rustix::fs::getxattr(mount.path("f"), "user.none", &mut []);
+    assert_eq!(none, Err(rustix::io::Errno::NODATA));
+    let counts = world.proxy.counts();
+    assert!(counts.requests(Call::ListObjects) > 0);
+    assert_eq!(counts.requests(Call::HeadObject), 0, "{}", counts.log_text());
+}
+
+fn write_and_rename(temporary: &std::path::Path, name: &std::path::Path) {
+    let mut file = std::fs::File::options().read(true).write(true).create_new(true).open(temporary).unwrap();
+    std::io::Write::write_all(&mut file, &random_bytes(3, 2 * PART as usize)).unwrap();
+    drop(file);
+    std::fs::rename(temporary, name).unwrap();
 }

@@ -275,7 +275,12 @@ impl Connection<'_> {
     }
 
     /// Hands the server's answer on, with what the rule does to it.
-    async fn pass_answer(&mut self, mut answer: Head, mut upstream: Upstream, x: &mut Exchange<'_>) -> io::Result<Next> {
+    async fn pass_answer(
+        &mut self,
+        mut answer: Head,
+        mut upstream: Upstream,
+        x: &mut Exchange<'_>,
+    ) -> io::Result<Next> {
         let Start::Answer { status, .. } = answer.start else { return Err(io::ErrorKind::InvalidData.into()) };
         let framing = answer.framing(Some(&x.asked.method));
         let mut body = BodyReader::new(framing);

@@ -55,7 +55,12 @@ fn run(settings: &Settings) -> Result<bool, String> {
         self_check::run(&sources, settings.seed)?;
     }
     let rounds: u32 = cells.iter().map(|cell| cell.rounds).sum();
-    println!("crash matrix: {} cells, {rounds} rounds, {} at a time, seed {}", cells.len(), settings.jobs, settings.seed);
+    println!(
+        "crash matrix: {} cells, {rounds} rounds, {} at a time, seed {}",
+        cells.len(),
+        settings.jobs,
+        settings.seed
+    );
     let done = run_cells(cells, &sources, settings);
     let took = started.elapsed();
     page::print_summary(&done, took);

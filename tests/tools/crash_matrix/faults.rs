@@ -137,7 +137,11 @@ const fn whole(name: &'static str, kind: Kind, says: &'static str) -> Fault {
 pub const FAULTS: &[Fault] = &[
     request("latency", "150 to 450 ms before each request of the phase is forwarded"),
     request("slow-line", "4 MB/s"),
-    whole("refused", Kind::Line(Line::Refused), "nothing listens for 1.2 s: connections are refused, those that stood are reset"),
+    whole(
+        "refused",
+        Kind::Line(Line::Refused),
+        "nothing listens for 1.2 s: connections are refused, those that stood are reset",
+    ),
     whole("line-dead", Kind::Line(Line::Dead), "every connection is reset for 1.2 s"),
     whole("line-silent", Kind::Line(Line::Silent), "no byte moves for 1.2 s"),
     request("reset-before-body", "connection reset behind the request's head"),

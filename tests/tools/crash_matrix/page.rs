@@ -148,17 +148,29 @@ fn legend(page: &mut String, done: &[Done]) {
     let _ = write!(page, "\n## How a round ends\n\n| word | what happened |\n|---|---|\n");
     for (name, says) in [
         ("goes on", "the program noticed nothing but time; the object is byte-exact"),
-        ("EIO", "somebody waits at a prompt and the fault lasted: the call failed within 30 s (never with \"no such file\"), and works again once the fault is gone"),
+        (
+            "EIO",
+            "somebody waits at a prompt and the fault lasted: the call failed within 30 s (never with \"no such file\"), and works again once the fault is gone",
+        ),
         ("ETIMEDOUT", "the same, where nothing was answered at all"),
-        ("refused", "the same of a command of bosfs: it ended with an error and a reason, and works when it is run again"),
-        ("EACCES, kept", "refused until somebody acts: the call failed at once, the bytes are kept, the next mount published them"),
+        (
+            "refused",
+            "the same of a command of bosfs: it ended with an error and a reason, and works when it is run again",
+        ),
+        (
+            "EACCES, kept",
+            "refused until somebody acts: the call failed at once, the bytes are kept, the next mount published them",
+        ),
         ("EIO, kept", "the same with this errno"),
         ("ENODEV, kept", "the same with this errno"),
         ("ENOSPC, kept", "the same with this errno"),
         ("EDQUOT, kept", "the same with this errno"),
         ("refused, kept", "the same of a command of bosfs"),
         ("told, kept", "nobody waits for the request any more: `status` and `umount` tell, the next mount did it"),
-        ("resumed", "the process died; after the next mount the object is byte-exact, what was closed by itself, what was cut off by the same program run again"),
+        (
+            "resumed",
+            "the process died; after the next mount the object is byte-exact, what was closed by itself, what was cut off by the same program run again",
+        ),
     ] {
         if word(name) {
             let _ = writeln!(page, "| {name} | {says} |");

@@ -101,12 +101,7 @@ impl Phase {
     pub fn answer_has_body(&self) -> bool {
         matches!(
             self.call,
-            Call::ListObjects
-                | Call::ListParts
-                | Call::GetObject
-                | Call::Initiate
-                | Call::Complete
-                | Call::CopyObject
+            Call::ListObjects | Call::ListParts | Call::GetObject | Call::Initiate | Call::Complete | Call::CopyObject
         )
     }
 

@@ -517,7 +517,8 @@ fn sent_twice(ask: &Ask, stage: &Stage<'_>, armed: &Armed, blows_ms: &[u64]) -> 
         let carries = matches!(line.asked.call, Call::UploadPart | Call::PutObject) && line.asked.key == KEY;
         let refused = !line.status.is_some_and(|status| (200..300).contains(&status));
         let treated = !ask.fault.is_harmless() && line.rule.is_some_and(|rule| ids.contains(&rule));
-        let at_blow = blows_ms.iter().any(|at| (at.saturating_sub(JUST_BEFORE_MS)..=at + JUST_BEFORE_MS).contains(&line.at_ms));
+        let at_blow =
+            blows_ms.iter().any(|at| (at.saturating_sub(JUST_BEFORE_MS)..=at + JUST_BEFORE_MS).contains(&line.at_ms));
         carries && (refused || treated || at_blow)
     });
     let allowed = of_file + broken.map(|line| len(line.asked.part)).sum::<u64>();

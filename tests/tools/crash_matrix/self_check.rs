@@ -26,9 +26,12 @@ pub fn run(sources: &Sources, seed: u64) -> Result<(), String> {
         let shown = round::run(ask(sabotage), sources);
         match (&shown.problem, sabotage) {
             (None, None) => {}
-            (Some(problem), Some(_)) if problem.starts_with(expected) || problem.contains(&format!("({expected})")) => {}
+            (Some(problem), Some(_)) if problem.starts_with(expected) || problem.contains(&format!("({expected})")) => {
+            }
             (problem, _) => {
-                return Err(format!("self-check: {sabotage:?} should end with {expected:?}, and ends with {problem:?}"));
+                return Err(format!(
+                    "self-check: {sabotage:?} should end with {expected:?}, and ends with {problem:?}"
+                ));
             }
         }
     }

@@ -37,7 +37,8 @@ const LEFT_OUT: &[LeftOut] = &[
     },
     LeftOut {
         fits: |fault, phase| {
-            is_named(fault, &["slow-line"]) && !matches!(phase.call, Call::UploadPart | Call::PutObject | Call::GetObject)
+            is_named(fault, &["slow-line"])
+                && !matches!(phase.call, Call::UploadPart | Call::PutObject | Call::GetObject)
         },
         reason: "too few bytes move to be slowed down",
     },
@@ -74,7 +75,8 @@ const LEFT_OUT: &[LeftOut] = &[
     },
     LeftOut {
         fits: |fault, phase| {
-            is_named(fault, &["200-blanks-error", "200-blanks-ok"]) && !matches!(phase.call, Call::Complete | Call::CopyObject)
+            is_named(fault, &["200-blanks-error", "200-blanks-ok"])
+                && !matches!(phase.call, Call::Complete | Call::CopyObject)
         },
         reason: "only Complete and CopyObject keep a connection alive by white space",
     },
@@ -85,7 +87,9 @@ const LEFT_OUT: &[LeftOut] = &[
         reason: "a question changes nothing: the same as without the act",
     },
     LeftOut {
-        fits: |fault, phase| is_named(fault, &["bad-digest"]) && !matches!(phase.call, Call::UploadPart | Call::PutObject),
+        fits: |fault, phase| {
+            is_named(fault, &["bad-digest"]) && !matches!(phase.call, Call::UploadPart | Call::PutObject)
+        },
         reason: "the request carries no Content-MD5",
     },
     LeftOut {
@@ -110,9 +114,7 @@ const LEFT_OUT: &[LeftOut] = &[
         reason: "the request names no upload",
     },
     LeftOut {
-        fits: |fault, phase| {
-            is_named(fault, &["invalid-part", "invalid-part-lie"]) && phase.call != Call::Complete
-        },
+        fits: |fault, phase| is_named(fault, &["invalid-part", "invalid-part-lie"]) && phase.call != Call::Complete,
         reason: "only Complete answers so",
     },
     LeftOut {

@@ -169,7 +169,10 @@ impl<'a> Stage<'a> {
         let (when, at) = match self.phase.call {
             Call::Complete => (When::call(Call::Complete), HoldAt::BeforeForward),
             Call::HeadObject => (When::call(Call::Complete), HoldAt::BeforeAnswer),
-            _ => (When::call(Call::UploadPart).part(crate::phases::LAST_PART), HoldAt::InsideBody { after_bytes: 64 << 10 }),
+            _ => (
+                When::call(Call::UploadPart).part(crate::phases::LAST_PART),
+                HoldAt::InsideBody { after_bytes: 64 << 10 },
+            ),
         };
         let hold = self.world.proxy.hold(when.key(KEY), at);
         self.copy_behind()?;
@@ -414,7 +417,8 @@ impl<'a> Stage<'a> {
             Story::RenameDir => {
                 let mut good = true;
                 for n in 0..DIR_FILES {
-                    let (old, new) = (get(&format!("{FROM_DIR}/{}", dir_file(n)))?, get(&format!("{TO_DIR}/{}", dir_file(n)))?);
+                    let (old, new) =
+                        (get(&format!("{FROM_DIR}/{}", dir_file(n)))?, get(&format!("{TO_DIR}/{}", dir_file(n)))?);
                     good &= is(&old, &dir_content(n)) || is(&new, &dir_content(n));
                 }
                 good
@@ -426,7 +430,8 @@ impl<'a> Stage<'a> {
             }
             story => {
                 let found = get(KEY)?;
-                let before = story.writes() && if self.is_over_old { is(&found, &self.sources.old) } else { found.is_none() };
+                let before =
+                    story.writes() && if self.is_over_old { is(&found, &self.sources.old) } else { found.is_none() };
                 before || is(&found, new)
             }
         };
