@@ -205,7 +205,8 @@ fn a_listing_confirms_a_file_of_several_parts_that_this_mount_published() {
     let listed = std::fs::read_dir(mount.dir()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
     assert_eq!(listed.collect::<Vec<_>>(), [2 * PART]);
     // The kernel keeps no extended attributes: this asks the mount.
-    let none = rustix::fs::getxattr(mount.path("f"), "user.none", &mut []);
+    let mut value = [0u8; 16];
+    let none = rustix::fs::getxattr(mount.path("f"), "user.none", &mut value);
     assert_eq!(none, Err(rustix::io::Errno::NODATA));
     let counts = world.proxy.counts();
     assert!(counts.requests(Call::ListObjects) > 0);
