@@ -21,6 +21,8 @@ mod file_renames;
 mod listing;
 #[path = "mount/names.rs"]
 mod names;
+#[path = "mount/odd_answers.rs"]
+mod odd_answers;
 #[path = "mount/ranges.rs"]
 mod ranges;
 #[path = "mount/removals.rs"]
