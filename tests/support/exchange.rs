@@ -62,6 +62,7 @@ struct Connection<'a> {
 /// One request under way; counted and put into the log however it ends, also when the line dies.
 struct Exchange<'a> {
     shared: &'a Shared,
+    began: Duration,
     asked: Asked,
     rule: Option<Rule>,
     action: Action,
@@ -72,10 +73,10 @@ struct Exchange<'a> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        let since_start = self.shared.started.elapsed();
+        let from_to = [self.began, self.shared.started.elapsed()];
         let mut counts = self.shared.counts.lock();
         counts.close(&self.asked);
-        counts.end(since_start, &self.asked, self.status, self.rule.as_ref().map(Rule::id));
+        counts.end(from_to, &self.asked, self.status, self.rule.as_ref().map(Rule::id));
     }
 }
 
@@ -112,6 +113,7 @@ impl Connection<'_> {
         let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&asked)).cloned();
         let mut exchange = Exchange {
             shared: self.shared,
+            began: self.shared.started.elapsed(),
             action: rule.as_ref().map(|rule| rule.spec().action.clone()).unwrap_or_default(),
             hold: rule.as_ref().and_then(|rule| rule.spec().hold),
             body: BodyReader::new(head.framing(None)),

@@ -22,6 +22,11 @@ pub struct KeyWatch {
 
 impl KeyWatch {
     pub fn start(bucket: &Bucket, key: &str) -> Self {
+        Self::start_every(bucket, key, PAUSE)
+    }
+
+    /// With another time between two looks.
+    pub fn start_every(bucket: &Bucket, key: &str, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let states: Arc<Mutex<Vec<Option<Seen>>>> = Arc::default();
         let looks = Arc::new(AtomicU64::new(0));
@@ -37,7 +42,7 @@ impl KeyWatch {
                         states.push(state);
                     }
                 }
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(pause);
             }
         });
         Self { stop, states, looks, thread: Some(thread) }

@@ -179,7 +179,7 @@ fn legend(page: &mut String, done: &[Done]) {
     let _ = write!(
         page,
         "\nA round fails, and with it the cell, when a byte differs, when the keys hold neither the old nor the new bytes \
-         while the fault lasts, when a HEAD every 5 ms saw a size that is no whole file's, when more bytes were sent than the \
+         while the fault lasts, when a HEAD every 50 ms (250 ms in cells that wait for a timeout) saw a size that is no whole file's, when more bytes were sent than the \
          file's and those of broken tries, when a program does not end within its limit or a thread of bosfs sleeps in the \
          kernel for more than 3 s, when a program ended with another result than this page says, when a journal or an error of \
          `umount` is left, or when the fault did not happen in its phase. Of two rounds one has the fault once, the other one \

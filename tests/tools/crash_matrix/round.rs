@@ -89,7 +89,7 @@ impl Armed {
 pub fn run(ask: Ask, sources: &Sources) -> Shown {
     let over_old = splitmix64(ask.seed) % 2 == 1;
     let mut shown = Shown::default();
-    let result = Stage::new(ask.phase, sources, over_old).and_then(|mut stage| {
+    let result = Stage::new(ask.phase, sources, over_old, patience_s(ask.fault, ask.phase) > 0).and_then(|mut stage| {
         let result = go(&ask, &mut stage, &mut shown);
         stage.world.proxy.set_line(Line::Alive);
         result.map_err(|problem| {
@@ -457,6 +457,7 @@ fn heal(ask: &Ask, stage: &mut Stage<'_>, ended: &Ended, blows_ms: &mut Vec<u64>
             }
         }
         stage.mount = None;
+        stage.world.wait_quiet();
         return stage.mount_now();
     }
     Ok(())
@@ -517,8 +518,8 @@ fn sent_twice(ask: &Ask, stage: &Stage<'_>, armed: &Armed, blows_ms: &[u64]) -> 
         let carries = matches!(line.asked.call, Call::UploadPart | Call::PutObject) && line.asked.key == KEY;
         let refused = !line.status.is_some_and(|status| (200..300).contains(&status));
         let treated = !ask.fault.is_harmless() && line.rule.is_some_and(|rule| ids.contains(&rule));
-        let at_blow =
-            blows_ms.iter().any(|at| (at.saturating_sub(JUST_BEFORE_MS)..=at + JUST_BEFORE_MS).contains(&line.at_ms));
+        let under_way = line.from_ms.saturating_sub(JUST_BEFORE_MS)..=line.at_ms + JUST_BEFORE_MS;
+        let at_blow = blows_ms.iter().any(|at| under_way.contains(at));
         carries && (refused || treated || at_blow)
     });
     let allowed = of_file + broken.map(|line| len(line.asked.part)).sum::<u64>();

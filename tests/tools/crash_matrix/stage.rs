@@ -13,6 +13,9 @@ use crate::support::{Call, HoldAt, KeyWatch, Mounted, When, World};
 
 /// Longest wait for what must happen by itself once no fault is left.
 pub const WAIT: Duration = Duration::from_secs(90);
+/// Time between two looks at a key, and the same where bosfs waits for a timeout most of the time.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_SELDOM: Duration = Duration::from_millis(250);
 /// Files of the directory that is renamed.
 const DIR_FILES: usize = 8;
 /// Mode that `chmod` sets.
@@ -57,14 +60,16 @@ pub struct Stage<'a> {
     pub phase: &'static Phase,
     /// The key has an object before.
     pub is_over_old: bool,
+    /// bosfs waits for a timeout most of the time.
+    pub waits: bool,
     /// One byte of what is expected is made wrong, to see that it is noticed.
     pub expects_wrong: bool,
 }
 
 impl<'a> Stage<'a> {
-    pub fn new(phase: &'static Phase, sources: &'a Sources, is_over_old: bool) -> Result<Self, String> {
+    pub fn new(phase: &'static Phase, sources: &'a Sources, is_over_old: bool, waits: bool) -> Result<Self, String> {
         let world = World::try_new().map_err(|e| format!("world: {e}"))?;
-        Ok(Self { mount: None, watches: Vec::new(), world, sources, phase, is_over_old, expects_wrong: false })
+        Ok(Self { mount: None, watches: Vec::new(), world, sources, phase, is_over_old, waits, expects_wrong: false })
     }
 
     pub fn story(&self) -> Story {
@@ -92,8 +97,10 @@ impl<'a> Stage<'a> {
     /// The file that the story writes, or that is there.
     pub fn content(&self) -> &'a Content {
         match self.story() {
-            Story::CopySmall | Story::Rename | Story::Chmod | Story::Unlink => &self.sources.small,
-            _ => &self.sources.big,
+            Story::Copy | Story::Read | Story::Reopen | Story::Recovery | Story::Umount | Story::Resume => {
+                &self.sources.big
+            }
+            _ => &self.sources.small,
         }
     }
 
@@ -139,14 +146,16 @@ impl<'a> Stage<'a> {
         let (new, old) = (self.content().bytes.len() as u64, self.sources.old.len() as u64);
         let keys = match self.story() {
             Story::RenameDir => vec![format!("{TO_DIR}/{}", dir_file(0)), format!("{FROM_DIR}/{}", dir_file(0))],
-            _ => vec![KEY.to_owned(), OTHER_KEY.to_owned()],
+            Story::Rename => vec![KEY.to_owned(), OTHER_KEY.to_owned()],
+            _ => vec![KEY.to_owned()],
         };
+        let pause = if self.waits { LOOK_SELDOM } else { LOOK_EVERY };
         for key in keys {
             let whole = match self.story() {
                 Story::RenameDir => vec![dir_content(0).len() as u64],
                 _ => vec![new, old],
             };
-            self.watches.push((KeyWatch::start(&self.world.bucket, &key), whole));
+            self.watches.push((KeyWatch::start_every(&self.world.bucket, &key, pause), whole));
         }
     }
 
@@ -480,6 +489,9 @@ fn dir_content(n: usize) -> Vec<u8> {
 
 /// Bytes in which two contents differ, those included that only one has.
 fn differing(found: &[u8], expected: &[u8]) -> u64 {
+    if found == expected {
+        return 0;
+    }
     let differing = found.iter().zip(expected).filter(|(a, b)| a != b).count();
     (differing + found.len().abs_diff(expected.len())) as u64
 }
