@@ -89,14 +89,15 @@ impl Armed {
 pub fn run(ask: Ask, sources: &Sources) -> Shown {
     let over_old = splitmix64(ask.seed) % 2 == 1;
     let mut shown = Shown::default();
-    let result = Stage::new(ask.phase, sources, over_old, patience_s(ask.fault, ask.phase) > 0).and_then(|mut stage| {
-        let result = go(&ask, &mut stage, &mut shown);
-        stage.world.proxy.set_line(Line::Alive);
-        result.map_err(|problem| {
-            let log = stage.world.log_text();
-            format!("{problem}\n{}\n{}", tail(&stage.world.proxy.counts().log_text()), tail(&log))
-        })
-    });
+    let result =
+        Stage::new(ask.phase, sources, over_old, patience_s(ask.fault, ask.phase) > 0).and_then(|mut stage| {
+            let result = go(&ask, &mut stage, &mut shown);
+            stage.world.proxy.set_line(Line::Alive);
+            result.map_err(|problem| {
+                let log = stage.world.log_text();
+                format!("{problem}\n{}\n{}", tail(&stage.world.proxy.counts().log_text()), tail(&log))
+            })
+        });
     if let Err(problem) = result {
         shown.hangs += u64::from(problem.starts_with("HANG"));
         shown.problem = Some(problem);
