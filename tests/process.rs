@@ -3,15 +3,28 @@
 
 mod support;
 
+#[path = "process/boot.rs"]
+mod boot;
+#[path = "process/clock.rs"]
+mod clock;
+#[path = "process/credentials.rs"]
+mod credentials;
+#[path = "process/descriptors.rs"]
+mod descriptors;
+#[path = "process/memory.rs"]
+mod memory;
 #[path = "process/panics.rs"]
 mod panics;
 #[path = "process/signals.rs"]
 mod signals;
+#[path = "process/stopped.rs"]
+mod stopped;
 
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use support::mounted::SlowWriter;
+use support::mounted::{SlowWriter, bosfs_binary};
 use support::{Call, Mounted, World};
 
 /// Longest wait for anything that must happen.
@@ -67,4 +80,18 @@ fn parts_taken(world: &World) -> Vec<u32> {
 fn assert_nothing_twice(world: &World) {
     let counts = world.proxy.counts();
     assert_eq!(counts.parts_accepted_twice(KEY), [] as [u32; 0], "{}", counts.log_text());
+}
+
+/// A program that does the shell lines `before`, then becomes `binary` with the arguments given.
+fn wrapper(world: &World, name: &str, before: &str, binary: &Path) -> PathBuf {
+    let path = world.path(name);
+    let text = format!("#!/bin/sh\nset -e\n{before}\nexec '{}' \"$@\"\n", binary.display());
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// The same around bosfs itself.
+fn bosfs_after(world: &World, name: &str, before: &str) -> PathBuf {
+    wrapper(world, name, before, &bosfs_binary())
 }

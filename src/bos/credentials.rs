@@ -10,9 +10,9 @@ pub trait CredentialsProvider: fmt::Debug + Send + Sync + 'static {
     /// The credentials as known now. Called for every try: no I/O.
     fn current(&self) -> Arc<Credentials>;
 
-    /// Reads the credentials again, because BOS refused the current ones. Called on a blocking thread. `false`: they are
-    /// the same as before (or cannot be had anew), so that trying again is of no use.
-    fn reload(&self) -> bool;
+    /// Reads the credentials again, because BOS refused `refused`. Called on a blocking thread. `false`: the present ones are
+    /// these (or cannot be had anew), so that trying again is of no use.
+    fn reload(&self, refused: &Credentials) -> bool;
 }
 
 /// Credentials that never change.
@@ -31,7 +31,7 @@ impl CredentialsProvider for StaticCredentials {
         self.0.clone()
     }
 
-    fn reload(&self) -> bool {
+    fn reload(&self, _refused: &Credentials) -> bool {
         false
     }
 }

@@ -1,5 +1,6 @@
 //! A try that failed, as far as it can be known: from an answer, or from the lack of one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
@@ -7,6 +8,7 @@ use http::{HeaderMap, Method};
 use super::body::Sending;
 use super::error::BosErrorKind;
 use super::send::{Call, unix_now_s};
+use super::sign::Credentials;
 use super::wire::{self, WireError};
 
 /// A difference between our clock and an answer's `Date` beyond this makes the clock suspect.
@@ -28,6 +30,8 @@ pub(crate) struct Failure {
     pub(crate) clock_ahead_s: Option<i64>,
     pub(crate) clock_suspect: bool,
     pub(crate) credentials_suspect: bool,
+    /// What the answered request was signed with.
+    pub(crate) refused: Option<Arc<Credentials>>,
 }
 
 impl Failure {
@@ -44,6 +48,7 @@ impl Failure {
             clock_ahead_s: None,
             clock_suspect: false,
             credentials_suspect: false,
+            refused: None,
         }
     }
 
@@ -102,6 +107,7 @@ impl Failure {
             clock_ahead_s,
             clock_suspect,
             credentials_suspect: bare && (status == 403 || expired_token),
+            refused: None,
             code,
             message,
         }

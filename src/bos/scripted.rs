@@ -81,7 +81,7 @@ impl CredentialsProvider for Renewable {
     fn current(&self) -> Arc<Credentials> {
         self.current.lock().clone()
     }
-    fn reload(&self) -> bool {
+    fn reload(&self, _refused: &Credentials) -> bool {
         if let Some(next) = &self.next {
             *self.current.lock() = Arc::new(next.clone());
         }

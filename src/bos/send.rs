@@ -216,7 +216,8 @@ impl Sender {
                 read_body(&mut response, &headers, ERROR_BYTES_MAX, call.policy.stall_timeout).await.unwrap_or_default()
             }
         };
-        Err(Failure::of_answer(call, status, &headers, &body, credentials.session_token.is_some()))
+        let failure = Failure::of_answer(call, status, &headers, &body, credentials.session_token.is_some());
+        Err(Failure { refused: Some(credentials), ..failure })
     }
 
     fn request(
@@ -297,6 +298,7 @@ impl Sender {
 pub(crate) struct Tries<'a> {
     sender: &'a Sender,
     call: &'a Call<'a>,
+    /// When the present try began.
     began: Instant,
     progress: Progress,
     /// Some try, not only the last, may have been acted upon.
@@ -317,13 +319,22 @@ impl<'a> Tries<'a> {
 
     /// Time left until the policy's deadline.
     pub(crate) fn remaining(&self) -> Option<Duration> {
-        self.call.policy.deadline.map(|deadline| deadline.saturating_sub(self.began.elapsed()))
+        self.call.policy.deadline.map(|deadline| deadline.saturating_sub(self.progress.elapsed))
+    }
+
+    /// How long the present try took. It watches its own time, so what is beyond that passed while this process was
+    /// stopped, and does not count.
+    fn present_try(&self) -> Duration {
+        let policy = self.call.policy;
+        let longest = policy.answer_timeout.max(policy.work_timeout) + policy.stall_timeout;
+        let whole = if self.call.body.is_some() { Duration::MAX } else { longest };
+        self.began.elapsed().min(whole)
     }
 
     /// After a failed try: mends and waits before the next one, or gives the error that ends the call.
     pub(crate) async fn settle(&mut self, failure: Failure) -> Result<(), BosError> {
         self.progress.tries += 1;
-        self.progress.elapsed = self.began.elapsed();
+        self.progress.elapsed += self.present_try();
         self.ambiguous |= failure.ambiguous;
         let failed = FailedTry {
             kind: failure.kind,
@@ -341,7 +352,9 @@ impl<'a> Tries<'a> {
             Remedy::ReloadCredentials => {
                 self.progress.reloaded = true;
                 let provider = self.sender.config.credentials.clone();
-                let renewed = tokio::task::spawn_blocking(move || provider.reload()).await.unwrap_or(false);
+                let refused = failure.refused.clone();
+                let reload = move || refused.is_some_and(|refused| provider.reload(&refused));
+                let renewed = tokio::task::spawn_blocking(reload).await.unwrap_or(false);
                 // A signature can also have been hurt on the way, so that one gets its second try in any case.
                 if !renewed && failure.code != "SignatureDoesNotMatch" {
                     return Err(self.error(failure));
@@ -368,6 +381,8 @@ impl<'a> Tries<'a> {
             failure.message
         );
         tokio::time::sleep(after).await;
+        self.progress.elapsed += after;
+        self.began = Instant::now();
         Ok(())
     }
 

@@ -247,14 +247,20 @@ struct Present {
     keys: Keys,
     /// The same in the signer's form.
     signing: Arc<Credentials>,
+    /// Of the file that `keys` are from.
     version: Option<FileVersion>,
+    /// Of the file at the last look.
+    seen: Option<FileVersion>,
     interval: Duration,
     looked_at: Instant,
+    /// What was wrong with the file when it was last read; told once.
+    complaint: Option<String>,
 }
 
 impl Present {
     fn new(keys: Keys, version: Option<FileVersion>, interval: Duration) -> Self {
-        Self { signing: keys.for_signing(), keys, version, interval, looked_at: Instant::now() }
+        let (signing, looked_at) = (keys.for_signing(), Instant::now());
+        Self { signing, keys, version, seen: version, interval, looked_at, complaint: None }
     }
 }
 
@@ -347,17 +353,24 @@ impl CredentialsSource {
         }
         // The file may lie on a slow disk: no lock while it is read.
         let version = std::fs::metadata(path).map(|meta| FileVersion::of(&meta)).ok();
-        if version != self.present.lock().version {
+        let rested = {
+            let mut present = self.present.lock();
+            // Whoever writes it may be in the middle: it is read once it has rested from one look to the next.
+            let rested = present.seen == version;
+            present.seen = version;
+            rested && version != present.version
+        };
+        if rested {
             self.read_again(path);
         }
     }
 
-    /// Reads the file again now, because BOS refused the keys. Whether other keys came out.
-    pub fn reload_now(&self) -> bool {
+    /// Reads the file again now, because BOS refused `refused`. Whether other keys are there now, also if they were read in
+    /// the moment since the refused request was signed.
+    pub fn reload_now(&self, refused: &Credentials) -> bool {
         let Place::File(path) = &self.place else { return false };
-        let before = self.keys();
         self.read_again(path);
-        self.keys() != before
+        *self.present.lock().signing != *refused
     }
 
     fn read_again(&self, path: &Path) {
@@ -372,9 +385,17 @@ impl CredentialsSource {
                     present.keys = keys;
                 }
                 present.version = Some(version);
+                present.seen = Some(version);
                 present.interval = interval;
+                present.complaint = None;
             }
-            Err(error) => log::warn!("{error}; the earlier credentials stay in use"),
+            Err(error) => {
+                let complaint = error.to_string();
+                if present.complaint.as_ref() != Some(&complaint) {
+                    log::warn!("{complaint}; the earlier credentials stay in use");
+                    present.complaint = Some(complaint);
+                }
+            }
         }
     }
 }
@@ -384,8 +405,8 @@ impl CredentialsProvider for CredentialsSource {
         self.present.lock().signing.clone()
     }
 
-    fn reload(&self) -> bool {
-        self.reload_now()
+    fn reload(&self, refused: &Credentials) -> bool {
+        self.reload_now(refused)
     }
 }
 
@@ -478,12 +499,14 @@ mod tests {
     fn a_replaced_file_is_read_again_and_a_broken_one_keeps_the_old_keys() {
         let (_dir, path) = file_with("ak = A\nsk = 1\n");
         let source = CredentialsSource::file(&path).unwrap();
+        let refused = source.current();
         std::fs::write(&path, "ak = A\nsk = 2\nsts = T\n").unwrap();
-        assert!(source.reload_now());
+        assert!(source.reload_now(&refused));
         assert_eq!(source.keys(), keys("A", "2", Some("T")));
-        assert!(!source.reload_now(), "nothing new");
+        assert!(source.reload_now(&refused), "others are there than those that were refused");
+        assert!(!source.reload_now(&source.current()), "nothing new");
         std::fs::write(&path, "ak = A\n").unwrap();
-        assert!(!source.reload_now());
+        assert!(!source.reload_now(&source.current()));
         assert_eq!(source.keys(), keys("A", "2", Some("T")));
     }
 
@@ -496,8 +519,22 @@ mod tests {
         assert_eq!(source.keys(), keys("A", "1", None), "looked at a moment ago");
         source.present.lock().interval = Duration::ZERO;
         source.refresh();
+        assert_eq!(source.keys(), keys("A", "1", None), "it may still be being written");
+        source.refresh();
         assert_eq!(source.keys(), keys("A", "22", None));
         assert_eq!(source.current().secret_access_key, "22");
+    }
+
+    #[test]
+    fn keys_that_were_read_since_a_request_was_signed_are_worth_another_try() {
+        let (_dir, path) = file_with("ak = A\nsk = 1\n");
+        let source = CredentialsSource::file(&path).unwrap();
+        let refused = source.current();
+        std::fs::write(&path, "ak = A\nsk = 22\n").unwrap();
+        source.present.lock().interval = Duration::ZERO;
+        source.refresh();
+        source.refresh();
+        assert!(source.reload_now(&refused), "the file has nothing new, but the refused keys are old");
     }
 
     #[test]

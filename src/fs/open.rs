@@ -161,6 +161,7 @@ impl Fs {
                 asked = true;
                 continue;
             }
+            self.uploads.room_for_file().await?;
             let Content::Object(object) = node.body.state.lock().content.clone() else { continue };
             let file = self.uploads.open(Opening {
                 key,

@@ -18,6 +18,8 @@ use crate::fs::{About, Fs};
 
 /// How often a waiting call looks for signals.
 const SIGNAL_POLL: Duration = Duration::from_millis(100);
+/// What counts of one such pause, however late it ends.
+const POLL_MAX: Duration = Duration::from_secs(1);
 /// How long a call that moves no data may take.
 const PLAIN_CALL_MAX: Duration = Duration::from_secs(30);
 
@@ -108,14 +110,17 @@ pub(super) fn answer<T: Send + 'static>(
 
 /// Returns when the thread `tid` has a signal that should end its wait, or when it has waited long enough.
 async fn reason_to_stop(tid: u32, wait: Wait) -> FsError {
-    let deadline = wait.limit().map(|limit| (Instant::now() + limit, limit));
+    // Summed up, not read off the clock: time in which this process was stopped does not count.
+    let mut waited = Duration::ZERO;
     loop {
+        let from = Instant::now();
         tokio::time::sleep(SIGNAL_POLL).await;
+        waited += from.elapsed().min(POLL_MAX);
         if process::stop_signal_pending(tid) {
             return FsError::plain(libc::EINTR);
         }
-        if let Some((deadline, limit)) = deadline
-            && Instant::now() >= deadline
+        if let Some(limit) = wait.limit()
+            && waited >= limit
         {
             return wait.over(limit);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::complete::finished;
 use super::dirty_file::{DirtyFile, disk_error};
@@ -11,6 +12,9 @@ use super::{FileStatus, InterruptedPolicy, WriteError, WriterEnd};
 use crate::journal::Record;
 use crate::journal::record::Publication;
 use crate::object::{ByteRange, Condition, Timestamp};
+
+/// How often a wait under `--timeout` looks how much of it has passed.
+const LIMIT_TICK: Duration = Duration::from_millis(500);
 
 /// What a flush has to wait for.
 enum Ticket {
@@ -272,9 +276,9 @@ impl DirtyFile {
     /// Applies `--timeout`.
     async fn bounded(&self, wait: impl Future<Output = Result<(), WriteError>>) -> Result<(), WriteError> {
         let Some(limit) = self.shared.options.timeout else { return wait.await };
-        match tokio::time::timeout(limit, wait).await {
-            Ok(result) => result,
-            Err(_) => Err(WriteError::failed(
+        match within_running_time(limit, wait).await {
+            Some(result) => result,
+            None => Err(WriteError::failed(
                 libc::EIO,
                 format!(
                     "{}: not in BOS after {} s (--timeout); the bytes are kept and the upload goes on behind: see `bosfs status`",
@@ -661,6 +665,40 @@ impl Inner {
     }
 }
 
+/// What `work` gives within `limit`; `None`: it takes longer. Time in which this process was stopped does not count, as far as
+/// it is more than a moment.
+async fn within_running_time<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    let mut waited = Duration::ZERO;
+    while waited < limit {
+        let from = tokio::time::Instant::now();
+        if let Ok(done) = tokio::time::timeout(LIMIT_TICK.min(limit - waited), &mut work).await {
+            return Some(done);
+        }
+        waited += from.elapsed().min(LIMIT_TICK * 2);
+    }
+    None
+}
+
 fn flatten<T>(joined: Result<std::io::Result<T>, tokio::task::JoinError>) -> std::io::Result<T> {
     joined.unwrap_or_else(|e| Err(std::io::Error::other(e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_while_stopped_does_not_count_against_a_limit() {
+        let limit = Duration::from_secs(10);
+        let stopped = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            // All timers find that an hour has passed.
+            tokio::time::advance(Duration::from_secs(3600)).await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        };
+        assert_eq!(within_running_time(limit, stopped).await, Some(()));
+        let slow = tokio::time::sleep(Duration::from_secs(11));
+        assert_eq!(within_running_time(limit, slow).await, None);
+    }
 }

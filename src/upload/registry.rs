@@ -43,11 +43,16 @@ const ADOPT_PAGES_MAX: usize = 100;
 /// descriptors open.
 const STORES_MAX: usize = 1500;
 /// However few descriptors there may be.
-const STORES_MIN: usize = 64;
+const STORES_MIN: usize = 4;
+/// Descriptors of what is no file on its way: the kernel's, the logs, the idle connections.
+const DESCRIPTORS_ELSE: u64 = 64;
 /// Small publications, copies and deletes at once, beside as many as there may be parts.
 const ACTS_MAX: usize = 16;
-/// Longest wait for one of them.
+/// Longest wait for one of them that is on its way to BOS.
 const STORE_WITHIN: Duration = Duration::from_secs(25);
+/// The same where all are open for writing: the very program that asks may be the one that has to close some, and the kernel
+/// lets nobody else into the directory while it is asked for a new file.
+const STORE_OPEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Journals that are read side by side when a mount starts.
 const RECOVERY_THREADS_MAX: usize = 8;
@@ -85,8 +90,6 @@ pub(super) struct Shared {
     punch: AtomicBool,
     /// Files that have their place on the local disk open.
     pub(super) stores: AtomicUsize,
-    /// Of these, at most.
-    stores_max: usize,
 }
 
 /// A file that is wholly in BOS, for the list of the last ones.
@@ -100,11 +103,13 @@ pub(super) struct Finished {
     pub(super) proof: Option<Proof>,
 }
 
-/// See [`STORES_MAX`]; fewer where this process may have few descriptors.
+/// See [`STORES_MAX`]; fewer where this process may have few descriptors. Half of them stay for the connections that bring
+/// the files to BOS: without those, no file would ever be finished and give its own back. Asked each time, as the limit of a
+/// running process can be changed.
 fn stores_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let share = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 6).unwrap_or(usize::MAX));
-    share.clamp(STORES_MIN, STORES_MAX)
+    let share = |limit: u64| usize::try_from(limit.saturating_sub(DESCRIPTORS_ELSE) / 6).unwrap_or(usize::MAX);
+    limit.map_or(usize::MAX, share).clamp(STORES_MIN, STORES_MAX)
 }
 
 /// All dirty files of one mount.
@@ -162,7 +167,6 @@ impl Uploads {
             adoptable: Mutex::default(),
             punch: AtomicBool::new(punch),
             stores: AtomicUsize::new(0),
-            stores_max: stores_max(),
             options,
             state_dir: state_dir.clone(),
         });
@@ -341,10 +345,23 @@ impl Uploads {
     /// # Errors
     /// `ENFILE` when none of those that are under way is finished within half a minute.
     pub async fn room_for_file(&self) -> Result<(), WriteError> {
-        let deadline = tokio::time::Instant::now() + STORE_WITHIN;
-        let stores_max = self.shared.stores_max;
-        while self.shared.stores.load(Ordering::Relaxed) >= stores_max {
-            if tokio::time::Instant::now() >= deadline {
+        let from = tokio::time::Instant::now();
+        loop {
+            let stores_max = stores_max();
+            if self.shared.stores.load(Ordering::Relaxed) < stores_max {
+                return Ok(());
+            }
+            let (waited, written) = (from.elapsed(), self.shared.written_now());
+            if waited >= STORE_OPEN_WITHIN && written >= stores_max {
+                return Err(WriteError::failed(
+                    libc::ENFILE,
+                    format!(
+                        "{written} files are open for writing, as many as this process may have at once; nothing was changed: \
+                         close some, or mount with a higher limit of descriptors (ulimit -n)"
+                    ),
+                ));
+            }
+            if waited >= STORE_WITHIN {
                 return Err(WriteError::failed(
                     libc::ENFILE,
                     format!(
@@ -356,7 +373,6 @@ impl Uploads {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Ok(())
     }
 
     /// Keys that files which began as copies still read from.
@@ -470,6 +486,16 @@ impl Uploads {
 }
 
 impl Shared {
+    /// Files that have a place on the local disk because somebody has them open for writing; not those being closed.
+    fn written_now(&self) -> usize {
+        let files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        let written = |file: &Arc<DirtyFile>| {
+            let inner = file.lock();
+            inner.store.is_some() && inner.writers > 0 && inner.state.stage == Stage::Open
+        };
+        files.iter().filter(|file| written(file)).count()
+    }
+
     /// Part plan of the next upload of a file.
     pub(super) fn plan_for(&self, _base_bytes: Option<u64>) -> PartPlan {
         PartPlan::growing(self.options.part_bytes)

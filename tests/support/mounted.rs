@@ -372,9 +372,16 @@ impl SlowWriter {
 
     /// Hands over the first `bytes` of `source`; when it returns, all but the last pipe full has been written.
     pub fn feed(&mut self, source: &Path, bytes: u64) -> io::Result<()> {
-        use std::io::{Read, Write};
+        self.feed_from(source, 0, bytes)
+    }
+
+    /// The same for `bytes` from `offset` on.
+    pub fn feed_from(&mut self, source: &Path, offset: u64, bytes: u64) -> io::Result<()> {
+        use std::io::{Read, Seek, Write};
         let pipe = self.child.stdin.as_mut().ok_or_else(|| io::Error::other("no pipe"))?;
-        let mut source = File::open(source)?.take(bytes);
+        let mut source = File::open(source)?;
+        source.seek(io::SeekFrom::Start(offset))?;
+        let mut source = source.take(bytes);
         let mut buf = vec![0; 1 << 20];
         loop {
             match source.read(&mut buf)? {
