@@ -178,7 +178,7 @@ fn result_of(bucket: &str, remaining: &[FileStatus]) -> Result<(), CliError> {
         message.push_str(&format!("\n  and {} more; see bosfs status", left.len() - 20));
     }
     Err(CliError::new(Exit::FilesRemain, message).hint(
-        "the next mount tries failed files again; a conflict waits for: bosfs uploads complete --force, or abort",
+        "the next mount tries failed files again; a conflict waits for: bosfs uploads complete --force or --as, or abort",
     ))
 }
 

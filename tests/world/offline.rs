@@ -23,6 +23,9 @@ const ASKED: Duration = Duration::from_secs(60);
 /// What a call may take that needs nobody.
 const LOCAL: Duration = Duration::from_secs(20);
 
+/// Calls of one [`probe`].
+const PROBES: usize = 14;
+
 /// How the line is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outage {
@@ -80,10 +83,10 @@ fn tried(sampler: &Sampler, order: Value) -> (Given, Duration) {
     (given, began.elapsed())
 }
 
-/// What can be asked at any time of the outage, all of it side by side.
-fn probe(sampler: &Sampler, mount: &Mounted) {
+/// What can be asked at any time of the outage, all of it side by side. Returns how long the slowest took.
+fn probe(sampler: &Sampler, mount: &Mounted) -> Duration {
     let path = |name: &str| mount.path(name);
-    let asks: Vec<(&str, Value, fn(&Given) -> bool)> = vec![
+    let asks: [(&str, Value, fn(&Given) -> bool); PROBES] = [
         ("ls of a known folder", on("list", &path("known")), |given| {
             *given == Ok(json!(["a", "b"])) || is_honest(given)
         }),
@@ -106,16 +109,18 @@ fn probe(sampler: &Sampler, mount: &Mounted) {
         ("df", on("statvfs", &path("")), |given| given.is_ok()),
     ];
     std::thread::scope(|scope| {
-        for (what, order, fits) in asks {
+        let asked = asks.map(|(what, order, fits)| {
             scope.spawn(move || {
                 let (given, took) = tried(sampler, order);
                 assert!(fits(&given), "{what} gives {given:?} after {took:?}\n{}", mount.log_text());
                 if what == "df" || what.contains("local") {
                     assert!(took < LOCAL, "{what} took {took:?}");
                 }
-            });
-        }
-    });
+                took
+            })
+        });
+        asked.into_iter().map(|ask| ask.join().expect("a probe")).max().unwrap_or_default()
+    })
 }
 
 /// The MD5 of a range, read through the mount by a program of its own.
@@ -157,15 +162,19 @@ fn ride_out(outage: Outage) {
     writer.must(write("closed", &source, 0, PART + MIB));
     assert_eq!(writer.close("closed"), Ok(Value::Null));
     assert!(held.wait_hit(WAIT));
+    // Of the large file one part is in BOS and one is on its way when the line goes; the third is not full yet.
+    let second = When::call(Call::UploadPart).key("big").part(2);
+    let cut = world.proxy.hold(second, HoldAt::InsideBody { after_bytes: MIB });
     writer.must(write("big", &source, 0, 12 * MIB));
+    assert!(cut.wait_hit(WAIT));
     wait_until("a part of the large file is in BOS", || {
         mount.file_status("big").is_some_and(|entry| entry["parts_in_bos"].as_u64() >= Some(1))
     });
     let watch = KeyWatch::start(&world.bucket, "closed");
-    let in_flight = world.proxy.counts().of(Call::UploadPart).open;
-    let before = world.proxy.counts();
     outage.begin(&mut world);
+    let before = world.proxy.counts();
     held.drop_held();
+    cut.drop_held();
     world.proxy.clear_rules();
     let began = Instant::now();
 
@@ -185,11 +194,11 @@ fn ride_out(outage: Outage) {
     let spooled_bytes = spooled();
     assert!(spooled_bytes <= SPOOL + MIB, "{spooled_bytes} bytes in the spool, which may have {SPOOL}");
 
-    let mut probes = 0;
+    let (mut probes, mut slowest) = (0, Duration::ZERO);
     loop {
-        probe(&sampler, &mount);
+        slowest = slowest.max(probe(&sampler, &mount));
         probes += 1;
-        assert_eq!(read_local(&mut reader, &mount, "big", 3 * MIB, MIB), md5(&whole[3 << 20..4 << 20]));
+        assert_eq!(read_local(&mut reader, &mount, "big", 11 * MIB, MIB), md5(&whole[11 << 20..12 << 20]));
         assert_eq!(read_local(&mut reader, &mount, "small", 0, 100_000), md5(&whole[..100_000]));
         if began.elapsed() >= outage_length() {
             break;
@@ -216,8 +225,8 @@ fn ride_out(outage: Outage) {
     assert_eq!(writer.answer_within(LOCAL), Some(Err("EINTR".into())), "Ctrl-C of a waiting writer");
     let interrupted_within = asked.elapsed();
     let accepted = 12 * MIB + writer.written;
-    let requests = world.proxy.counts().requests_all().saturating_sub(before.requests_all());
 
+    let on_the_way = world.proxy.counts().of(Call::UploadPart).open;
     let back = Instant::now();
     outage.end(&mut world, addr);
     assert_eq!(writer.close("big"), Ok(Value::Null));
@@ -234,14 +243,18 @@ fn ride_out(outage: Outage) {
     assert!(sizes.is_sorted() && sizes.last() == Some(&(PART + MIB + 1000)), "{sizes:?}");
     assert_eq!(watch.half_files(&[PART + MIB, PART + MIB + 1000]), [] as [u64; 0]);
     let after = world.proxy.counts();
-    let twice = |key: &str| {
-        let taken = |number| before.part(key, number).accepted + after.part(key, number).accepted;
-        let counted = |number| if outage == Outage::Refused { taken(number) } else { after.part(key, number).accepted };
-        (1..=13).filter(|number| counted(*number) > 1).count() as u64
+    let taken = |key: &str, number| {
+        let earlier = if outage == Outage::Refused { before.part(key, number).accepted } else { 0 };
+        earlier + after.part(key, number).accepted
     };
-    // The last part of `closed` differs between its two publications.
-    let again = twice("big") + twice("closed").saturating_sub(1);
-    assert!(again <= in_flight + 1, "{again} parts went twice, {in_flight} were in flight\n{}", after.log_text());
+    let again: Vec<(&str, u32)> = [("big", 1..=13), ("closed", 1..=1)]
+        .into_iter()
+        .flat_map(|(key, numbers)| numbers.map(move |number| (key, number)))
+        .filter(|(key, number)| taken(key, *number) > 1)
+        .collect();
+    // What was on its way when a silent line moved again may arrive although bosfs had given it up.
+    let allowed = if outage == Outage::Silent { on_the_way as usize } else { 0 };
+    assert!(again.len() <= allowed, "{again:?} went twice\n{}\n{}", after.log_text(), mount.log_text());
     wait_no_journal(&world);
     let stuck = sampler.longest_wait();
     assert!(stuck < Duration::from_secs(5), "a process was in state D for {stuck:?}: {}", sampler.stack());
@@ -249,13 +262,14 @@ fn ride_out(outage: Outage) {
     let output = mount.umount(WAIT);
     assert!(output.status.success(), "{output:?}");
     println!(
-        "{outage:?}: {:.1} min without a line, {probes} rounds of {} calls, {:.1} MiB accepted of a spool of {} MiB, {requests} \
-         requests tried; Ctrl-C of the waiting writer: {interrupted_within:.2?}; all in BOS {drained_within:.1?} after the line \
-         came back, {again} parts sent again ({in_flight} were in flight); longest time in state D: {stuck:.1?} in {} samples",
+        "{outage:?}: {:.1} min without a line, {probes} rounds of {PROBES} calls, the slowest answered after {slowest:.1?}; {:.1} \
+         MiB accepted of a spool of {} MiB; Ctrl-C of the waiting writer after {interrupted_within:.2?}; all in BOS \
+         {drained_within:.1?} after the line came back, {} whole parts sent again; longest time in state D: {stuck:.1?} in {} \
+         samples",
         (back - began).as_secs_f64() / 60.0,
-        14,
         accepted as f64 / MIB as f64,
         SPOOL / MIB,
+        again.len(),
         sampler.samples(),
     );
 }

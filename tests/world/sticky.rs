@@ -104,8 +104,6 @@ fn a_failed_publication_is_named_by_umount_and_survives_mounts_until_its_cause_i
         assert_tells_all(&complaint, "f");
         assert!(!complaint.contains("well"), "{complaint}");
         // Also while nothing is mounted.
-        let offline = bosfs_ok(&mount, &["uploads", "list", "bkt"]);
-        assert!(offline.contains("ours"), "{offline}");
         let mut command = std::process::Command::new(crate::support::mounted::bosfs_binary());
         let shown = crate::support::mounted::run(command.arg("status").arg(world.state_dir()), WAIT);
         assert!(String::from_utf8_lossy(&shown.stdout).contains("failed"), "{shown:?}");
