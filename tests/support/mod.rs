@@ -10,6 +10,7 @@ pub mod counts;
 mod exchange;
 pub mod fault;
 pub mod files;
+pub mod hostile;
 pub mod http;
 pub mod kill_rounds;
 pub mod mounted;
