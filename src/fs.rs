@@ -12,7 +12,7 @@ pub mod attr;
 mod change;
 mod create;
 mod data;
-mod dir_attrs;
+pub mod dir_attrs;
 mod dirs;
 pub mod error;
 mod exchange;
@@ -27,7 +27,7 @@ mod rename_dir;
 mod temporary;
 mod tree_gate;
 pub mod verdict;
-mod xattr;
+pub mod xattr;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -10,12 +10,12 @@
 mod answer;
 mod body;
 mod calls;
-mod conditions;
+pub mod conditions;
 mod counts;
 mod credentials;
 mod error;
-mod headers;
-mod request;
+pub mod headers;
+pub mod request;
 pub mod store;
 mod wire;
 

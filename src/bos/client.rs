@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, Method, header};
 
 pub use super::body::{Body, BodySource};
-pub use super::get::GetObject;
+pub use super::get::{GetObject, given_range};
 pub use super::model::{
     BucketInfo, CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta,
     StoredOutcome, UploadsPage, stored_between,
@@ -31,6 +31,8 @@ pub(crate) type Result<T, E = BosError> = std::result::Result<T, E>;
 
 /// Most keys of a page, and most keys of a batch delete (BOS docs).
 pub const PAGE_KEYS_MAX: u32 = 1000;
+/// Pages without an entry that a listing may have, all in all, before it is taken for an endless one.
+pub const EMPTY_PAGES_MAX: usize = 100;
 
 /// Where and as whom a client speaks, and how patient it is.
 #[derive(Clone, Debug)]

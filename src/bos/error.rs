@@ -50,7 +50,10 @@ impl BosErrorKind {
     pub fn of_answer(status: u16, code: &str, message: &str, is_head: bool, on_object: bool) -> Self {
         use BosErrorKind::*;
         match code {
-            "NoSuchKey" | "InvalidVersion" | "SymlinkTargetNotExist" => return NoSuchKey,
+            // Of a call that names no key it would make a folder that cannot be listed look like one that is not there.
+            "NoSuchKey" | "InvalidVersion" | "SymlinkTargetNotExist" => {
+                return if on_object { NoSuchKey } else { BadAnswer };
+            }
             "NoSuchBucket" => return NoSuchBucket,
             "NoSuchUpload" => return NoSuchUpload,
             "PreconditionFailed" => return PreconditionFailed,
@@ -315,6 +318,11 @@ mod tests {
         assert_eq!(BosErrorKind::of_answer(404, "", "", true, false), BosErrorKind::NoSuchBucket);
         assert_eq!(kind(404, "", "<html>"), BosErrorKind::BadAnswer);
         assert_eq!(kind(404, "NoSuchBucket", ""), BosErrorKind::NoSuchBucket);
+        assert_eq!(
+            BosErrorKind::of_answer(404, "NoSuchKey", "", false, false),
+            BosErrorKind::BadAnswer,
+            "of a listing"
+        );
         assert_eq!(kind(404, "NoSuchUpload", ""), BosErrorKind::NoSuchUpload);
     }
 

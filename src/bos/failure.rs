@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 use super::body::Sending;
-use super::error::BosErrorKind;
+use super::error::{BosError, BosErrorKind, Story};
 use super::send::{Call, unix_now_s};
 use super::sign::Credentials;
 use super::wire::{self, WireError};
@@ -15,6 +15,8 @@ use super::wire::{self, WireError};
 const CLOCK_SUSPECT_S: i64 = 300;
 /// Characters of an answer's or error's text that end up in a message.
 const MESSAGE_CHARS_MAX: usize = 500;
+/// Characters of an error's code, and of a request ID, that are kept. BOS's own have at most 40.
+const WORD_CHARS_MAX: usize = 80;
 
 /// A try that failed.
 pub(crate) struct Failure {
@@ -41,7 +43,7 @@ impl Failure {
             ambiguous,
             status: None,
             code: String::new(),
-            message: message.into(),
+            message: shortened(&message.into(), MESSAGE_CHARS_MAX),
             request_id: None,
             timed_out: false,
             retry_after: None,
@@ -58,20 +60,22 @@ impl Failure {
 
     /// An answer of status 2xx that is not what it should be. BOS may well have acted.
     pub(crate) fn odd(headers: &HeaderMap, message: String) -> Self {
-        let request_id = wire::text(headers, "x-bce-request-id");
-        Self { request_id, ..Self::new(BosErrorKind::BadAnswer, true, message) }
+        Self { request_id: request_id(headers), ..Self::new(BosErrorKind::BadAnswer, true, message) }
     }
 
     /// Of an answer with an error status, or of a success status with an error in its body.
     pub(crate) fn of_answer(call: &Call<'_>, status: u16, headers: &HeaderMap, body: &[u8], with_token: bool) -> Self {
-        let is_head = call.method == Method::HEAD;
-        let request_id = wire::text(headers, "x-bce-request-id");
+        Self::read(call.method == Method::HEAD, call.key.is_some(), status, headers, body, with_token)
+    }
+
+    fn read(is_head: bool, on_object: bool, status: u16, headers: &HeaderMap, body: &[u8], with_token: bool) -> Self {
+        let request_id = request_id(headers);
         let error = WireError::in_body(body);
         let (mut code, mut message) = match &error {
-            Some(error) => (error.code.clone(), shortened(&error.message)),
-            None => (String::new(), shortened(String::from_utf8_lossy(body).trim())),
+            Some(error) => (shortened(&error.code, WORD_CHARS_MAX), shortened(&error.message, MESSAGE_CHARS_MAX)),
+            None => (String::new(), shortened(String::from_utf8_lossy(body).trim(), MESSAGE_CHARS_MAX)),
         };
-        let mut kind = BosErrorKind::of_answer(status, &code, &message, is_head, call.key.is_some());
+        let mut kind = BosErrorKind::of_answer(status, &code, &message, is_head, on_object);
         if is_head && status == 404 && request_id.is_none() {
             // Every answer of BOS has a request ID. A 404 without one is some proxy's, and says nothing of the key.
             kind = BosErrorKind::BadAnswer;
@@ -101,7 +105,8 @@ impl Failure {
             kind,
             ambiguous,
             status: Some(status),
-            request_id: request_id.or(error.and_then(|error| error.request_id)),
+            request_id: request_id
+                .or(error.and_then(|error| error.request_id).map(|id| shortened(&id, WORD_CHARS_MAX))),
             timed_out: false,
             retry_after: retry_after(headers, now_s),
             clock_ahead_s,
@@ -129,6 +134,16 @@ impl Failure {
     }
 }
 
+impl BosError {
+    /// What an answer with an error means, as every call tells it. `is_head`: it answers HEAD; `on_object`: the call names
+    /// a key.
+    pub fn of_answer(is_head: bool, on_object: bool, status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+        let Failure { kind, ambiguous, status, code, message, request_id, .. } =
+            Failure::read(is_head, on_object, status, headers, body, false);
+        Self::with_story(kind, ambiguous, Story { status, code, message, request_id, tries: 1, ..Story::default() })
+    }
+}
+
 /// An error and its causes, each said once.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -140,12 +155,17 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    shortened(&text)
+    shortened(&text, MESSAGE_CHARS_MAX)
 }
 
-fn shortened(text: &str) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS_MAX + 1).collect();
-    match text.char_indices().nth(MESSAGE_CHARS_MAX) {
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    wire::text(headers, "x-bce-request-id").map(|id| shortened(&id, WORD_CHARS_MAX))
+}
+
+/// What of a foreign text may stand in a message, a log or a terminal: no control characters, at most `chars_max`.
+fn shortened(text: &str, chars_max: usize) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(chars_max + 1).collect();
+    match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
     }

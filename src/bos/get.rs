@@ -152,7 +152,10 @@ impl BosClient {
 }
 
 /// Which bytes of an object of which size an answer of `len` bytes carries, if they are what was asked for.
-fn given_range(
+///
+/// # Errors
+/// They are not, or the answer does not say.
+pub fn given_range(
     status: StatusCode,
     headers: &HeaderMap,
     len: u64,

@@ -25,14 +25,7 @@ impl BosClient {
         call.headers = stored_headers(&without_metadata)?;
         call.body = Some(Body::Bytes(Bytes::new()));
         self.sender
-            .gather(
-                &call,
-                ANSWER_BYTES_MAX,
-                json(|wire: WireInitiated| match wire.upload_id.as_str() {
-                    "" => Err("the answer has no upload ID".to_owned()),
-                    id => Ok(UploadId::new(id)),
-                }),
-            )
+            .gather(&call, ANSWER_BYTES_MAX, json(|wire: WireInitiated| wire::upload_id_of(&wire.upload_id)))
             .await
     }
 

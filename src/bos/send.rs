@@ -155,7 +155,8 @@ impl Sender {
         let body = if call.method == Method::HEAD {
             Bytes::new()
         } else {
-            read_body(&mut response, &headers, body_bytes_max, call.policy.stall_timeout).await?
+            let within = body_time(call, remaining);
+            read_body(&mut response, &headers, body_bytes_max, call.policy.stall_timeout, within).await?
         };
         // Copies (documented) and perhaps Complete answer 200 first and put an error into the body.
         if call.method != Method::GET && WireError::in_body(&body).is_some() {
@@ -213,7 +214,9 @@ impl Sender {
         let body = match call.method {
             Method::HEAD => Bytes::new(),
             _ => {
-                read_body(&mut response, &headers, ERROR_BYTES_MAX, call.policy.stall_timeout).await.unwrap_or_default()
+                let within = body_time(call, remaining);
+                let stall = call.policy.stall_timeout;
+                read_body(&mut response, &headers, ERROR_BYTES_MAX, stall, within).await.unwrap_or_default()
             }
         };
         let failure = Failure::of_answer(call, status, &headers, &body, credentials.session_token.is_some());
@@ -437,16 +440,31 @@ pub(crate) async fn next_piece(response: &mut Response, stall: Duration) -> Resu
     }
 }
 
-/// A whole body of at most `bytes_max` bytes, as long as announced.
+/// How long the body of an answer may take to come, however it trickles. Not that of an object's bytes.
+fn body_time(call: &Call<'_>, remaining: Option<Duration>) -> Duration {
+    remaining.unwrap_or(call.policy.work_timeout)
+}
+
+/// A whole body of at most `bytes_max` bytes, as long as announced, within the time `within`.
 async fn read_body(
     response: &mut Response,
     headers: &HeaderMap,
     bytes_max: u64,
     stall: Duration,
+    within: Duration,
 ) -> Result<Bytes, Failure> {
     let announced = content_length(headers);
     let mut body = BytesMut::with_capacity(announced.unwrap_or_default().min(bytes_max) as usize);
-    while let Some(piece) = next_piece(response, stall).await? {
+    let mut left = within;
+    loop {
+        let asked_at = Instant::now();
+        let patience = stall.min(left).max(Duration::from_millis(1));
+        let Some(piece) = next_piece(response, patience).await? else { break };
+        // Time in which this process was stopped counts as one wait at most.
+        left = left.saturating_sub(asked_at.elapsed().min(patience));
+        if left.is_zero() {
+            return Err(Failure::stalled(true, format!("the answer was not over after {within:.0?}")));
+        }
         if (body.len() + piece.len()) as u64 > bytes_max {
             return Err(Failure::odd(headers, format!("the answer has more than {bytes_max} bytes")));
         }

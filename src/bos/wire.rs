@@ -18,6 +18,11 @@ pub const ANSWER_BYTES_MAX: u64 = 16 << 20;
 const MADE_UP_EXPIRY_S: i64 = 3 * 24 * 3600;
 const MADE_UP_EXPIRY_SLACK_S: i64 = 10 * 60;
 
+/// Most entries of one list in an answer. BOS gives at most 1000 a page; more would be more than was asked for.
+const LIST_ENTRIES_MAX: usize = 10_000;
+/// Longest ETag and upload ID, bytes. BOS's have 32 to 64.
+const NAME_BYTES_MAX: usize = 256;
+
 /// Why an answer was not understood: words for the error's message.
 pub type Odd = String;
 
@@ -28,6 +33,36 @@ pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<Option<T>, Odd> {
         return Ok(None);
     }
     serde_json::from_slice(body).map(Some).map_err(|error| format!("the answer is not the JSON it should be: {error}"))
+}
+
+/// A list, or nothing, of at most [`LIST_ENTRIES_MAX`] entries: what a body of few bytes an entry would become takes many
+/// times its memory.
+fn bounded_list<'de, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    struct Entries<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Entries<T> {
+        type Value = Option<Vec<T>>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "a list of at most {LIST_ENTRIES_MAX} entries")
+        }
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while let Some(entry) = entries.next_element()? {
+                if list.len() == LIST_ENTRIES_MAX {
+                    return Err(serde::de::Error::invalid_length(list.len() + 1, &self));
+                }
+                list.push(entry);
+            }
+            Ok(Some(list))
+        }
+    }
+    deserializer.deserialize_any(Entries(std::marker::PhantomData))
 }
 
 /// The body of an error answer, also of one that comes with status 200.
@@ -77,9 +112,9 @@ pub struct WireListObjects {
     #[serde(default)]
     is_truncated: bool,
     next_marker: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_list")]
     contents: Option<Vec<WireObject>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_list")]
     common_prefixes: Option<Vec<WirePrefix>>,
 }
 
@@ -88,7 +123,7 @@ impl TryFrom<WireObject> for ListedObject {
     fn try_from(wire: WireObject) -> Result<Self, Odd> {
         Ok(Self {
             size: size_of(wire.size, &wire.key)?,
-            etag: ETag::new(&wire.etag),
+            etag: etag_of(&wire.etag)?,
             last_modified: timestamp_of(&wire.last_modified),
             storage_class: wire.storage_class,
             key: wire.key,
@@ -142,7 +177,7 @@ pub struct WireListParts {
     #[serde(default)]
     is_truncated: bool,
     next_part_number_marker: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_list")]
     parts: Option<Vec<WirePart>>,
 }
 
@@ -157,7 +192,7 @@ impl WireListParts {
             if parts.last().is_some_and(|last| last.number >= number) {
                 return Err(format!("part {number} is listed out of order"));
             }
-            parts.push(ListedPart { number, size: size_of(wire.size, "a part")?, etag: ETag::new(&wire.etag) });
+            parts.push(ListedPart { number, size: size_of(wire.size, "a part")?, etag: etag_of(&wire.etag)? });
         }
         if !self.is_truncated {
             return Ok(None);
@@ -193,7 +228,7 @@ pub struct WireListUploads {
     is_truncated: bool,
     next_key_marker: Option<String>,
     next_upload_id_marker: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_list")]
     uploads: Option<Vec<WireUpload>>,
 }
 
@@ -204,12 +239,11 @@ impl WireListUploads {
             .uploads
             .unwrap_or_default()
             .into_iter()
-            .map(|wire| ListedUpload {
-                initiated: timestamp_of(&wire.initiated),
-                upload_id: UploadId::new(&wire.upload_id),
-                key: wire.key,
+            .map(|wire| {
+                let upload_id = upload_id_of(&wire.upload_id)?;
+                Ok(ListedUpload { initiated: timestamp_of(&wire.initiated), upload_id, key: wire.key })
             })
-            .collect();
+            .collect::<Result<_, Odd>>()?;
         if !self.is_truncated {
             return Ok(UploadsPage { uploads, next: None });
         }
@@ -268,7 +302,7 @@ struct WireFailedKey {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WireDeleted {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded_list")]
     errors: Option<Vec<WireFailedKey>>,
     #[serde(default)]
     delete_result: Option<Box<WireDeleted>>,
@@ -371,11 +405,14 @@ pub fn delete_body<'a>(keys: impl Iterator<Item = &'a str>) -> Vec<u8> {
 
 /// What the headers of HEAD or GET tell of an object of `size` bytes. `now_s` stands in for a missing `Date`.
 pub fn object_meta(headers: &HeaderMap, size: u64, now_s: i64) -> Result<ObjectMeta, Odd> {
-    let etag = text(headers, "etag").filter(|etag| !etag.is_empty()).ok_or("the answer has no ETag")?;
+    let etag = given_etag(&text(headers, "etag").unwrap_or_default())?;
+    if i64::try_from(size).is_err() {
+        return Err(format!("the object is said to have {size} bytes"));
+    }
     let (crc32c, crc32, crc64) = crcs(headers);
     Ok(ObjectMeta {
         size,
-        etag: ETag::new(&etag),
+        etag,
         last_modified: text(headers, "last-modified").and_then(|text| http_date(&text)).unwrap_or_default(),
         crc32c,
         crc32,
@@ -386,20 +423,14 @@ pub fn object_meta(headers: &HeaderMap, size: u64, now_s: i64) -> Result<ObjectM
 
 /// ETag and CRCs of an answer to PutObject or UploadPart; of Complete with the ETag from its body.
 pub fn stored_outcome(headers: &HeaderMap, body_etag: Option<String>) -> Result<StoredOutcome, Odd> {
-    let etag = body_etag.or_else(|| text(headers, "etag")).unwrap_or_default();
-    if ETag::new(&etag).as_str().is_empty() {
-        return Err("the answer has no ETag".to_owned());
-    }
+    let etag = given_etag(&body_etag.or_else(|| text(headers, "etag")).unwrap_or_default())?;
     let (crc32c, crc32, crc64) = crcs(headers);
-    Ok(StoredOutcome { etag: ETag::new(&etag), crc32c, crc32, crc64, date: date(headers) })
+    Ok(StoredOutcome { etag, crc32c, crc32, crc64, date: date(headers) })
 }
 
 /// What the answer to CopyObject or UploadPartCopy tells.
 pub fn copy_outcome(headers: &HeaderMap, body: WireStored) -> Result<CopyOutcome, Odd> {
-    let etag = ETag::new(&body.etag);
-    if etag.as_str().is_empty() {
-        return Err("the answer has no ETag".to_owned());
-    }
+    let etag = given_etag(&body.etag)?;
     let last_modified = body.last_modified.map(|text| timestamp_of(&text)).filter(|at| *at != 0);
     Ok(CopyOutcome { etag, last_modified, date: date(headers) })
 }
@@ -460,6 +491,29 @@ const NOT_PLAIN: &AsciiSet = CONTROLS;
 /// `bytes` with everything that is not printable ASCII as `%XX`; a `%` stays as it is.
 pub fn ascii(bytes: &[u8]) -> String {
     percent_encode(bytes, NOT_PLAIN).to_string()
+}
+
+/// An ETag as it came; possibly none.
+fn etag_of(text: &str) -> Result<ETag, Odd> {
+    let etag = ETag::new(text);
+    if etag.as_str().len() > NAME_BYTES_MAX || etag.as_str().contains(char::is_control) {
+        return Err(format!("the answer has an impossible ETag of {} bytes", etag.as_str().len()));
+    }
+    Ok(etag)
+}
+
+/// An ETag that must be there: without one, a condition on it would hold for anything.
+fn given_etag(text: &str) -> Result<ETag, Odd> {
+    let etag = etag_of(text)?;
+    if etag.as_str().is_empty() { Err("the answer has no ETag".to_owned()) } else { Ok(etag) }
+}
+
+/// An upload ID as it came.
+pub fn upload_id_of(text: &str) -> Result<UploadId, Odd> {
+    if text.is_empty() || text.len() > NAME_BYTES_MAX || text.contains(char::is_control) {
+        return Err(format!("the answer has an impossible upload ID of {} bytes", text.len()));
+    }
+    Ok(UploadId::new(text))
 }
 
 fn size_of(size: i64, what: &str) -> Result<u64, Odd> {

@@ -20,13 +20,24 @@ const ORDER_BYTES_MAX: u64 = 60 << 10;
 const SETTLED_VARIABLES: [&str; 5] =
     ["BCE_ACCESS_KEY_ID", "BCE_SECRET_ACCESS_KEY", "BCE_SESSION_TOKEN", "BCE_SECURITY_TOKEN", "BOS_ENDPOINT"];
 
+/// How a child mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// In the foreground.
+    Foreground,
+    /// It starts a daemon and waits for it, as its caller would have, whose arguments had a secret in them.
+    Launcher,
+    /// It leaves the session of the terminal and reports on stdout.
+    Daemon,
+}
+
 /// What a child is to do.
 #[derive(Serialize, Deserialize)]
 pub struct Order {
     /// The mount, with absolute paths.
     pub mount: MountArgs,
-    /// Leave the session of the terminal and report on stdout.
-    pub daemon: bool,
+    /// How.
+    pub role: Role,
     access_key_id: Option<String>,
     secret_access_key: Option<String>,
     session_token: Option<String>,
@@ -34,7 +45,7 @@ pub struct Order {
 
 impl Order {
     /// To mount as `mount` says, with `keys` where they are not in a file.
-    pub fn new(mount: MountArgs, daemon: bool, keys: Option<Keys>) -> Self {
+    pub fn new(mount: MountArgs, role: Role, keys: Option<Keys>) -> Self {
         let (access_key_id, secret_access_key, session_token) = match keys {
             None => (None, None, None),
             Some(keys) => (
@@ -43,7 +54,13 @@ impl Order {
                 keys.session_token.map(|token| token.expose().to_owned()),
             ),
         };
-        Self { mount, daemon, access_key_id, secret_access_key, session_token }
+        Self { mount, role, access_key_id, secret_access_key, session_token }
+    }
+
+    /// The same for another role.
+    #[must_use]
+    pub fn in_role(self, role: Role) -> Self {
+        Self { role, ..self }
     }
 
     /// The keys in it.

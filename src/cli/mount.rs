@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::args::{ConflictArg, FsyncArg, InterruptedArg, MountArgs, YesNo};
 use super::connect::{self, Access};
 use super::exit::{CliError, Exit};
-use super::handover::{self, Order};
+use super::handover::{self, Order, Role};
 use super::interrupt::{on_interrupt, says};
 use super::{mount_point, output};
 use crate::bos::BosClient;
@@ -48,15 +48,21 @@ pub fn run(mut args: MountArgs, given: GivenKeys) -> Result<(), CliError> {
         args.bos.credentials = access.credentials.path().map(Path::to_owned);
         args.bos.credentials.is_none().then(|| access.credentials.keys())
     };
-    if args.foreground {
-        if given.secret_access_key.is_some() || given.session_token.is_some() {
-            return Err(handover::replace_self(&Order::new(args, false, keys)));
-        }
-        return mount_here(&args, keys.map(GivenKeys::from).unwrap_or_default(), None);
+    let role = if args.foreground { Role::Foreground } else { Role::Launcher };
+    if given.secret_access_key.is_some() || given.session_token.is_some() {
+        // Also where only a daemon is waited for: that may take long, and the arguments are there for all to see.
+        return Err(handover::replace_self(&Order::new(args, role, keys)));
     }
-    let order = Order::new(args, true, keys);
+    match role {
+        Role::Foreground => mount_here(&args, keys.map(GivenKeys::from).unwrap_or_default(), None),
+        Role::Launcher | Role::Daemon => launch(&Order::new(args, Role::Daemon, keys)),
+    }
+}
+
+/// Starts a daemon and waits until its mount answers.
+fn launch(order: &Order) -> Result<(), CliError> {
     on_interrupt(says("interrupted before the mount was made; nothing is mounted"));
-    handover::start_daemon(&order)?;
+    handover::start_daemon(order)?;
     let dir = &order.mount.dir;
     if !mount_point::is_served(dir) {
         return Err(CliError::failed(format!("the mount at {} was made but does not answer", dir.display()))
@@ -72,8 +78,13 @@ pub fn run(mut args: MountArgs, given: GivenKeys) -> Result<(), CliError> {
 pub fn run_child() -> Result<(), CliError> {
     let order = Order::from_stdin()?;
     let keys = order.keys();
-    if !order.daemon {
-        return mount_here(&order.mount, keys, None);
+    match order.role {
+        Role::Foreground => return mount_here(&order.mount, keys, None),
+        Role::Launcher => {
+            logging::init(log::LevelFilter::Warn, None);
+            return launch(&order.in_role(Role::Daemon));
+        }
+        Role::Daemon => {}
     }
     if let Err(error) = handover::become_daemon() {
         let error = CliError::caused("cannot leave the terminal", &error);

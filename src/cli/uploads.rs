@@ -14,7 +14,7 @@ use super::interrupt::{on_interrupt, says};
 use super::output::{self, Table};
 use super::status;
 use crate::bos::BosClient;
-use crate::bos::client::ListedUpload;
+use crate::bos::client::{EMPTY_PAGES_MAX, ListedUpload};
 use crate::config::credentials::GivenKeys;
 use crate::config::paths::BucketPath;
 use crate::journal::StateDir;
@@ -24,6 +24,8 @@ use crate::observe::control::{Answer, ControlClient, Request};
 use crate::upload::{FileStatus, InterruptedPolicy, UploadOptions, Uploads};
 use crate::write::part_plan::PART_BYTES_DEFAULT;
 
+/// Unfinished uploads that are listed at most.
+const LISTED_UPLOADS_MAX: usize = 1_000_000;
 /// ListParts calls in flight at once.
 const LIST_PARTS_PARALLEL: usize = 8;
 
@@ -94,12 +96,18 @@ fn list(args: &UploadsListArgs) -> Result<(), CliError> {
 async fn list_rows(client: &BosClient, prefix: &str, journaled: &[FileStatus]) -> Result<Vec<Row>, CliError> {
     let mut uploads: Vec<ListedUpload> = Vec::new();
     let mut next = None;
+    let mut empty_pages = 0;
     loop {
         let page = match client.list_uploads(prefix, next.as_ref()).await {
             Ok(page) => page,
             Err(error) => return Err(connect::explain(client, error).await),
         };
+        empty_pages += usize::from(page.uploads.is_empty());
         uploads.extend(page.uploads);
+        if uploads.len() > LISTED_UPLOADS_MAX || empty_pages > EMPTY_PAGES_MAX {
+            let message = format!("the list of unfinished uploads does not end ({} so far)", uploads.len());
+            return Err(CliError::failed(message).hint("name a prefix: bosfs uploads list BUCKET/PREFIX"));
+        }
         match page.next {
             Some(marker) => next = Some(marker),
             None => break,
@@ -120,7 +128,7 @@ async fn list_rows(client: &BosClient, prefix: &str, journaled: &[FileStatus]) -
             };
             Row {
                 parts: held.as_ref().map(|parts| parts.len() as u64),
-                bytes: held.map(|parts| parts.iter().map(|part| part.size).sum()),
+                bytes: held.map(|parts| parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.size))),
                 key: upload.key,
                 upload_id: upload.upload_id.to_string(),
                 initiated: upload.initiated,

@@ -22,7 +22,11 @@ pub fn endpoint_beside(credentials: &Path) -> Option<Result<Endpoint, String>> {
     parse(&text).map(|found| found.map_err(|error| format!("{}: {error}", path.display())))
 }
 
-fn parse(text: &str) -> Option<Result<Endpoint, String>> {
+/// The endpoint that the text of bcecmd's `config` names; `None` when it names none.
+///
+/// # Errors
+/// What it names is no endpoint.
+pub fn parse(text: &str) -> Option<Result<Endpoint, String>> {
     let (mut domain, mut region, mut https) = (None, None, None);
     let mut in_defaults = false;
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {

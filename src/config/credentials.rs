@@ -201,7 +201,16 @@ fn read_file(path: &Path) -> Result<(Keys, FileVersion, Duration), CredentialsEr
             why: format!("has more than {FILE_BYTES_MAX} bytes"),
         });
     }
-    let parsed = parse(path, &text)?;
+    let (keys, interval) = keys_in(path, &text)?;
+    Ok((keys, FileVersion::of(&meta), interval))
+}
+
+/// The keys in the text of the credentials file `path`, and how often the file is looked at for changes.
+///
+/// # Errors
+/// No keys, or a line that is none; the error never carries a value.
+pub fn keys_in(path: &Path, text: &str) -> Result<(Keys, Duration), CredentialsError> {
+    let parsed = parse(path, text)?;
     if parsed.access_key_id.is_none() && parsed.secret_access_key.is_none() {
         return Err(CredentialsError::Malformed {
             path: path.to_owned(),
@@ -214,7 +223,7 @@ fn read_file(path: &Path) -> Result<(Keys, FileVersion, Duration), CredentialsEr
     let interval = parsed.reload_interval.unwrap_or(RECHECK_DEFAULT);
     let place = format!("the credentials file {}", path.display());
     let keys = join(&place, parsed.access_key_id, parsed.secret_access_key, parsed.session_token)?;
-    Ok((keys, FileVersion::of(&meta), interval))
+    Ok((keys, interval))
 }
 
 /// What changes when a file is written or replaced.

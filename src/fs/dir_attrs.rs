@@ -7,7 +7,7 @@
 //!
 //! Times that change because entries come and go are kept by the [`Namespace`] only: in memory and in its file.
 
-mod pending_log;
+pub mod pending_log;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;

@@ -216,6 +216,17 @@ impl Fs {
                 }
                 continue;
             }
+            let (bytes, known) = {
+                let listing = snapshot.lock();
+                (listing.bytes(), listing.entries().len())
+            };
+            if bytes > self.pool.memory_bytes() {
+                let message = format!(
+                    "listing {prefix:?}: more entries than memory may hold ({known} so far); nothing is lost, list the \
+                     folders in it, or mount with a larger --memory-limit"
+                );
+                return Err(FsError::told(libc::EOVERFLOW, message));
+            }
             let fetched = self.namespace.fetch_page(&snapshot).await;
             if let Err(error) = fetched {
                 let prefix = snapshot.lock().prefix().to_owned();

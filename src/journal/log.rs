@@ -183,6 +183,23 @@ impl<R> Default for RecordReplay<R> {
     }
 }
 
+impl<R: Line> RecordReplay<R> {
+    /// What the bytes of a journal's file say; a torn tail is passed over.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        replay(bytes)
+    }
+}
+
+/// The line that [`RecordLog::append`] writes for `record`.
+///
+/// # Errors
+/// It has more than [`LINE_JSON_BYTES_MAX`] bytes of JSON.
+pub fn line_of<R: Line>(record: &R) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    encode(record, &mut line)?;
+    Ok(line)
+}
+
 impl<R: Line> RecordLog<R> {
     /// Creates `dir/journal` (0600) with its first record. Not synced: see `StateDir::sync_upload`.
     ///

@@ -78,12 +78,21 @@ pub enum StateDirError {
         found: String,
     },
     /// Others may read it and that cannot be changed.
-    #[error("the state directory {} can be read by other users and belongs to user {owner}, so its mode cannot be made \
-             0700; give an own one with --state-dir", path.display())]
+    #[error("the state directory {} belongs to user {owner}, who could read and change what bosfs keeps there; give an \
+             own one with --state-dir", path.display())]
     NotPrivate {
         /// The path.
         path: PathBuf,
         /// Its owner.
+        owner: u32,
+    },
+    /// A symbolic link of somebody else.
+    #[error("the state directory {} is a symbolic link of user {owner}, and leads where that user likes; remove it, or \
+             give another directory with --state-dir", path.display())]
+    ForeignLink {
+        /// The path.
+        path: PathBuf,
+        /// Owner of the link.
         owner: u32,
     },
     /// It would depend on the daemon whose journal it holds.
@@ -185,6 +194,7 @@ impl StateDir {
     /// See [`StateDirError`]: each says the path and what to do.
     pub fn open(path: &Path, identity: &Identity) -> Result<StateDir, StateDirError> {
         let err = |doing| move |error| StateDirError::of(path, doing, error);
+        check_link(path)?;
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(err("creating it"))?;
         let path = &fs::canonicalize(path).map_err(err("resolving it"))?;
         let err = |doing| move |error| StateDirError::of(path, doing, error);
@@ -512,9 +522,27 @@ fn foreign_entry(path: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Takes all rights of group and others away from our own directory.
+/// Refuses a symbolic link that somebody else has put in the place of the directory: it leads where that user likes.
+fn check_link(path: &Path) -> Result<(), StateDirError> {
+    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    if meta.is_symlink() && !is_trusted(meta.uid()) {
+        return Err(StateDirError::ForeignLink { path: path.to_owned(), owner: meta.uid() });
+    }
+    Ok(())
+}
+
+/// Whether `owner` is this user, or root, who can do anything anyway.
+fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == rustix::process::geteuid().as_raw()
+}
+
+/// Takes all rights of group and others away from our own directory. One of another user is refused: its owner could read
+/// what is written, and change what is believed.
 fn make_private(path: &Path) -> Result<(), StateDirError> {
     let meta = fs::metadata(path).map_err(|e| StateDirError::of(path, "asking for its mode", e))?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(StateDirError::NotPrivate { path: path.to_owned(), owner: meta.uid() });
+    }
     if meta.mode() & 0o077 == 0 {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use super::object::Ended;
 use super::record::{Listed, MoveRecord};
 use super::running::Move;
 use super::state::{Kind, Stage, difference, is_copy};
-use crate::bos::client::{Body, ListPage, ListedObject, ObjectHeaders};
+use crate::bos::client::{Body, EMPTY_PAGES_MAX, ListPage, ListedObject, ObjectHeaders};
 use crate::object::{BaseObject, Condition, Md5, ObjectKey};
 use crate::upload::WriteError;
 
@@ -331,8 +331,14 @@ impl Move {
     async fn list_all(&self, prefix: &str) -> Result<Vec<ListedObject>, CopyTrouble> {
         let mut all = Vec::new();
         let mut marker: Option<String> = None;
+        let mut empty_pages = 0;
         loop {
             let page = self.list_page(prefix, marker.as_deref()).await?;
+            empty_pages += usize::from(page.objects.is_empty());
+            if empty_pages > EMPTY_PAGES_MAX {
+                let message = format!("the listing of {prefix} goes on and on without a key; nothing was changed");
+                return Err(WriteError::failed(libc::EIO, message).into());
+            }
             all.extend(page.objects);
             if all.len() > OBJECTS_MAX {
                 // mv then moves file by file.

@@ -238,15 +238,15 @@ pub(super) fn describe(state: &MoveState, id: &str) -> FileStatus {
             let copied = state.copies.contains_key(to) || state.stage != Stage::Copying;
             (from.to_string(), source.size, if copied { source.size } else { 0 }, 1, usize::from(copied))
         }
-        Kind::Exchange { a, b, .. } => (a.0.to_string(), a.1.size + b.1.size, 0, 3, state.copies.len()),
+        Kind::Exchange { a, b, .. } => (a.0.to_string(), a.1.size.saturating_add(b.1.size), 0, 3, state.copies.len()),
         Kind::Deletions { .. } => {
             let key = state.deletes.keys().next().map(ObjectKey::to_string).unwrap_or_default();
             (key, 0, 0, state.deletes.len(), 0)
         }
         Kind::Directory { from, .. } => {
             let copied = || state.entries.values().filter(|entry| entry.copied.as_ref().is_some_and(|(_, now)| *now));
-            let size = state.entries.values().map(|entry| entry.size).sum();
-            let held = copied().map(|entry| entry.size).sum();
+            let size = state.entries.values().fold(0, |sum: u64, entry| sum.saturating_add(entry.size));
+            let held = copied().fold(0, |sum: u64, entry| sum.saturating_add(entry.size));
             (from.clone(), size, held, state.entries.len(), copied().count())
         }
     };

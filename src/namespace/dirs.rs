@@ -10,7 +10,7 @@ use super::listing::{Listing, NextPage};
 use super::pages::Origin;
 use super::{LISTING_LAG, Memory, Namespace, Object, PAGE_KEYS, SharedListing, shared, turn_of};
 use crate::bos::client::stored_between;
-use crate::bos::client::{Body, ListedObject, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{Body, EMPTY_PAGES_MAX, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::object::{Condition, ETag, FileAttrs, Md5, ObjectKey, Timestamp};
 use crate::posix_meta;
@@ -368,7 +368,8 @@ impl Namespace {
     pub async fn is_empty(&self, prefix: &str, ignored: &HashSet<String>) -> Result<bool, BosError> {
         let max_keys = u32::try_from(ignored.len()).unwrap_or(PAGE_KEYS).saturating_add(2).min(PAGE_KEYS);
         let mut marker: Option<String> = None;
-        loop {
+        // Each page but some has a key, and each of these is ignored: more pages are no honest answer.
+        for _ in 0..ignored.len() + EMPTY_PAGES_MAX {
             let page = self.client.list_objects(prefix, None, marker.as_deref(), max_keys).await?;
             if page.objects.iter().any(|object| object.key != prefix && !ignored.contains(&object.key)) {
                 return Ok(false);
@@ -378,6 +379,8 @@ impl Namespace {
                 None => return Ok(true),
             }
         }
+        let message = format!("the listing of {prefix:?} goes on and on without a new key");
+        Err(BosError::new(BosErrorKind::BadAnswer, message))
     }
 }
 

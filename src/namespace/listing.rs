@@ -79,10 +79,14 @@ pub struct Listing {
     expected: usize,
     /// How many attributes were fetched together the last time.
     run: usize,
+    /// Memory of the entries, roughly, bytes.
+    bytes: u64,
 }
 
 /// Attributes fetched together at most.
 const RUN_MAX: usize = 32;
+/// Memory of an entry besides its name and ETag, bytes: its place in the list and in the index.
+const ENTRY_BYTES: usize = 200;
 /// Entries that a program may skip and still be taken for one that goes through the listing.
 const SKIP_MAX: usize = 4;
 
@@ -100,6 +104,7 @@ impl Listing {
             next: NextPage::First,
             expected: 0,
             run: 0,
+            bytes: 0,
         }
     }
 
@@ -147,6 +152,11 @@ impl Listing {
     /// What was fetched so far, in order.
     pub fn entries(&self) -> &[ListedEntry] {
         &self.entries
+    }
+
+    /// Memory of the entries, roughly, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Where the next page begins.
@@ -270,6 +280,8 @@ impl Listing {
 
     fn push(&mut self, name: &str, listed: Listed) {
         let name: Arc<str> = name.into();
+        let etag = if let Listed::Object { etag, .. } = &listed { etag.as_str().len() } else { 0 };
+        self.bytes += (ENTRY_BYTES + name.len() + etag) as u64;
         self.index.insert(name.clone(), self.entries.len());
         self.entries.push(ListedEntry { name, listed, shown: true });
     }

@@ -94,7 +94,19 @@ impl Write for LogFile {
 pub fn init(level: log::LevelFilter, file: Option<LogFile>) {
     let mut builder = env_logger::Builder::new();
     let foreign = if level == log::LevelFilter::Trace { level } else { level.min(log::LevelFilter::Warn) };
-    builder.filter_level(foreign).filter_module("bosfs", level).format_timestamp_millis();
+    builder.filter_level(foreign).filter_module("bosfs", level);
+    builder.format(|out, record| {
+        // Keys and answers come from elsewhere: what they carry must stay in its line.
+        let message = record.args().to_string();
+        writeln!(
+            out,
+            "[{} {:<5} {}] {}",
+            out.timestamp_millis(),
+            record.level(),
+            record.target(),
+            in_one_line(&message)
+        )
+    });
     let to_file = file.is_some();
     if let Some(file) = file {
         builder.target(env_logger::Target::Pipe(Box::new(file)));
@@ -104,9 +116,25 @@ pub fn init(level: log::LevelFilter, file: Option<LogFile>) {
     }
 }
 
+/// `message` with control characters escaped: nobody's key begins a line of its own, or writes to a terminal.
+fn in_one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for c in message.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_stays_in_its_line() {
+        let key = "a\n[2026-01-01T00:00:00.000Z ERROR bosfs] all is lost\u{1b}[2J";
+        assert_eq!(in_one_line(key), "a\\n[2026-01-01T00:00:00.000Z ERROR bosfs] all is lost\\u{1b}[2J");
+        assert_eq!(in_one_line("目录 \u{202e}"), "目录 \u{202e}");
+    }
 
     #[test]
     fn lines_before_the_file_exists_are_kept_and_bounded() {

@@ -67,6 +67,11 @@ impl ReadPool {
         ObjectReader { pool: self.clone(), version: Version { key, etag }, size, state: Mutex::new(state) }
     }
 
+    /// Most bytes of memory that blocks may take; what else a mount remembers keeps to it, too.
+    pub fn memory_bytes(&self) -> u64 {
+        self.cache.bytes_max()
+    }
+
     /// Bytes in the cache and on their way to it.
     pub fn cached_bytes(&self) -> u64 {
         self.cache.bytes()

@@ -190,7 +190,7 @@ impl Request {
         }
         let method = self.method.as_str();
         if self.bucket.is_empty() {
-            return if method == "GET" { Call::ListBuckets } else { Call::Unknown };
+            return if method == "GET" && self.key.is_empty() { Call::ListBuckets } else { Call::Unknown };
         }
         if self.key.is_empty() {
             return match method {

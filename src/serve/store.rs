@@ -39,6 +39,7 @@ mod writer;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,10 +91,9 @@ impl Store {
     /// # Errors
     /// `AddrInUse`-like errors with a sentence when another server has the folder; otherwise what the disk said.
     pub fn open(dir: &Path, sync: bool) -> io::Result<Arc<Self>> {
-        use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let lock = lock_folder(dir)?;
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join("index.redb"))?;
+        let file = private_file(&dir.join("index.redb"))?;
         let database = Database::builder()
             .set_cache_size(INDEX_CACHE_BYTES)
             .create_with_backend(writer::Backend::new(file, sync))
@@ -146,10 +146,15 @@ fn stopped() -> ApiError {
     ApiError::new(http::StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "The server is stopping.")
 }
 
+/// Opens a file, made if needed (0600): a folder that was there before may be open to others.
+fn private_file(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
 /// Takes the folder for this process.
 fn lock_folder(dir: &Path) -> io::Result<File> {
     let path = dir.join("lock");
-    let mut lock = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+    let mut lock = private_file(&path)?;
     if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut holder = String::new();
         let _ = lock.read_to_string(&mut holder);

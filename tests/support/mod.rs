@@ -13,6 +13,7 @@ pub mod disk;
 mod exchange;
 pub mod fault;
 pub mod files;
+pub mod hostile;
 pub mod http;
 pub mod kill_rounds;
 pub mod mounted;

@@ -22,11 +22,11 @@ const BYTES_MAX: u64 = 4 << 20;
 
 /// Attributes on their way to the marker of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Wanted {
+pub struct Wanted {
     /// What the marker shall carry.
-    pub(super) attrs: FileAttrs,
+    pub attrs: FileAttrs,
     /// When the marker that is to be replaced was stored; `None`: there was none, or it is not known.
-    pub(super) base: Option<Modified>,
+    pub base: Option<Modified>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,7 +37,7 @@ enum Line {
 }
 
 /// The open log.
-pub(super) struct PendingLog {
+pub struct PendingLog {
     path: PathBuf,
     /// `None` after a failure: what changes from then on does not outlive this process.
     file: Option<File>,
@@ -49,7 +49,7 @@ impl PendingLog {
     ///
     /// # Errors
     /// What the disk says.
-    pub(super) fn open(dir: &Path) -> io::Result<(Self, BTreeMap<String, Wanted>)> {
+    pub fn open(dir: &Path) -> io::Result<(Self, BTreeMap<String, Wanted>)> {
         let path = dir.join(FILE_NAME);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
@@ -62,16 +62,24 @@ impl PendingLog {
         Ok((log, pending))
     }
 
+    /// The line that [`PendingLog::set`] appends.
+    ///
+    /// # Errors
+    /// The values are none that JSON has.
+    pub fn line_of(prefix: &str, wanted: Wanted) -> io::Result<Vec<u8>> {
+        format_line(&Line::Set { prefix: prefix.to_owned(), wanted }).map(String::into_bytes)
+    }
+
     /// `wanted` is to be the state of the directory with `prefix`. Survives a kill of this process from here on.
     ///
     /// # Errors
     /// What the disk says; nothing was accepted.
-    pub(super) fn set(&mut self, prefix: &str, wanted: Wanted) -> io::Result<()> {
+    pub fn set(&mut self, prefix: &str, wanted: Wanted) -> io::Result<()> {
         self.append(&Line::Set { prefix: prefix.to_owned(), wanted })
     }
 
     /// The directory with `prefix` has nothing pending any more; `pending` is what others have.
-    pub(super) fn done<'a>(&mut self, prefix: &str, pending: impl Iterator<Item = (&'a String, Wanted)>) {
+    pub fn done<'a>(&mut self, prefix: &str, pending: impl Iterator<Item = (&'a String, Wanted)>) {
         let mut pending = pending.peekable();
         let written = if pending.peek().is_none() {
             self.truncate()
@@ -136,8 +144,8 @@ fn crc32c(bytes: &[u8]) -> u32 {
     checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-/// What is pending after these lines.
-fn fold(text: &[u8]) -> BTreeMap<String, Wanted> {
+/// What is pending after these lines: the bytes of the file.
+pub fn fold(text: &[u8]) -> BTreeMap<String, Wanted> {
     let mut pending = BTreeMap::new();
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     for line in text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {

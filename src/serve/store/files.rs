@@ -1,8 +1,9 @@
 //! The data files: made under a number of their own, kept once the index names them, removed when nobody reads them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +50,7 @@ impl DataFiles {
     /// Files below `dir`; `generation` is one that no earlier start used.
     pub fn open(dir: &Path, generation: u64) -> io::Result<Arc<Self>> {
         for low in 0..=255u8 {
-            std::fs::create_dir_all(dir.join(format!("{low:02x}")))?;
+            DirBuilder::new().recursive(true).mode(0o700).create(dir.join(format!("{low:02x}")))?;
         }
         let next = AtomicU64::new(generation << GENERATION_SHIFT);
         Ok(Arc::new(Self { dir: dir.to_owned(), next, readers: Mutex::default() }))
@@ -68,7 +69,7 @@ impl DataFiles {
     pub fn create(&self) -> io::Result<NewFile> {
         let number = self.number();
         let path = self.path(number);
-        let file = File::options().write(true).read(true).create_new(true).open(&path)?;
+        let file = File::options().write(true).read(true).create_new(true).mode(0o600).open(&path)?;
         Ok(NewFile { number, file, path, kept: false })
     }
 
