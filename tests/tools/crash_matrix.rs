@@ -25,6 +25,8 @@ mod sense;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "crash_matrix/verdict.rs"]
+mod verdict;
 
 use std::process::ExitCode;
 use std::time::Instant;

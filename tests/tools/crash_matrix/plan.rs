@@ -233,10 +233,19 @@ fn tell(done: &[Done], total: usize) {
     let Some(last) = done.last() else { return };
     let count = done.len();
     let words: Vec<&str> = last.shown.iter().map(|shown| shown.word).collect();
-    let hits = last.sum(|shown| shown.hits);
     let (name, took) = (last.cell.name(), last.took.as_secs_f64());
     if last.is_good() {
-        println!("{count:>4}/{total} {name}: {} ({hits} hits, {took:.1} s)", words.join(", "));
+        println!(
+            "{count:>4}/{total} {name}: {}; {} hits, {} bytes, {} lost, {} twice, {} half, {} hangs, seed {}, {took:.1} s",
+            words.join(", "),
+            last.sum(|shown| shown.hits),
+            last.sum(|shown| shown.written_bytes),
+            last.sum(|shown| shown.lost_bytes),
+            last.sum(|shown| shown.sent_twice_bytes),
+            last.sum(|shown| shown.half_published),
+            last.sum(|shown| shown.hangs),
+            last.cell.seed
+        );
         return;
     }
     for (n, shown) in last.shown.iter().enumerate() {
