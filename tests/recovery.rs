@@ -13,6 +13,8 @@ mod damaged;
 mod interrupted;
 #[path = "recovery/names.rs"]
 mod names;
+#[path = "recovery/overtaken.rs"]
+mod overtaken;
 #[path = "recovery/stuck.rs"]
 mod stuck;
 #[path = "recovery/tools.rs"]

@@ -185,3 +185,16 @@ fn editors_and_lock_files_cost_one_put() {
     unmount(&mut mount);
     assert_eq!(world.bucket.list("").unwrap(), ["f", "index"]);
 }
+
+#[test]
+fn a_rename_that_the_publication_overtakes_does_not_fail() {
+    let world = World::new();
+    let mut mount = world.mount(&["--write-back"]);
+    for i in 0..100 {
+        let temporary = mount.path(&format!(".f{i}.AbCd12"));
+        mkstemp(&temporary).write_all(&random_bytes(i, 3000)).unwrap();
+        std::fs::rename(&temporary, mount.path(&format!("f{i}"))).unwrap_or_else(|e| panic!("{i}: {e}"));
+    }
+    unmount(&mut mount);
+    assert_eq!(world.bucket.list("").unwrap().len(), 100);
+}

@@ -16,7 +16,7 @@ pub enum Stage {
     Clean,
     /// Created, or emptied by `open`, and nothing written since; what was there before.
     Fresh { before: Option<Arc<Vec<u8>>> },
-    /// Cut or extended, and nothing written since: published by the release.
+    /// Cut to nothing, and nothing written since: published by the release.
     Cut,
     /// Written.
     Written,
@@ -31,6 +31,8 @@ pub struct FileState {
     pub stage: Stage,
     /// Created under a name that lets bosfs wait for a rename.
     pub temporary: bool,
+    /// Published by the release of its handle, which the kernel sends behind the close: not known to have arrived.
+    pub release_due: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,10 +135,13 @@ impl Lane {
             }
             Op::Cut { slot, size } => {
                 if let Some((_, file)) = self.open_file(*slot) {
-                    Arc::make_mut(&mut file.bytes).resize(*size as usize, 0);
-                    if file.stage != Stage::Written {
+                    // Cut to nothing it is like created: whatever was written before does not count any more.
+                    if *size == 0 {
                         file.stage = Stage::Cut;
+                    } else if file.bytes.len() as u64 != *size || file.stage == Stage::Kept {
+                        file.stage = Stage::Written;
                     }
+                    Arc::make_mut(&mut file.bytes).resize(*size as usize, 0);
                 }
             }
             Op::CutPath { path, size } => self.cut_path(path, *size),
@@ -178,7 +183,7 @@ impl Lane {
         }
         let temporary = exclusive || path.ends_with(".part");
         let stage = Stage::Fresh { before: None };
-        let id = self.add(path, FileState { bytes: Arc::default(), mode, stage, temporary });
+        let id = self.add(path, FileState { bytes: Arc::default(), mode, stage, temporary, release_due: false });
         self.slots[slot] = Some(id);
     }
 
@@ -188,6 +193,7 @@ impl Lane {
         {
             overwrite(Arc::make_mut(&mut file.bytes), at as usize, bytes);
             file.stage = Stage::Written;
+            file.release_due = false;
         }
     }
 
@@ -200,11 +206,9 @@ impl Lane {
             Arc::make_mut(&mut file.bytes).resize(size as usize, 0);
         }
         let (body, key) = (Some(file.bytes.clone()), self.published.key(path));
-        match file.stage {
-            // Whether it counts as somebody who goes on is not said.
-            Stage::Kept => key.maybe(body),
-            _ if changes => key.publish(body, waits && !file.temporary),
-            _ => {}
+        if changes {
+            key.publish(body, waits && !file.temporary);
+            file.stage = Stage::Clean;
         }
     }
 
@@ -213,8 +217,11 @@ impl Lane {
         let Some(path) = self.path_of(id) else { return };
         let Some(file) = self.files.get_mut(&id) else { return };
         match file.stage {
-            // Whole as it is, unless it waits for a rename.
-            Stage::Fresh { .. } | Stage::Cut => self.published.key(&path).maybe(Some(file.bytes.clone())),
+            // Whole as it is.
+            Stage::Fresh { .. } | Stage::Cut => {
+                file.stage = Stage::Clean;
+                self.published.key(&path).publish(Some(file.bytes.clone()), false);
+            }
             _ => {}
         }
     }
@@ -234,7 +241,10 @@ impl Lane {
             Stage::Clean => {}
             // Whoever changes nothing does not go on with it.
             Stage::Kept => return,
-            Stage::Fresh { .. } | Stage::Cut => key.publish(body, false),
+            Stage::Fresh { .. } | Stage::Cut => {
+                file.release_due = true;
+                key.publish(body, false);
+            }
             Stage::Written => key.publish(body, waits && !file.temporary),
         }
         file.stage = Stage::Clean;
@@ -295,6 +305,18 @@ impl Lane {
 
     /// Whoever wrote is gone: bosfs was killed, or the program was.
     pub fn cut_off(&mut self) {
+        let named: Vec<(String, u32)> = self
+            .names
+            .iter()
+            .filter_map(|(p, n)| if let Node::File(id) = n { Some((p.clone(), *id)) } else { None })
+            .collect();
+        for (path, id) in named {
+            let Some(file) = self.files.get_mut(&id) else { continue };
+            if std::mem::take(&mut file.release_due) {
+                self.published.key(&path).any_of_the_past();
+                file.stage = Stage::Kept;
+            }
+        }
         for id in std::mem::take(&mut self.slots).into_iter().flatten() {
             let Some(path) = self.path_of(id) else {
                 self.files.remove(&id);
@@ -306,8 +328,8 @@ impl Lane {
                 Stage::Clean => continue,
                 // Whole as it is; `before` stays as the other thing that may be seen.
                 Stage::Fresh { .. } => key.maybe(Some(file.bytes.clone())),
-                Stage::Cut if file.bytes.is_empty() => key.maybe(Some(file.bytes.clone())),
-                Stage::Cut | Stage::Written | Stage::Kept => {}
+                Stage::Cut => key.maybe(Some(file.bytes.clone())),
+                Stage::Written | Stage::Kept => {}
             }
             // What was closed before and was still on its way may have been overtaken by what was written since.
             key.any_of_the_past();
@@ -325,6 +347,7 @@ impl Lane {
             let Some(file) = self.files.get_mut(id) else { continue };
             let same = seen.get(path).is_some_and(|bytes| *bytes == *file.bytes);
             file.stage = if same { Stage::Clean } else { Stage::Kept };
+            file.release_due = false;
         }
         Ok(counted)
     }

@@ -327,8 +327,8 @@ fn story(draw: &mut Draw, lane: usize, large: bool, steps: &mut Vec<Step>) {
         85..89 => step(draw, What::CutPath),
         89..92 => step(draw, What::Chmod),
         92..95 => step(draw, What::Mkdir),
-        95..97 => step(draw, What::RenameDir),
-        97..98 => step(draw, What::Rmdir),
+        95..96 => step(draw, What::RenameDir),
+        96..98 => step(draw, What::Rmdir),
         _ => {
             step(draw, What::Mkdir);
             step(draw, What::Create);

@@ -49,6 +49,9 @@ impl Lane {
             after.apply(&in_flight.op, after.progress(in_flight, tree));
             after.cut_off();
             courses.push(after);
+            if let Some(gap) = self.gap_of(in_flight, tree) {
+                courses.push(gap);
+            }
         }
         // A write of which bytes are known to be taken is not undone.
         if in_flight.is_none_or(|in_flight| in_flight.taken == 0) {
@@ -112,6 +115,21 @@ impl Lane {
             return least;
         };
         taken_of(&old.bytes, at as usize, &bytes, found).max(least)
+    }
+
+    /// Of a write beyond the end, a beginning may be zeros alone.
+    fn gap_of(&self, in_flight: &InFlight, tree: &Tree) -> Option<Lane> {
+        let (Op::Write { slot, at, .. } | Op::CopyRange { slot, at, .. }) = &in_flight.op else { return None };
+        let path = self.path_of(self.slots[*slot]?)?;
+        let Some(Entry::File { bytes: found, .. }) = tree.get(&path) else { return None };
+        let (old, found) = (self.file(&path)?.bytes.len() as u64, found.len() as u64);
+        if in_flight.taken > 0 || found <= old || found > *at {
+            return None;
+        }
+        let mut lane = self.clone();
+        lane.apply(&Op::Cut { slot: *slot, size: found }, 0);
+        lane.cut_off();
+        Some(lane)
     }
 
     /// Compares with what the mount shows; of what may be one or the other, takes over which it is.

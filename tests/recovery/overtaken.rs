@@ -1,0 +1,150 @@
+//! What was closed, written or set while an earlier state of the same file was on its way, or a moment before the kill.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::time::{Duration, Instant};
+
+use crate::support::files::random_bytes;
+use crate::support::{Call, HoldAt, KeyWatch, Mounted, When, World};
+use crate::{KEY, PART, WAIT, wait_for_state, wait_no_journal};
+
+const ARGS: [&str; 3] = ["--part-size", "5MiB", "--write-back"];
+const LEN: usize = 2 * PART as usize + 1000;
+
+/// A file of three parts that is closed and whose Complete is held.
+fn closed_and_held(world: &World) -> (Mounted, crate::support::fault::Rule, Vec<u8>) {
+    let first = random_bytes(1, LEN);
+    let mount = world.mount(&ARGS);
+    let held = world.proxy.hold(When::call(Call::Complete).key(KEY).once(), HoldAt::BeforeForward);
+    std::fs::write(mount.path(KEY), &first).unwrap();
+    assert!(held.wait_hit(WAIT), "{}", mount.log_text());
+    (mount, held, first)
+}
+
+/// Opens the file once more and writes something else at its start.
+fn change(mount: &Mounted, first: &[u8]) -> (std::fs::File, Vec<u8>) {
+    let file = OpenOptions::new().write(true).open(mount.path(KEY)).unwrap();
+    file.write_all_at(b"changed", 10).unwrap();
+    let mut second = first.to_vec();
+    second[10..17].copy_from_slice(b"changed");
+    (file, second)
+}
+
+#[test]
+fn a_file_closed_again_before_its_first_state_is_in_bos_is_published_after_a_kill() {
+    let world = World::new();
+    let (mut mount, held, first) = closed_and_held(&world);
+    let (file, second) = change(&mount, &first);
+    drop(file);
+    // The release comes behind the close.
+    let end = Instant::now() + WAIT;
+    while mount.file_status(KEY).is_none_or(|entry| entry["state"] == "writing") {
+        assert!(Instant::now() < end, "{}", mount.log_text());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    mount.kill();
+    assert_eq!(held.hits(), 1);
+    world.proxy.clear_rules();
+    world.wait_quiet();
+    mount.remount().unwrap();
+    wait_no_journal(&world);
+    assert!(world.bucket.get(KEY).unwrap() == second, "{}", mount.log_text());
+}
+
+#[test]
+fn what_a_writer_has_not_closed_after_that_is_kept_and_not_published() {
+    let world = World::new();
+    let (mut mount, held, first) = closed_and_held(&world);
+    drop(change(&mount, &first).0);
+    let file = OpenOptions::new().write(true).open(mount.path(KEY)).unwrap();
+    file.write_all_at(b"unfinished", 100).unwrap();
+    mount.kill();
+    drop(file);
+    assert_eq!(held.hits(), 1);
+    world.proxy.clear_rules();
+    world.wait_quiet();
+    mount.remount().unwrap();
+    wait_for_state(&mount, KEY, "interrupted");
+    let shown = std::fs::read(mount.path(KEY)).unwrap();
+    assert_eq!((&shown[10..17], &shown[100..110]), (&b"changed"[..], &b"unfinished"[..]));
+    assert!(world.bucket.get(KEY).unwrap() == first, "{}", mount.log_text());
+}
+
+#[test]
+fn an_upload_that_somebody_aborted_does_not_publish_what_is_being_written() {
+    for killed in [false, true] {
+        let world = World::new();
+        let watch = KeyWatch::start(&world.bucket, KEY);
+        let (mut mount, held, first) = closed_and_held(&world);
+        let (file, second) = change(&mount, &first);
+        let upload = world.bucket.uploads("").unwrap().remove(0);
+        world.bucket.abort(&upload.key, &upload.upload_id).unwrap();
+        held.release();
+        let end = Instant::now() + WAIT;
+        while !mount.log_text().contains("sent when its writer closes it") {
+            assert!(Instant::now() < end, "{}", mount.log_text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if killed {
+            mount.kill();
+            drop(file);
+            world.proxy.clear_rules();
+            world.wait_quiet();
+            mount.remount().unwrap();
+            wait_for_state(&mount, KEY, "interrupted");
+            assert!(std::fs::read(mount.path(KEY)).unwrap() == second);
+            assert_eq!(watch.states(), [None], "published without a close");
+        } else {
+            assert_eq!(watch.states(), [None], "published without a close");
+            drop(file);
+            wait_no_journal(&world);
+            assert!(world.bucket.get(KEY).unwrap() == second, "{}", mount.log_text());
+        }
+    }
+}
+
+#[test]
+fn a_write_that_was_cut_off_leaves_no_zeros_at_the_end() {
+    let world = World::new();
+    let mut mount = world.mount(&ARGS);
+    let file = OpenOptions::new().create_new(true).write(true).open(mount.path(KEY)).unwrap();
+    file.write_all_at(&random_bytes(3, 5000), 0).unwrap();
+    mount.kill();
+    drop(file);
+    // As if it had been killed between the spool and the map.
+    let spool = world.journals().remove(0).join("spool");
+    let spool = OpenOptions::new().write(true).open(spool).unwrap();
+    assert_eq!(spool.metadata().unwrap().len(), 5000);
+    spool.write_all_at(&random_bytes(4, 60_000), 5000).unwrap();
+    mount.remount().unwrap();
+    let shown = std::fs::read(mount.path(KEY)).unwrap();
+    assert_eq!(shown.len(), 8192, "up to the last block that the map knows, as far as the spool reached");
+    assert!(shown[..5000] == random_bytes(3, 5000) && shown[5000..] == random_bytes(4, 60_000)[..3192]);
+    drop(spool);
+    mount.kill();
+    // What was extended on purpose stays.
+    mount.remount().unwrap();
+    let file = OpenOptions::new().write(true).open(mount.path(KEY)).unwrap();
+    file.set_len(100_000).unwrap();
+    mount.kill();
+    drop(file);
+    mount.remount().unwrap();
+    assert_eq!(std::fs::metadata(mount.path(KEY)).unwrap().len(), 100_000);
+}
+
+#[test]
+fn a_mode_set_in_the_second_of_the_publication_is_shown_after_a_kill() {
+    let world = World::new();
+    let mut mount = world.mount(&[]);
+    std::fs::write(mount.path(KEY), b"some text").unwrap();
+    // What was published reaches the memory on disk within half a second.
+    std::thread::sleep(Duration::from_millis(600));
+    std::fs::set_permissions(mount.path(KEY), std::fs::Permissions::from_mode(0o751)).unwrap();
+    let copied = world.proxy.fault(When::call(Call::CopyObject).key(KEY), crate::support::Action::Pass);
+    assert!(copied.wait_hit(WAIT));
+    wait_no_journal(&world);
+    mount.kill();
+    mount.remount().unwrap();
+    let listed = std::fs::read_dir(mount.dir()).unwrap().next().unwrap().unwrap();
+    assert_eq!(listed.metadata().unwrap().permissions().mode() & 0o777, 0o751, "{}", mount.log_text());
+}
