@@ -34,10 +34,11 @@ need_commands() {
     [ ${#missing[@]} -eq 0 ] || need_package "${missing[@]}"
 }
 
-# The programs that tests/tools_matrix.rs runs on a mount.
+# The programs that tests/tools_matrix.rs runs on a mount, and those that tests/process.rs runs bosfs with.
 need_tools() {
     need_commands rsync=rsync zip=zip unzip=unzip git=git sqlite3=sqlite3 vim=vim gcc=gcc make=make ffmpeg=ffmpeg \
-        wget=wget curl=curl restic=restic borg=borgbackup perl=perl patch=patch bc=bc gawk=gawk
+        wget=wget curl=curl restic=restic borg=borgbackup perl=perl patch=patch bc=bc gawk=gawk \
+        faketime=faketime unshare=util-linux
 }
 
 need_rust() {
