@@ -109,6 +109,7 @@ fn help_names_every_command_and_the_exit_codes() {
     }
 }
 
+/// A wrong command line exits 2, does nothing, and repeats no secret.
 #[test]
 fn wrong_command_lines_are_code_2_and_do_nothing() {
     let home = tempfile::tempdir().unwrap();
@@ -139,6 +140,7 @@ fn wrong_command_lines_are_code_2_and_do_nothing() {
     assert!(!home.path().join("state").exists(), "a refused command left a state directory");
 }
 
+/// Missing or broken credentials exit 5 and say which of them is missing, and where.
 #[test]
 fn credentials_that_are_missing_or_broken_are_code_5() {
     let home = tempfile::tempdir().unwrap();
@@ -157,6 +159,7 @@ fn credentials_that_are_missing_or_broken_are_code_5() {
     fails(mount().args(["-o", &format!("sk={SECRET}")]), 5, &["-o list", "access key ID"]);
 }
 
+/// A mount point that is missing, a file, or not empty exits 1, and what is in it stays.
 #[test]
 fn mount_points_that_do_not_fit_are_named() {
     let home = tempfile::tempdir().unwrap();
@@ -174,6 +177,7 @@ fn mount_points_that_do_not_fit_are_named() {
     assert_eq!(fs::read(dir.join("precious")).unwrap(), b"x");
 }
 
+/// An endpoint that refuses connections exits 6, in the foreground and from the daemon.
 #[test]
 fn an_endpoint_that_refuses_is_code_6_also_from_the_daemon() {
     let home = tempfile::tempdir().unwrap();
@@ -268,6 +272,8 @@ fn status_without_mounts_says_so_in_both_forms() {
     assert!(json["mounts"].is_array() && json["offline"].as_array().unwrap().is_empty(), "{json}");
 }
 
+/// For a key that no journal knows, `bosfs uploads abort` wants the upload ID, `resume` wants `--from FILE`, and
+/// `complete` is refused (exit 1 each); `abort` without `--yes` and without an answer exits 4.
 #[test]
 fn uploads_of_others_are_dropped_only_by_name_and_with_consent() {
     let home = tempfile::tempdir().unwrap();
@@ -332,6 +338,7 @@ fn the_hidden_child_mode_quotes_nothing_it_was_given() {
     assert!(!String::from_utf8_lossy(&output.stderr).contains(SECRET), "{output:?}");
 }
 
+/// mount(8) can call bosfs as `mount.fuse.bosfs BUCKET DIR -o ...`, with options such as `_netdev`.
 #[test]
 fn mount_8_can_call_it_by_its_name() {
     let home = tempfile::tempdir().unwrap();

@@ -54,6 +54,7 @@ fn object(world: &World, key: &str) -> String {
     format!("{}/{key}", world.spec(&[]).target)
 }
 
+/// `bosfs umount` waits for what `--write-back` left, exits 0 when all is in BOS, and the process is gone then.
 #[test]
 fn umount_waits_for_what_write_back_left_and_the_process_is_gone_then() {
     let world = World::new();
@@ -67,6 +68,7 @@ fn umount_waits_for_what_write_back_left_and_the_process_is_gone_then() {
     assert!(world.journals().is_empty());
 }
 
+/// `bosfs umount` of a mount in use exits 1, names who uses it, and leaves it.
 #[test]
 fn umount_of_a_busy_mount_names_who_uses_it_and_leaves_it() {
     let world = World::new();
@@ -84,6 +86,7 @@ fn umount_of_a_busy_mount_names_who_uses_it_and_leaves_it() {
     ends(&mount.umount(WAIT), 0, &[]);
 }
 
+/// `bosfs umount --timeout` exits 4 when the time has passed; the mount stays and the upload goes on.
 #[test]
 fn umount_gives_up_after_its_timeout_and_the_upload_goes_on() {
     let world = World::new();
@@ -116,6 +119,7 @@ fn ctrl_c_of_umount_says_what_goes_on() {
     assert!(is_mounted(mount.dir()));
 }
 
+/// `bosfs umount` names interrupted files and the command that publishes them, and exits 0.
 #[test]
 fn umount_names_interrupted_files_and_is_no_failure() {
     let world = World::new();
@@ -129,6 +133,8 @@ fn umount_names_interrupted_files_and_is_no_failure() {
     ends(&output, 0, &["not mounted", "interrupted", &published]);
 }
 
+/// `bosfs uploads complete` works through the mount and without one, and `bosfs uploads resume` of an interrupted file
+/// exits 1 and says why.
 #[test]
 fn an_interrupted_file_is_completed_through_the_mount_or_without_one() {
     let world = World::new();
@@ -170,6 +176,7 @@ fn an_aborted_overwrite_leaves_the_earlier_object() {
     assert!(world.journals().is_empty());
 }
 
+/// `bosfs uploads resume BUCKET/KEY` publishes a closed file from the journal without any mount.
 #[test]
 fn a_closed_file_is_resumed_without_a_mount() {
     let world = World::new();
@@ -183,6 +190,8 @@ fn a_closed_file_is_resumed_without_a_mount() {
     assert!(world.journals().is_empty());
 }
 
+/// `bosfs verify --against FILE` exits 0 if the object is the file, and 1 if it differs, if there is none, or if there
+/// is nothing to compare.
 #[test]
 fn an_upload_without_a_journal_is_resumed_from_its_file_and_verified() {
     let world = World::new();

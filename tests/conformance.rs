@@ -106,7 +106,7 @@ fn a_folder_is_served_by_one_server_only() {
     start(dir.path()).stop();
 }
 
-/// Not a test by itself: serves the folder that the environment names, for the kill test below.
+// Not a test by itself: serves the folder that the environment names, for the kill test below.
 #[test]
 fn child_server() {
     let Some(dir) = std::env::var_os("BOSFS_TEST_SERVE_DIR") else { return };

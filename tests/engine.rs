@@ -197,6 +197,8 @@ async fn files_below_a_prefix_are_those_and_no_neighbours() {
     uploads.stop().await;
 }
 
+/// Parts are sent while the program still writes; the key shows nothing before the close, and then an object that is
+/// proved.
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_go_while_the_writer_writes_and_the_whole_is_proved() {
     let bench = Bench::new();
@@ -292,6 +294,7 @@ async fn a_closed_file_is_finished_by_the_next_start_alone() {
     uploads.stop().await;
 }
 
+/// An append to a large object, or a change in it, sends only the parts concerned: the others are copied within BOS.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_copies_the_old_parts_within_bos() {
     let bench = Bench::new();
@@ -430,6 +433,7 @@ async fn giving_up_what_was_written_leaves_the_object_that_was_there() {
     uploads.stop().await;
 }
 
+/// An interrupted file is not published by opening and closing it, only by a program that writes to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_file_is_published_only_after_somebody_went_on_with_it() {
     let bench = Bench::new();
@@ -480,7 +484,8 @@ async fn a_killed_writers_file_is_kept_and_not_published() {
     uploads.stop().await;
 }
 
-/// What bos-api.md calls unknown: both ways must end in a proved (or composed) object, or in a clear error.
+/// An object that BOS gives a checksum for is `proved`, one without is `composed`; where BOS gives neither checksums
+/// nor MD5s of parts, the publication fails after a few tries, the bytes are kept and nothing is published.
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_give_no_checksums_or_opaque_etags_are_served_too() {
     type Case = (&'static str, fn(&mut Variants), Option<Proof>);
@@ -523,6 +528,8 @@ async fn servers_that_give_no_checksums_or_opaque_etags_are_served_too() {
     }
 }
 
+/// When the spool is full, parts that BOS holds are dropped from it; reading such a part before the close gives EIO,
+/// and the object is whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_smaller_than_the_file_is_enough() {
     let bench = Bench::new();
@@ -541,8 +548,8 @@ async fn a_spool_smaller_than_the_file_is_enough() {
     uploads.stop().await;
 }
 
-/// Random writes, cuts, publications and restarts against a plain file; the object must be what the file was at the
-/// last publication, and the file what it was all along.
+// Random writes, cuts, publications and restarts against a plain file; the object must be what the file was at the
+// last publication, and the file what it was all along.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_changes_publications_and_restarts_keep_every_byte() {
     let seed: u64 = std::env::var("BOSFS_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20);

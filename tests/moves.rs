@@ -158,6 +158,7 @@ fn pattern(len: u64) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 977) as u8).collect()
 }
 
+/// A rename of an object takes content, content type and metadata along, in at most four requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_gets_another_key_with_all_that_it_carries() {
     let bench = Bench::new();
@@ -188,6 +189,8 @@ async fn an_object_gets_another_key_with_all_that_it_carries() {
     moves.stop().await;
 }
 
+/// A rename that cannot be done leaves everything as it is: EEXIST where the target must not exist, ESTALE where either
+/// side changed, ENOENT without a source.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rename_that_cannot_be_leaves_everything_as_it_is() {
     let bench = Bench::new();

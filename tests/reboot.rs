@@ -44,6 +44,8 @@ fn opening(key: &str) -> Opening {
     }
 }
 
+/// After a reboot a file that was neither closed nor synced is as long as the parts that BOS holds; what the disk lost
+/// of them reads as an error and never as zeros, and writing the file again keeps these parts.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_only_synced_and_sent_bytes_are_trusted() {
     let dir = tempfile::tempdir().unwrap();

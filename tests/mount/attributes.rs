@@ -18,6 +18,8 @@ fn get(path: &std::path::Path, name: &str) -> std::io::Result<Vec<u8>> {
     Ok(value)
 }
 
+/// Mode, owner, time and extended attributes of a finished object are shown at once, cost one copy within BOS together,
+/// and are there for other machines.
 #[test]
 fn several_changes_of_a_finished_object_cost_one_copy_and_survive_everything() {
     let world = World::new();
@@ -49,6 +51,7 @@ fn several_changes_of_a_finished_object_cost_one_copy_and_survive_everything() {
     check(&mount.path("d/f"));
 }
 
+/// Setting an attribute to the value that it has costs nothing.
 #[test]
 fn values_that_are_there_already_cost_nothing() {
     let world = World::new();
@@ -64,6 +67,7 @@ fn values_that_are_there_already_cost_nothing() {
     assert_eq!(counts.requests(Call::CopyObject) + counts.requests(Call::PutObject), 0, "{}", counts.log_text());
 }
 
+/// Attributes of an object that were set right before a kill are shown and sent by the next mount.
 #[test]
 fn attributes_that_were_set_survive_a_kill_before_they_are_sent() {
     let world = World::new();
@@ -96,6 +100,8 @@ fn attributes_set_on_an_object_that_somebody_replaced_are_dropped() {
     assert_eq!(std::fs::metadata(mount.path("f")).unwrap().mode() & 0o7777, 0o644);
 }
 
+/// Extended attributes of a file that is being written cost no copy; more than the metadata may hold gives ENOSPC, and
+/// `security.` attributes EOPNOTSUPP.
 #[test]
 fn extended_attributes_ride_on_the_file_that_is_written() {
     let world = World::new();

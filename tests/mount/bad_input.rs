@@ -77,6 +77,7 @@ fn a_mount_point_that_is_missing_a_file_or_not_empty() {
     assert!(message.contains("empty"), "{message}");
 }
 
+/// A second mount with the same state directory is refused and names the process that holds it.
 #[test]
 fn a_state_directory_that_another_process_holds_is_told_with_its_holder() {
     let world = World::new();
@@ -105,6 +106,7 @@ fn a_mount_point_that_is_mounted_already() {
     shell(&format!("ls {}", mount.dir().display()));
 }
 
+/// A state directory of another bucket or prefix, or one inside a mount of bosfs, is refused.
 #[test]
 fn a_state_directory_of_another_bucket_or_inside_the_mount() {
     let world = World::new();
@@ -123,6 +125,7 @@ fn a_state_directory_of_another_bucket_or_inside_the_mount() {
     fails(&inside);
 }
 
+/// A mount point that is dead since a kill is taken over by the next mount.
 #[test]
 fn a_dead_mount_left_by_a_kill_is_taken_over() {
     let world = World::new();
@@ -135,6 +138,7 @@ fn a_dead_mount_left_by_a_kill_is_taken_over() {
     std::mem::forget(mount);
 }
 
+/// `bosfs mount` returns 0 once the mount answers.
 #[test]
 fn the_daemon_returns_once_the_mount_answers() {
     let world = world_with_dir();

@@ -42,6 +42,8 @@ impl Copies {
     }
 }
 
+/// A part whose try is refused, cut off, answered by an error, a gateway's page or with another checksum is sent again:
+/// `cp` ends well, and no half object is ever seen.
 #[test]
 fn parts_survive_every_kind_of_broken_try() {
     let mut copies = Copies::new(3 * PART + 100);
@@ -68,6 +70,8 @@ fn parts_survive_every_kind_of_broken_try() {
     }
 }
 
+/// An initiate or complete whose answer is lost or an error is settled or sent again: `cp` ends well, and no half
+/// object is ever seen.
 #[test]
 fn initiate_and_complete_survive_lost_answers_and_errors() {
     let mut copies = Copies::new(3 * PART + 100);
@@ -149,6 +153,7 @@ fn a_server_without_checksums_is_proved_otherwise() {
     }
 }
 
+/// If the line dies during a `cp`, `cp` waits without an error and ends well when the line is back.
 #[test]
 fn a_line_that_dies_and_comes_back_ends_in_the_whole_file() {
     let world = World::new();
@@ -165,6 +170,7 @@ fn a_line_that_dies_and_comes_back_ends_in_the_whole_file() {
     world.assert_object_is_file("f", &source);
 }
 
+/// A server that restarts during an upload is waited for, and no part arrives twice.
 #[test]
 fn a_server_that_restarts_during_an_upload_is_waited_for() {
     let mut world = World::new();
@@ -182,6 +188,7 @@ fn a_server_that_restarts_during_an_upload_is_waited_for() {
     assert_eq!(world.proxy.counts().parts_accepted_twice("f"), [] as [u32; 0]);
 }
 
+/// While connections are reset or BOS answers 500 or 503, no lookup and no read says that a file does not exist.
 #[test]
 fn cannot_ask_is_never_does_not_exist() {
     let world = World::new();
@@ -208,6 +215,7 @@ fn cannot_ask_is_never_does_not_exist() {
     assert_eq!(shell(&format!("cat {}/dir/f", mount.dir().display())), "x");
 }
 
+/// An upload that stands still delays neither `ls` nor `df`, nor reading and writing of other files.
 #[test]
 fn a_slow_upload_delays_neither_ls_nor_df() {
     let world = World::new();
@@ -228,6 +236,7 @@ fn a_slow_upload_delays_neither_ls_nor_df() {
     world.assert_object_is_file("big", &source);
 }
 
+/// A download that was cut off is fetched again and never handed to a program short.
 #[test]
 fn corrupted_and_cut_downloads_are_never_handed_to_programs() {
     let world = World::new();
@@ -278,6 +287,7 @@ fn the_loser_of_a_race_keeps_its_bytes_and_overwrites_nothing() {
     assert_eq!(entry["state"], "conflict", "{entry}");
 }
 
+/// `--timeout` turns the wait of a `close` into an error; the upload goes on behind and is published.
 #[test]
 fn timeout_turns_a_wait_into_an_error_and_the_upload_goes_on() {
     let world = World::new();
@@ -292,6 +302,7 @@ fn timeout_turns_a_wait_into_an_error_and_the_upload_goes_on() {
     world.assert_object_is_file("f", &source);
 }
 
+/// `--timeout` turns the wait of a rename into EIO, and the rename is finished behind.
 #[test]
 fn timeout_turns_the_wait_of_a_rename_into_an_error_and_the_rename_goes_on() {
     let world = World::new();

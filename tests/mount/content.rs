@@ -10,6 +10,8 @@ use crate::support::mounted::cp;
 use crate::support::{Call, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell, timed};
 
+/// What a program has written is seen at once by every process of the mount, with the new size, before the file is
+/// closed.
 #[test]
 fn own_writes_are_read_before_close_by_every_process() {
     let world = World::new();
@@ -30,6 +32,7 @@ fn own_writes_are_read_before_close_by_every_process() {
     assert!(world.bucket.get("f").unwrap() == expected);
 }
 
+/// Holes, and what was cut off and grown again, read as zeros before the close and in the object.
 #[test]
 fn holes_and_truncations_read_as_zeros() {
     let world = World::new();
@@ -56,6 +59,8 @@ fn holes_and_truncations_read_as_zeros() {
     assert!(world.bucket.get("holes").unwrap() == expected);
 }
 
+/// With `O_APPEND` bytes go to the end wherever the program stands in the file, also at the end of an object that was
+/// there before.
 #[test]
 fn append_mode_appends_whatever_the_offset() {
     let world = World::new();
@@ -73,6 +78,8 @@ fn append_mode_appends_whatever_the_offset() {
     assert_eq!(shell(&format!("cat {}/log", mount.dir().display())), "one\ntwo\nthree\n");
 }
 
+/// Opening with `O_TRUNC` and `truncate` replace the object: by the new content, by nothing, or by zeros up to the new
+/// size.
 #[test]
 fn truncating_opens_and_overwrites_replace_the_object() {
     let world = World::new();
@@ -135,6 +142,7 @@ fn read_direct(path: &Path) -> Vec<u8> {
     })
 }
 
+/// Objects that others made are read whole and at random places, and a read behind the end gives nothing.
 #[test]
 fn foreign_objects_are_read_whole_and_in_pieces() {
     let world = World::new();
@@ -156,6 +164,8 @@ fn foreign_objects_are_read_whole_and_in_pieces() {
     });
 }
 
+/// Random writes, cuts, syncs and reads give what they give on a local file, and after each close the object has
+/// exactly these bytes.
 #[test]
 fn random_operations_leave_what_they_leave_on_a_local_file() {
     for seed in 0..3u64 {
@@ -226,6 +236,8 @@ fn operate(file: &File, model: &mut Vec<u8>, random: u64) {
     }
 }
 
+/// A file larger than `--spool-limit` goes through: 120 MiB at a limit of 40 MiB, with never more than 60 MiB in the
+/// state directory.
 #[test]
 fn a_file_larger_than_the_spool_limit_goes_through() {
     let world = World::new();

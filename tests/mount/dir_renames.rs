@@ -98,6 +98,8 @@ fn errno(result: std::io::Result<()>) -> i32 {
     result.unwrap_err().raw_os_error().unwrap()
 }
 
+/// A rename of a folder over a full one gives ENOTEMPTY, over a file ENOTDIR, into itself EINVAL, of a file over a
+/// folder EISDIR, with `RENAME_NOREPLACE` over anything EEXIST.
 #[test]
 fn what_is_in_the_way_is_told_as_elsewhere() {
     let world = World::new();
@@ -164,6 +166,7 @@ fn open_files_go_along() {
     }
 }
 
+/// A rename of a folder takes files that are being written along, open handles included.
 #[test]
 fn files_that_are_being_written_go_along() {
     let world = World::new();
@@ -300,6 +303,8 @@ fn large_objects_below_go_by_parts_and_open_handles_follow_their_new_etags() {
     world.assert_object_is_file("new/large", &source);
 }
 
+/// Two files change places by `RENAME_EXCHANGE`, with their modes and links; a folder cannot (EINVAL), and a name that
+/// is absent gives ENOENT.
 #[test]
 fn two_files_change_places() {
     let world = World::new();

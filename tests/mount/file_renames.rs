@@ -8,6 +8,8 @@ use crate::support::files::random_bytes;
 use crate::support::world::World;
 use crate::{PART, SMALL_PARTS, mount_afresh, shell, unmount};
 
+/// A rename of a file that is new here costs nothing: what is written before and after it goes by one PutObject under
+/// the new name.
 #[test]
 fn a_new_file_that_is_being_written_just_changes_its_name() {
     let world = World::new();
@@ -45,6 +47,7 @@ fn a_half_sent_file_is_sent_again_under_its_new_name() {
     assert!(world.bucket.uploads("").unwrap().is_empty(), "the upload under the old name is gone");
 }
 
+/// A rename of an object that is being changed takes the unpublished changes along; they are published by the close.
 #[test]
 fn an_object_that_is_being_changed_takes_its_changes_along() {
     let world = World::new();
@@ -84,6 +87,7 @@ fn readers_of_a_renamed_object_go_on() {
     assert!(seen == bytes);
 }
 
+/// A rename over a file that somebody has open leaves the open handles with the old bytes.
 #[test]
 fn a_rename_over_an_open_file_leaves_its_handles_with_the_old_bytes() {
     let world = World::new();
@@ -153,6 +157,7 @@ fn what_others_wrote_under_the_new_name_is_seen_before_it_is_replaced() {
     assert_eq!(world.bucket.list("").unwrap(), ["b"]);
 }
 
+/// A rename of a file that is cut off by a kill at its copy or its deletion is finished by the next mount.
 #[test]
 fn a_rename_of_a_file_that_is_killed_is_finished() {
     use crate::support::{HoldAt, When};

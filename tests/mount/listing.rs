@@ -24,6 +24,7 @@ fn put_all(world: &World, keys: &[String], body: &[u8]) {
     });
 }
 
+/// A second `ls -lR` of an unchanged tree costs listings only, also after a remount.
 #[test]
 fn a_second_ls_of_an_unchanged_tree_after_a_remount_is_listings_only() {
     let world = World::new();
@@ -80,6 +81,7 @@ fn lookups_cost_about_one_list_per_second_however_many_they_are() {
     }
 }
 
+/// What others make and delete is seen once the time is over for which attributes are believed (`--metadata-ttl`).
 #[test]
 fn what_others_make_is_seen_when_the_time_to_live_is_over() {
     let world = World::new();
@@ -186,6 +188,8 @@ fn read_rest(dir: &File) -> Vec<(String, u64)> {
     }
 }
 
+/// A folder of 100,000 entries that is listed while files come and go gives each of the others once, and each position
+/// leads back to its place.
 #[test]
 fn a_hundred_thousand_entries_keep_their_places_while_others_come_and_go() {
     const FILES: usize = 100_000;

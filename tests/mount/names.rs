@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use crate::support::World;
 use crate::{WAIT, shell, shell_fails, timed};
 
+/// Folders are made, listed and removed as elsewhere: `rmdir` of a full one is refused, and one that loses its last
+/// file stays while it is known.
 #[test]
 fn directories_are_made_listed_and_removed() {
     let world = World::new();
@@ -26,6 +28,7 @@ fn directories_are_made_listed_and_removed() {
     shell(&format!("rm {dir}/given/deep/file && test -d {dir}/given/deep && rmdir {dir}/given/deep"));
 }
 
+/// `.bosfs` is not listed, `.bosfs/status.json` can be read, and nothing in it can be written or removed.
 #[test]
 fn the_hidden_directory_shows_status_and_is_not_listed() {
     let world = World::new();
@@ -75,6 +78,7 @@ fn renamed_files_keep_their_bytes() {
     assert_eq!(world.bucket.get("g").unwrap(), b"fresh\n");
 }
 
+/// A removed file lives on, to be read and written, for those who have it open; the object goes with them.
 #[test]
 fn an_unlinked_file_lives_on_for_those_who_have_it_open() {
     let world = World::new();
@@ -99,6 +103,7 @@ fn an_unlinked_file_lives_on_for_those_who_have_it_open() {
     }
 }
 
+/// `O_EXCL` fails with EEXIST on a name that is there.
 #[test]
 fn exclusive_creation_fails_on_what_is_there() {
     let world = World::new();
@@ -115,6 +120,7 @@ fn exclusive_creation_fails_on_what_is_there() {
     assert_eq!(world.bucket.get("there").unwrap(), b"x");
 }
 
+/// Mode and time are stored as BOSFS 1.0 stores them (`x-bce-meta-bosfs-mode`, `-mtime`, decimal).
 #[test]
 fn mode_owner_and_time_travel_with_the_object() {
     let world = World::new();
@@ -134,6 +140,8 @@ fn mode_owner_and_time_travel_with_the_object() {
     assert_eq!(shell(&format!("stat -c %a {}/program", mount.dir().display())).trim(), "755");
 }
 
+/// Names longer than 255 bytes and keys longer than 1023 give ENAMETOOLONG, and `v1` at the top gives EINVAL; blanks,
+/// quotes, tabs, `+`, `%` and Chinese are names like others.
 #[test]
 fn names_that_bos_refuses_give_clear_errors() {
     let world = World::new();
@@ -172,6 +180,7 @@ fn names_that_bos_refuses_give_clear_errors() {
     assert_eq!(listed, expected);
 }
 
+/// A mount of `BUCKET/PREFIX` shows and writes only what is below the prefix.
 #[test]
 fn a_prefix_is_a_mount_of_its_own() {
     let world = World::new();

@@ -6,7 +6,7 @@ use crate::support::mounted::{cp, run};
 use crate::support::{Action, Call, HoldAt, Line, When, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell, unmount};
 
-/// Something on the way says "200" to a DELETE that BOS never got.
+// Something on the way says "200" to a DELETE that BOS never got.
 #[test]
 fn a_deletion_that_bos_did_not_answer_is_sent_again() {
     for action in [Action::html(200), Action::empty(200)] {
@@ -35,7 +35,8 @@ fn a_batch_of_deletions_that_bos_did_not_answer_is_sent_again() {
     assert_eq!(world.bucket.list("e/").unwrap().iter().filter(|key| !key.ends_with('/')).count(), 4);
 }
 
-/// An answer to HEAD has no body that could name the code.
+/// A request whose date expired on the way is signed anew.
+// An answer to HEAD has no body that could name the code.
 #[test]
 fn a_head_whose_date_expired_on_the_way_is_signed_anew() {
     let world = World::new();
@@ -80,7 +81,7 @@ fn rm_outlasts_a_line_that_refuses_for_a_second() {
     assert!(world.bucket.head("f").unwrap().is_none());
 }
 
-/// Every GET brings some bytes and then stands still: the reader is told within the time of a call that is waited for.
+/// A read whose answers all stand still ends in an error, and works again when they move.
 #[test]
 fn a_read_whose_answers_all_stand_still_ends() {
     let world = World::new();

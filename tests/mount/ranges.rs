@@ -11,6 +11,7 @@ use crate::support::files::random_bytes;
 use crate::support::world::World;
 use crate::{PART, SMALL_PARTS, shell, unmount};
 
+/// `fallocate` punches and zeroes ranges as on a disk: they read as zeros at once, and so they are published.
 #[test]
 fn punched_and_zeroed_ranges_read_as_zeros_and_are_published_so() {
     let world = World::new();
@@ -71,6 +72,7 @@ fn a_killed_mount_has_the_punched_ranges_too() {
     assert!(std::fs::read(mount.path("f")).unwrap() == bytes);
 }
 
+/// `cp a b` within the mount is one copy within BOS: no byte of the file is sent or fetched.
 #[test]
 fn a_copy_within_the_mount_moves_no_bytes() {
     let world = World::new();
@@ -115,6 +117,8 @@ fn a_copy_that_is_changed_before_it_is_closed_sends_the_changed_part_alone() {
     assert_eq!(world.proxy.counts().bytes_sent(), PART + 10, "{}", world.proxy.counts().log_text());
 }
 
+/// A copy within the mount that is not closed yet comes out whole although its source is removed, overwritten or
+/// renamed meanwhile.
 #[test]
 fn an_unfinished_copy_survives_its_source() {
     let world = World::new();

@@ -37,6 +37,7 @@ fn wait_gone(world: &World, prefix: &str) {
     }
 }
 
+/// `rm -rf` of 2000 objects costs at most 40 requests that delete, and `bosfs umount` waits for them.
 #[test]
 fn a_tree_of_two_thousand_objects_is_removed_in_batches() {
     let world = World::new();
@@ -100,6 +101,7 @@ fn a_name_may_be_made_again_while_its_deletion_waits() {
     assert_eq!(fs::read(path(38)).unwrap(), b"other");
 }
 
+/// Without permission to delete, `unlink` gives EACCES, and the files stay.
 #[test]
 fn missing_permission_shows_at_the_first_unlink() {
     let world = World::new();
@@ -115,6 +117,7 @@ fn missing_permission_shows_at_the_first_unlink() {
     assert_eq!(fs::read_dir(mount.path("d/d0")).unwrap().count(), 20);
 }
 
+/// A deletion that BOS refuses later shows the file again, is named by `bosfs status`, and makes `bosfs umount` fail.
 #[test]
 fn a_deletion_that_is_refused_later_shows_again_and_is_told() {
     let world = World::new();
@@ -179,6 +182,7 @@ fn a_clean_open_file_that_was_removed_goes_after_a_kill() {
     wait_gone(&world, "f");
 }
 
+/// `fsync` of a folder waits for the removals in it.
 #[test]
 fn fsync_of_a_directory_waits_for_its_removals() {
     let world = World::new();

@@ -78,6 +78,8 @@ fn ls_of_10000_keys_costs_ten_lists() {
     }
 }
 
+/// A shell loop with 1000 children and one redirected output publishes at most three times, and never a part of the
+/// output.
 #[test]
 fn a_shell_loop_is_at_most_three_publications_and_never_a_partial_log() {
     let world = World::new();
@@ -105,6 +107,7 @@ fn appending_1_mib_to_a_1_gib_object_sends_1_mib_and_at_most_one_part() {
     append_and_check(&world, 1 << 30, 8 << 20, 40);
 }
 
+/// Appending 1 MiB to an object of 50 GB costs at most 15 requests.
 #[test]
 fn appending_1_mib_to_a_50_gb_object_costs_at_most_15_requests() {
     let world = World::new();

@@ -16,6 +16,8 @@ fn mkstemp(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).unwrap()
 }
 
+/// rsync's temporaries (`.NAME.XXXXXX`) are sent to `NAME` from the start and completed by their rename: no copy, no
+/// deletion.
 #[test]
 fn rsyncs_temporaries_are_completed_under_the_final_name_without_a_copy() {
     let world = World::new();
@@ -56,6 +58,7 @@ fn a_temporary_renamed_elsewhere_is_sent_again_from_the_spool() {
     assert!(world.bucket.uploads("").unwrap().is_empty());
 }
 
+/// A temporary that is never renamed waits for its rename, and is then published under its own name.
 #[test]
 fn a_temporary_that_is_never_renamed_is_published_under_its_own_name() {
     let world = World::new();
@@ -75,6 +78,7 @@ fn a_temporary_that_is_never_renamed_is_published_under_its_own_name() {
     assert!(world.bucket.uploads("").unwrap().is_empty());
 }
 
+/// `bosfs umount`, and the mount after a kill, publish temporaries that waited for their rename under their own names.
 #[test]
 fn umount_and_a_kill_publish_what_waited_for_its_rename() {
     let world = World::new();
@@ -94,6 +98,7 @@ fn umount_and_a_kill_publish_what_waited_for_its_rename() {
     assert!(world.bucket.uploads("").unwrap().is_empty());
 }
 
+/// A temporary never replaces `NAME` before its rename.
 #[test]
 fn a_temporary_renamed_over_an_existing_file_replaces_it() {
     let world = World::new();

@@ -30,6 +30,7 @@ fn expected_of_threaded() -> Vec<u8> {
     (0..96u32).flat_map(|i| vec![i as u8; 1 << 16]).collect()
 }
 
+/// A program with threads that exits without closing its file is no killed one: the file is published.
 #[test]
 fn a_threaded_program_that_exits_without_closing_is_published() {
     let world = World::new();
@@ -40,6 +41,8 @@ fn a_threaded_program_that_exits_without_closing_is_published() {
     assert!(world.bucket.get("f").unwrap() == expected_of_threaded());
 }
 
+/// A program that ends by SIGTERM, SIGKILL or SIGINT publishes nothing: its file is `interrupted`, and all that it
+/// wrote is there.
 #[test]
 fn a_threaded_program_that_is_terminated_is_not_published() {
     for signal in ["TERM", "KILL", "INT"] {
@@ -96,6 +99,7 @@ fn a_killed_cp_is_not_published_and_the_next_one_goes_on() {
     assert_eq!(watch.half_files(&[8 * PART]), [] as [u64; 0]);
 }
 
+/// Ctrl-C ends the wait of a `cp` at once, not the upload: the object is complete later.
 #[test]
 fn ctrl_c_of_a_waiting_cp_ends_the_wait_and_not_the_upload() {
     let world = World::new();
@@ -111,6 +115,7 @@ fn ctrl_c_of_a_waiting_cp_ends_the_wait_and_not_the_upload() {
     world.assert_object_is_file("f", &source);
 }
 
+/// `close` returns only once the object is complete in BOS: while a part is missing, `cp` waits.
 #[test]
 fn close_waits_for_the_proved_object() {
     let world = World::new();
@@ -127,6 +132,8 @@ fn close_waits_for_the_proved_object() {
     world.assert_object_is_file("f", &source);
 }
 
+/// With `--write-back`, `close` succeeds while no part can be sent; if bosfs is then killed, the next mount publishes
+/// the file by itself.
 #[test]
 fn write_back_answers_close_while_the_line_is_down() {
     use crate::support::Line;
@@ -200,6 +207,7 @@ fn two_writers_of_one_file_share_it() {
     assert_eq!(world.bucket.get("f").unwrap(), b"firstd");
 }
 
+/// With `--fsync bos`, BOS holds every byte as a part when `fsync` returns, and nothing is published by it.
 #[test]
 fn fsync_to_bos_leaves_every_byte_in_parts() {
     let world = World::new();

@@ -42,6 +42,8 @@ impl Frozen {
     }
 }
 
+/// Cutting a file while it is being published ends in the shorter object, also when parts behind the cut were sent
+/// already.
 #[test]
 fn a_cut_of_parts_that_were_sent_does_not_stop_the_publication_under_way() {
     let frozen = Frozen::new();
@@ -52,6 +54,8 @@ fn a_cut_of_parts_that_were_sent_does_not_stop_the_publication_under_way() {
     frozen.ends_as(&expected);
 }
 
+/// A publication has the bytes of the moment when the file was closed; what is written while it is under way goes into
+/// the next one.
 #[test]
 fn a_flush_publishes_what_was_there_when_it_came() {
     let frozen = Frozen::new();

@@ -30,6 +30,7 @@ fn ends_with_the_new_file(world: &World, mount: &Mounted) {
     assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"new");
 }
 
+/// A new file under the name of a removed one that is still open is not touched by the last close of the removed one.
 #[test]
 fn the_last_close_of_a_removed_file_leaves_the_new_one() {
     for mode in ["--write-back", "--punch=yes"] {

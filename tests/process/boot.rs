@@ -61,6 +61,8 @@ fn assert_boots(world: &World, boots: &[&str]) {
     }
 }
 
+/// After a reboot an interrupted file is shown as far as BOS holds its parts, and the same `cp` run again sends none of
+/// them.
 #[test]
 fn after_another_boot_an_interrupted_file_is_as_long_as_it_is_known_to_be_whole() {
     let world = World::new();
@@ -93,6 +95,7 @@ fn after_another_boot_an_interrupted_file_is_as_long_as_it_is_known_to_be_whole(
     assert!(!is_mounted(&shared.join("mnt")));
 }
 
+/// After a reboot a file that was closed with `--write-back` is published by the next mount, and no part is sent twice.
 #[test]
 fn after_another_boot_a_file_that_was_synced_and_closed_goes_on() {
     let world = World::new();

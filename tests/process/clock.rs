@@ -64,6 +64,8 @@ fn set_mtime(path: &Path, s: u64) {
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(s)).unwrap();
 }
 
+/// A clock that jumps by an hour or a day, forward or back, while files are on their way costs no part, no time that
+/// was set, and no view of what others write.
 #[test]
 fn a_clock_that_jumps_while_files_are_on_their_way_harms_none() {
     let world = World::new();
@@ -115,6 +117,8 @@ fn a_clock_that_jumps_while_files_are_on_their_way_harms_none() {
     assert!(!mount.log_text().contains("panicked"), "{}", mount.log_text());
 }
 
+/// A clock that jumped between two mounts costs neither the interrupted file, nor its parts, nor the remembered
+/// attributes.
 #[test]
 fn a_clock_that_jumped_between_two_mounts_harms_nothing() {
     let world = World::new();

@@ -75,6 +75,8 @@ fn token_renewed(write_back: bool) {
     assert_whole(&mut world, &original, &source);
 }
 
+/// A session token that ends during a `cp` is waited for: once the file of keys has a new one, `cp` ends well, and no
+/// part is sent twice.
 #[test]
 fn a_session_token_renewed_in_the_middle_of_a_file_is_waited_for() {
     token_renewed(false);
@@ -85,7 +87,7 @@ fn a_session_token_renewed_behind_a_write_back_close_is_waited_for() {
     token_renewed(true);
 }
 
-/// New keys are in the file, and read, before the old ones are refused; requests signed with those are on their way.
+// New keys are in the file, and read, before the old ones are refused; requests signed with those are on their way.
 #[test]
 fn keys_replaced_while_parts_are_on_their_way_are_taken_at_the_first_refusal() {
     let mut world = World::new();
@@ -105,6 +107,8 @@ fn keys_replaced_while_parts_are_on_their_way_are_taken_at_the_first_refusal() {
     assert_whole(&mut world, &original, &source);
 }
 
+/// Keys that stay wrong fail the `close` with "Permission denied", `bosfs status` says what to do, and a mount with
+/// good ones publishes the file.
 #[test]
 fn keys_that_stay_wrong_fail_the_close_at_once_and_a_mount_with_good_ones_goes_on() {
     let mut world = World::new();
@@ -140,6 +144,8 @@ fn keys_that_stay_wrong_fail_the_close_at_once_and_a_mount_with_good_ones_goes_o
     wait_no_journal(&world);
 }
 
+/// A file of keys that is empty, half, gone or unreadable for a while leaves the earlier keys in use, and the log says
+/// so once each time.
 #[test]
 fn a_file_of_keys_that_is_broken_for_a_while_leaves_the_earlier_keys_in_use() {
     let world = World::new();

@@ -75,6 +75,8 @@ fn check(world: &World, mount: &Mounted) {
     }
 }
 
+/// When bosfs runs out of file descriptors while it runs, further files are refused with EMFILE, ENFILE or EIO, those
+/// it took are published whole, and later ones are taken again.
 #[test]
 fn a_limit_that_is_lowered_while_bosfs_runs_refuses_files_and_loses_none() {
     let world = World::new();

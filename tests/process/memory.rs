@@ -81,6 +81,8 @@ impl Drop for Group {
     }
 }
 
+/// If the kernel kills bosfs for want of memory, the next mount shows the beginning of the file as it was written, and
+/// finishing the copy sends no part twice.
 #[test]
 fn the_oom_killer_costs_nothing_that_was_accepted() {
     let world = World::new();
@@ -133,6 +135,8 @@ fn the_oom_killer_costs_nothing_that_was_accepted() {
     assert_nothing_twice(&world);
 }
 
+/// In a memory cgroup of 64 MiB, with `--memory-limit 32MiB`, a file of 256 MiB is copied in and read back without
+/// bosfs being killed.
 #[test]
 fn the_spool_of_a_large_file_is_no_reason_to_be_killed() {
     let world = World::new();

@@ -18,6 +18,8 @@ fn ends_orderly(mount: &mut Mounted, signal: Signal) {
     assert!(!log.contains("panicked"), "{log}");
 }
 
+/// SIGTERM while a file is being written ends bosfs with exit code 0 and keeps what was written; the same `cp` after
+/// the next mount sends no part that BOS has taken.
 #[test]
 fn sigterm_while_the_file_is_being_written_keeps_what_was_written() {
     let world = World::new();
@@ -41,6 +43,8 @@ fn sigterm_while_the_file_is_being_written_keeps_what_was_written() {
     }
 }
 
+/// SIGTERM while a closing `cp` waits makes `cp` fail; the next mount publishes the file by itself, and no part is sent
+/// twice.
 #[test]
 fn sigterm_while_parts_are_on_their_way_leaves_the_rest_to_the_next_mount() {
     let world = World::new();
@@ -105,6 +109,8 @@ fn sigterm_while_nothing_answers_at_the_start_ends_the_command() {
     assert_eq!(requests, 1, "it tried again after it was told to end");
 }
 
+/// SIGHUP, SIGINT and SIGQUIT end bosfs as SIGTERM does: exit code 0, the mount is taken away, and the journal keeps
+/// what was written.
 #[test]
 fn hangup_interrupt_and_quit_end_bosfs_as_sigterm_does() {
     let world = World::new();
@@ -123,6 +129,7 @@ fn hangup_interrupt_and_quit_end_bosfs_as_sigterm_does() {
     world.assert_object_is_file(KEY, &source);
 }
 
+/// SIGPIPE does not end bosfs.
 #[test]
 fn a_broken_pipe_does_not_end_bosfs() {
     let world = World::new();

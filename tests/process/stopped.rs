@@ -15,6 +15,8 @@ const STOPPED: Duration = Duration::from_secs(32);
 /// Longer than the wait for one answer to a call at a prompt.
 const SILENT: Duration = Duration::from_secs(13);
 
+/// Time in which bosfs is stopped (SIGSTOP) counts for no time limit: the calls under way end well, and nothing is sent
+/// or asked twice.
 #[test]
 fn time_while_bosfs_is_stopped_does_not_count() {
     let world = World::new();

@@ -10,6 +10,7 @@ fn complete() -> When {
     When::call(Call::Complete).key(KEY)
 }
 
+/// A closed file of which parts are missing in BOS is published by the next mount, which sends only these.
 #[test]
 fn closed_with_parts_missing_sends_only_those() {
     let last = When::call(Call::UploadPart).key(KEY).part(3).part(4);
@@ -49,6 +50,8 @@ fn closed_and_not_yet_completed_is_completed() {
     assert_eq!((counts.requests(Call::UploadPart), counts.requests(Call::Complete)), (0, 1), "{}", counts.log_text());
 }
 
+/// A complete that was done but not answered before the kill is recognised by the object's mark: nothing is sent, and
+/// nothing is completed twice.
 #[test]
 fn completing_with_our_mark_on_the_object_is_done() {
     let mut s = Stopped::at(World::new(), SIZE, complete(), ACTED);
@@ -61,6 +64,8 @@ fn completing_with_our_mark_on_the_object_is_done() {
     assert_eq!(s.world.bucket.head(KEY).unwrap().unwrap().etag, etag);
 }
 
+/// The spool is kept until the object is proved; after a kill between complete and proof the next mount proves it
+/// without sending a byte.
 #[test]
 fn completed_with_the_proof_missing_is_proved() {
     let world = World::new();
@@ -83,6 +88,7 @@ fn completed_with_the_proof_missing_is_proved() {
     assert_eq!(counts.bytes_sent(), 0, "{}", counts.log_text());
 }
 
+/// An object that does not match when the next mount proves it is sent again from the spool.
 #[test]
 fn a_mismatch_found_by_the_proof_is_sent_again() {
     let mut s = Stopped::at(World::new(), SIZE, complete(), ACTED);
@@ -93,6 +99,8 @@ fn a_mismatch_found_by_the_proof_is_sent_again() {
     assert!(s.world.proxy.counts().bytes_sent() > 0);
 }
 
+/// If the upload is gone and the key is empty, the next mount sends all in a new upload, on the condition that the key
+/// is still empty.
 #[test]
 fn closed_with_the_upload_gone_and_no_object_begins_a_new_upload() {
     let mut s = Stopped::at(World::new(), SIZE, complete(), BEFORE);
@@ -122,6 +130,8 @@ fn closed_with_the_upload_gone_and_the_base_in_place_begins_a_new_upload_on_it()
     assert!(condition.asked.if_match.as_deref().is_some_and(|etag| etag.contains(&base)), "{condition:?}");
 }
 
+/// If somebody else wrote the key before the kill was recovered from, that is a conflict: their object stays, and so do
+/// the bytes.
 #[test]
 fn closed_with_a_foreign_object_is_a_conflict_and_nothing_is_overwritten() {
     for upload_gone in [false, true] {
@@ -207,6 +217,8 @@ fn a_put_that_arrives_late_is_recognised_as_ours() {
     wait_no_journal(&world);
 }
 
+/// An upload whose initiate was not answered before the kill is neither used nor aborted: the next mount begins another
+/// one, and `bosfs uploads list` shows the stray for `bosfs uploads abort --upload-id`.
 #[test]
 fn initiate_unanswered_starts_a_new_upload_and_the_stray_stays_listed() {
     let mut s = Stopped::at(World::new(), SIZE, When::call(Call::Initiate).key(KEY), ACTED);
@@ -220,6 +232,7 @@ fn initiate_unanswered_starts_a_new_upload_and_the_stray_stays_listed() {
     assert!(s.world.bucket.uploads(KEY).unwrap().is_empty());
 }
 
+/// A closed file under recovery is there with its size and all its bytes before it is published.
 #[test]
 fn a_closed_file_under_recovery_is_visible_readable_and_writable() {
     let mut s = Stopped::at(World::new(), SIZE, complete(), BEFORE);
@@ -236,6 +249,7 @@ fn a_closed_file_under_recovery_is_visible_readable_and_writable() {
     s.world.assert_object_is_file(KEY, &s.source);
 }
 
+/// Recovery waits for a line that is dead, and then sends no part twice.
 #[test]
 fn recovery_waits_out_a_dead_line() {
     use crate::support::Line;

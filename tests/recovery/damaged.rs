@@ -28,6 +28,8 @@ fn two_files(world: &World) -> (Mounted, std::path::PathBuf, std::path::PathBuf)
     (mount, ours, other)
 }
 
+/// If the spool or the map of a file is lost, and its upload with it, that file alone fails: `bosfs status` says so,
+/// its journal stays, nothing is published, and other files go on.
 #[test]
 fn a_missing_spool_or_map_fails_that_file_only() {
     for name in ["spool", "map"] {
@@ -46,6 +48,8 @@ fn a_missing_spool_or_map_fails_that_file_only() {
     }
 }
 
+/// A damaged line within a journal fails that file only: `bosfs status` names it, its spool stays, nothing is
+/// published, and other files go on.
 #[test]
 fn a_damaged_line_before_valid_ones_fails_that_file_only() {
     let world = World::new();
@@ -61,6 +65,7 @@ fn a_damaged_line_before_valid_ones_fails_that_file_only() {
     assert!(world.bucket.head(KEY).unwrap().is_none());
 }
 
+/// A journal whose last line was cut off is used up to there: the file goes on, and no part is sent twice.
 #[test]
 fn a_torn_tail_is_cut_off_and_the_file_goes_on() {
     for torn in [&b"0000"[..], b"000001f4 deadbeef {\"t\":\"comple", b"\0\0\0\0\0\0\0\0\0\0"] {

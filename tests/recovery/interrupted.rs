@@ -35,6 +35,7 @@ fn interrupted(world: &World, args: &[&str]) -> (Mounted, std::path::PathBuf) {
 
 const ARGS: [&str; 2] = ["--part-size", "5MiB"];
 
+/// A file whose writer was cut off by a kill of bosfs is shown with all that was written and stays unpublished.
 #[test]
 fn an_interrupted_file_is_visible_and_readable_and_not_published() {
     let world = World::new();
@@ -49,6 +50,7 @@ fn an_interrupted_file_is_visible_and_readable_and_not_published() {
     assert_eq!(watch.states(), [None], "published without a close");
 }
 
+/// The same `cp` run again sends only the parts that BOS does not hold, in the same upload.
 #[test]
 fn a_second_cp_sends_only_what_bos_does_not_hold() {
     let world = World::new();
@@ -67,6 +69,7 @@ fn a_second_cp_sends_only_what_bos_does_not_hold() {
     assert_eq!(counts.requests(Call::Initiate), 0, "{}", counts.log_text());
 }
 
+/// Another file copied under the name of an interrupted one sends what differs and keeps the parts that are equal.
 #[test]
 fn a_second_cp_of_another_file_of_that_name_sends_what_differs() {
     let world = World::new();
@@ -121,6 +124,7 @@ fn uploads_abort_drops_the_file_and_its_upload() {
     assert!(world.bucket.head(KEY).unwrap().is_none());
 }
 
+/// `--interrupted complete` publishes what a killed writer left, and `--interrupted discard` drops it with its upload.
 #[test]
 fn the_option_interrupted_complete_publishes_and_discard_drops() {
     let world = World::new();
@@ -139,6 +143,8 @@ fn the_option_interrupted_complete_publishes_and_discard_drops() {
     assert!(world.bucket.uploads("").unwrap().is_empty(), "the discarded upload stays");
 }
 
+/// If the object that an interrupted writer had opened is changed or removed by somebody else, the file is a
+/// `conflict`, and its bytes are kept.
 #[test]
 fn an_interrupted_file_whose_base_changed_is_a_conflict_and_kept() {
     for gone in [false, true] {
@@ -160,6 +166,7 @@ fn an_interrupted_file_whose_base_changed_is_a_conflict_and_kept() {
     }
 }
 
+/// An interrupted overwrite leaves the old object until a program closes the new file.
 #[test]
 fn an_interrupted_overwrite_leaves_the_old_object() {
     let world = World::new();
@@ -172,6 +179,7 @@ fn an_interrupted_overwrite_leaves_the_old_object() {
     world.assert_object_is_file(KEY, &source);
 }
 
+/// `rm` of an interrupted file aborts its upload.
 #[test]
 fn rm_of_an_interrupted_file_aborts_its_upload() {
     let world = World::new();
@@ -183,6 +191,7 @@ fn rm_of_an_interrupted_file_aborts_its_upload() {
     assert!(world.bucket.uploads("").unwrap().is_empty());
 }
 
+/// With `--adopt` a `cp` goes on with an upload that no journal knows: the parts that BOS holds are not sent again.
 #[test]
 fn adopt_goes_on_with_an_upload_that_no_journal_knows() {
     let world = World::new();
@@ -200,6 +209,8 @@ fn adopt_goes_on_with_an_upload_that_no_journal_knows() {
     assert!(world.bucket.uploads("").unwrap().is_empty());
 }
 
+/// `bosfs uploads resume BUCKET/KEY --from FILE` finishes an upload that no journal knows, and sends no part that BOS
+/// holds.
 #[test]
 fn resume_from_a_source_file_needs_no_journal() {
     let world = World::new();

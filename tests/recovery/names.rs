@@ -58,6 +58,8 @@ fn killed_at(
     world.wait_quiet();
 }
 
+/// A rename of a folder that is cut off by a kill is wholly old or wholly new for whoever looks, from the first lookup
+/// of the next mount on.
 #[test]
 fn a_directory_rename_killed_in_any_phase_is_wholly_old_or_wholly_new() {
     use HoldAt::{BeforeAnswer, BeforeForward};
@@ -111,6 +113,7 @@ fn a_directory_rename_killed_in_any_phase_is_wholly_old_or_wholly_new() {
     println!("kills in a directory rename of {OBJECTS} objects, by request and outcome: {outcomes:?}");
 }
 
+/// Names that were removed before a kill do not come back, and what somebody else wrote under one of them stays.
 #[test]
 fn names_removed_before_a_kill_do_not_come_back() {
     use HoldAt::{BeforeAnswer, BeforeForward};

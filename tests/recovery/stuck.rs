@@ -4,6 +4,7 @@ use crate::support::mounted::cp;
 use crate::support::{Action, Call, HoldAt, When, World};
 use crate::{KEY, SIZE, Stopped, WAIT, bosfs_ok, wait_for_state};
 
+/// What failed before the kill is tried again by the next mount, and no part is sent twice.
 #[test]
 fn failed_is_tried_again_by_the_next_mount() {
     let world = World::new();
@@ -30,6 +31,7 @@ fn conflict() -> Stopped {
     s
 }
 
+/// A conflict waits over mounts for a command.
 #[test]
 fn a_conflict_waits_for_a_command_over_mounts() {
     let mut s = conflict();

@@ -13,6 +13,7 @@ fn rounds(tool: Tool, seeds: std::ops::Range<u64>) {
     assert!(hits > 0, "no kill fell into {}", tool.name());
 }
 
+/// rsync that is cut off by a kill of bosfs leaves each name old or new, and rsync run again ends with equal trees.
 #[test]
 fn rsync_killed_and_run_again_ends_with_equal_trees() {
     rounds(Tool::Rsync, 0..3);
@@ -23,6 +24,8 @@ fn mv_of_1000_objects_killed_loses_no_name_and_ends_on_one_side() {
     rounds(Tool::Mv, 0..4);
 }
 
+/// When bosfs is killed under several programs that write, truncate, rename and remove, the next mount shows whatever a
+/// call returned for, and every object is a state in which its file was closed.
 #[test]
 fn writers_killed_lose_nothing_that_returned_and_publish_only_what_was_closed() {
     rounds(Tool::Writers, 0..4);

@@ -55,6 +55,7 @@ fn an_unlinked_overwrite_deletes_the_base() {
     assert!(world.bucket.head(KEY).unwrap().is_none(), "the removed file is back");
 }
 
+/// If somebody else replaced the object of a removed file before the removal was recovered, theirs stays.
 #[test]
 fn an_unlinked_file_whose_key_others_replaced_is_left() {
     let world = World::new();

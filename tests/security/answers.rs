@@ -18,6 +18,7 @@ fn object(size: u64) -> Raw {
     Raw::Bytes(bytes)
 }
 
+/// Redirects are not followed: no credentials go to another server.
 #[test]
 fn redirects_are_not_followed() {
     let bystander = Bystander::start().unwrap();
@@ -92,6 +93,8 @@ fn http_1_0_and_bodies_until_the_end_of_the_connection_are_taken() {
     attacked.assert_unharmed();
 }
 
+/// Answers with another range, length or ETag than was asked for are errors: no program gets other bytes than it asked
+/// for.
 #[test]
 fn other_bytes_than_were_asked_for_are_never_given_to_a_program() {
     const SIZE: u64 = 3 << 20;
@@ -226,6 +229,8 @@ fn an_answer_that_trickles_in_ends_within_the_time_of_a_call() {
     attacked.assert_unharmed();
 }
 
+/// What a server says in an error stays short and in its line: it can forge no line of the log and send no control
+/// character.
 #[test]
 fn what_an_error_answer_says_stays_short_and_in_its_line() {
     let message = "line\n[2026-01-01T00:00:00.000Z ERROR bosfs] forged\u{1b}]0;owned\u{7}".repeat(100);

@@ -28,6 +28,8 @@ fn parameter(asked: &Asked, name: &str) -> String {
     pair.map(|(_, value)| decode(value)).unwrap_or_default()
 }
 
+/// Keys that are no names (such as `../../etc/passwd`, `a//b`, one with a NUL, one of 5000 bytes) are not shown and
+/// lead nowhere outside the mount; `.bosfs/shadowed.json` lists them.
 #[test]
 fn keys_that_would_leave_the_mount_are_no_names_and_are_told() {
     let long = "k".repeat(5000);
@@ -117,6 +119,7 @@ fn listings_that_do_not_advance_are_errors() {
     attacked.assert_unharmed();
 }
 
+/// A listing without end gives EOVERFLOW before it takes the memory, and the log names `--memory-limit`.
 #[test]
 fn an_endless_listing_ends_with_an_error_before_it_takes_the_memory() {
     let pages = Arc::new(AtomicU64::new(0));
@@ -198,6 +201,7 @@ fn an_endless_list_of_uploads_ends_the_command() {
     assert!((50..1000).contains(&pages.load(Ordering::SeqCst)));
 }
 
+/// Answers without end are cut off with EIO or ETIMEDOUT, in bounded memory.
 #[test]
 fn endless_answers_are_cut_off() {
     let mut attacked = Attacked::with(&LITTLE_MEMORY, |asked| {

@@ -27,6 +27,8 @@ fn stat_all<const N: usize>(attacked: &Attacked, names: [&'static str; N]) -> [s
     })
 }
 
+/// Modes and times in BOS that no file can have make no device, no pipe and no folder: the object is an ordinary file,
+/// and the mount is `nosuid` and `nodev`.
 #[test]
 fn modes_owners_and_times_of_no_kind_of_file_make_none() {
     let mut attacked = Attacked::with(&LITTLE_MEMORY, |asked| {
@@ -101,6 +103,7 @@ fn modes_owners_and_times_of_no_kind_of_file_make_none() {
     attacked.assert_unharmed();
 }
 
+/// A link whose target in BOS is empty, too long (4096 bytes) or has a NUL is an error to read, never a part of it.
 #[test]
 fn link_targets_are_whole_or_an_error() {
     const LINK: (&str, &str) = ("x-bce-meta-bosfs-mode", "41471");

@@ -82,6 +82,7 @@ fn refused(line: &str) {
     assert!(text.contains("denied") || text.contains("not permitted"), "{line}: {text}");
 }
 
+/// An ordinary user mounts for himself alone: even root gets EACCES.
 #[test]
 fn an_ordinary_user_mounts_for_himself_alone() {
     let theirs = Theirs::new();
@@ -107,6 +108,7 @@ fn an_ordinary_user_mounts_for_himself_alone() {
     assert!(wait_child(&mut mount.0, WAIT).is_some_and(|status| status.success()));
 }
 
+/// `--allow-other` by an ordinary user whom `/etc/fuse.conf` does not allow it exits 5.
 #[test]
 fn allow_other_is_refused_to_an_ordinary_user_whom_the_administrator_did_not_allow_it() {
     let theirs = Theirs::new();
@@ -147,6 +149,7 @@ fn prepared(dir: &Path) {
     made.unwrap();
 }
 
+/// Without `--allow-other` nobody else gets into the mount.
 #[test]
 fn without_allow_other_nobody_else_gets_in() {
     let world = World::new();
@@ -159,6 +162,7 @@ fn without_allow_other_nobody_else_gets_in() {
     }
 }
 
+/// With `--allow-other` modes and owners hold for other users as on a local disk.
 #[test]
 fn with_allow_other_modes_hold_for_other_users() {
     let world = World::new();

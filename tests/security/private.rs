@@ -51,6 +51,7 @@ fn assert_private(dir: &Path) -> Vec<String> {
     paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
 }
 
+/// The state directory (0700, its files 0600) and the files of the local store are private under any umask.
 #[test]
 fn all_files_are_private_under_a_umask_of_0() {
     let world = World::new();
@@ -118,6 +119,7 @@ fn refused(spec: &MountSpec) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// A state directory of another user is refused and left alone.
 #[test]
 fn a_state_directory_of_another_user_is_refused_and_left_alone() {
     let world = World::new();
@@ -184,6 +186,7 @@ fn as_nobody(command: &mut Command) -> Output {
     run(command.uid(NOBODY).gid(NOBODY).current_dir("/"), WAIT)
 }
 
+/// Other users can neither unmount, nor see the status, nor decide over uploads of a mount that is not theirs.
 #[test]
 fn only_the_owner_commands_a_mount() {
     let world = World::new();

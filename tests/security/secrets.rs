@@ -101,6 +101,8 @@ fn world_with_token() -> (World, String) {
     (world, keys.secret_key)
 }
 
+/// Secret keys, session tokens and signatures are in no log, journal, status, error or process list, also at
+/// `--log-level trace`.
 #[test]
 fn secrets_are_in_no_log_file_status_or_error() {
     let began = now_s();
@@ -243,11 +245,13 @@ fn a_secret_in_the_options_is_gone_before_the_mount_answers_in_the_foreground() 
     scrubbed_before_the_mount_answers(true);
 }
 
+/// A secret given by `-o sk=` is gone from the process list before the mount answers.
 #[test]
 fn a_secret_in_the_options_is_gone_before_the_mount_answers_in_the_background() {
     scrubbed_before_the_mount_answers(false);
 }
 
+/// A daemon does not inherit the secrets of its environment.
 #[test]
 fn a_daemon_does_not_inherit_secrets_of_the_environment() {
     let world = World::new();

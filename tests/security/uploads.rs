@@ -139,6 +139,8 @@ fn upload_ids_and_etags_of_no_form_publish_nothing_wrong() {
     ends_well(&world, &hostile, &mut mount, &source);
 }
 
+/// A server that only claims a completion is not believed: `cp` fails, the key stays empty, and the copy ends well once
+/// the server behaves.
 #[test]
 fn a_completion_that_is_only_claimed_is_no_publication() {
     let (world, hostile, source) = world();

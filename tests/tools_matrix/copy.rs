@@ -5,6 +5,8 @@ use crate::inputs;
 use crate::support::Call;
 use crate::support::tree::Times;
 
+/// `cp -a` in and out of the mount keeps modes, times, links, sparse files and odd names as a local folder does, also
+/// for a mount that knows nothing but what is in BOS.
 #[test]
 fn cp_a() {
     let bench = Bench::new(Times::All);
@@ -27,7 +29,7 @@ fn cp_a() {
     bench.finish("cp -a in/sizes/f12345678 $OUT/again; cmp in/sizes/f12345678 $OUT/again; rm $OUT/again");
 }
 
-/// What bosfs does not keep it refuses, so that a program that must have it says so; `cp -a` goes on without.
+/// Extended attributes of folders are refused with EOPNOTSUPP, and `cp -a` goes on without them.
 #[test]
 fn xattrs_of_directories_are_refused() {
     let bench = Bench::new(Times::Free);

@@ -36,7 +36,8 @@ fn sqlite3_rollback_journal() {
     bench.finish("for db in *.db; do sqlite3 -readonly $db 'pragma integrity_check'; done");
 }
 
-/// Write-ahead logging needs shared memory between the processes: it works, or it is refused and the database stays whole.
+// Write-ahead logging needs shared memory between the processes: it works, or it is refused and the database stays
+// whole.
 #[test]
 fn sqlite3_wal() {
     let bench = Bench::new(Times::Free);

@@ -123,7 +123,8 @@ PY
     bench.finish("sha1sum *");
 }
 
-/// Two processes with `O_APPEND`, and a log that is rotated under a third: no line is lost, none is torn.
+/// Two processes that append to one log lose no line and tear none, and a log that is renamed under its writer goes on
+/// under the new name.
 #[test]
 fn log_appends_from_two_processes() {
     let bench = Bench::new(Times::Free).ignoring(&["log", "held"]);

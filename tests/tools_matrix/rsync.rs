@@ -64,7 +64,7 @@ fn rsync_append_verify() {
     bench.finish("cmp right $IN/big; cmp wrong $IN/big; cmp plain $IN/big");
 }
 
-/// Cut off by a signal in the middle, then run again.
+// Cut off by a signal in the middle, then run again.
 #[test]
 fn rsync_partial() {
     let bench = Bench::new(Times::Files);
@@ -128,7 +128,7 @@ fn rsync_temp_dir() {
     bench.finish("find . | sort");
 }
 
-/// A small form of `scripts/rsync-toolchain`.
+// A small form of `scripts/rsync-toolchain`.
 #[test]
 fn rsync_costs_a_put_for_each_file_and_the_second_run_only_listings() {
     let mut bench = Bench::new(Times::All);

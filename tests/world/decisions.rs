@@ -30,6 +30,8 @@ fn lost(world: &World, key: &str) -> Mounted {
     mount
 }
 
+/// `bosfs uploads complete --force` publishes over the other one without sending parts again; without `--force` it
+/// refuses and changes nothing.
 #[test]
 fn force_publishes_over_the_other_one() {
     let world = World::new();
@@ -46,6 +48,7 @@ fn force_publishes_over_the_other_one() {
     foreign.assert_untouched(&world);
 }
 
+/// `bosfs uploads complete --as KEY` publishes beside the other one, which stays.
 #[test]
 fn as_publishes_beside_the_other_one() {
     let world = World::new();
@@ -66,6 +69,7 @@ fn as_publishes_beside_the_other_one() {
     assert!(left.iter().all(|upload| foreign.ids().contains(&upload.upload_id.as_str())), "{left:?}");
 }
 
+/// `--as` a key that is taken is refused, and the bytes stay; `--as` something that is no key exits 2.
 #[test]
 fn as_refuses_a_key_that_is_taken_and_keeps_the_bytes() {
     let world = World::new();
@@ -84,6 +88,8 @@ fn as_refuses_a_key_that_is_taken_and_keeps_the_bytes() {
     wait_no_journal(&world);
 }
 
+/// `bosfs uploads abort` of a conflict leaves the other one and aborts the own upload; without `--yes` and without an
+/// answer it exits 4.
 #[test]
 fn abort_leaves_the_other_one_and_asks_first() {
     let world = World::new();
@@ -97,6 +103,7 @@ fn abort_leaves_the_other_one_and_asks_first() {
     assert!(world.bucket.uploads("").unwrap().is_empty(), "the upload stays");
 }
 
+/// `rm` of a conflict removes the local bytes and not the other one's object.
 #[test]
 fn rm_of_a_conflict_leaves_the_other_one() {
     let world = World::new();
@@ -132,6 +139,8 @@ fn changed_in_the_middle(world: &World, mount: &Mounted, then: impl FnOnce(&Worl
     actor.answer("close")
 }
 
+/// A conflict whose unchanged bytes went with the replaced object cannot be forced: the refusal says so, and the
+/// changed bytes are kept.
 #[test]
 fn force_says_so_when_bytes_that_were_never_read_went_with_the_base() {
     let (world, mut mount) = over_a_base(&["--part-size", "5MiB"]);

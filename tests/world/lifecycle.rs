@@ -16,6 +16,8 @@ fn put_rule(world: &World) {
     world.bucket.ask("PUT", "", &[("lifecycle", "")], &[], rule.to_string().as_bytes()).expect("a lifecycle rule");
 }
 
+/// Under a lifecycle rule that aborts uploads nothing is dropped from the spool: a write into a full one gives ENOSPC,
+/// and when the rule strikes, all that was accepted is sent again and published.
 #[test]
 fn under_a_rule_that_aborts_uploads_the_spool_is_kept_whole_and_can_send_everything_again() {
     let world = World::new();

@@ -41,6 +41,7 @@ fn our_upload(world: &World, foreign: &ForeignUploads) -> String {
     ours[0].upload_id.clone()
 }
 
+/// An upload that another tool aborts in the middle is sent anew from the spool, and `close` succeeds.
 #[test]
 fn an_upload_that_the_sdk_aborts_in_the_middle_goes_on_anew_from_the_spool() {
     for write_back in [false, true] {
@@ -83,6 +84,8 @@ fn punched(world: &World, parts: u64) -> (Mounted, Actor) {
     (mount, actor)
 }
 
+/// If parts that only BOS had are destroyed by an abort from outside, `close` gives EIO, `bosfs status` lists the lost
+/// range, which reads as EIO and not as zeros, nothing is published, and copying the file again repairs it.
 #[test]
 fn bytes_that_only_an_aborted_upload_had_are_listed_as_lost_and_nothing_is_published() {
     let world = World::new();
@@ -145,6 +148,8 @@ fn a_writer_hears_of_lost_bytes_before_it_closes() {
     foreign.assert_untouched(&world);
 }
 
+/// An upload that another tool completes halfway is their object: `close` gives ESTALE, and the bytes wait as a
+/// conflict.
 #[test]
 fn an_upload_that_the_sdk_completes_halfway_is_their_object_and_our_conflict() {
     let world = World::new();
@@ -196,6 +201,7 @@ fn an_upload_that_the_sdk_completes_when_all_parts_are_there_loses_nothing() {
     foreign.assert_untouched(&world);
 }
 
+/// An object that somebody replaces right after its publication stays theirs, and `close` succeeds.
 #[test]
 fn an_object_that_the_sdk_overwrites_before_the_proof_stays_theirs() {
     for several in [false, true] {

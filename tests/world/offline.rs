@@ -287,21 +287,29 @@ fn interrupted_umount(mount: &Mounted) {
     assert!(is_mounted(mount.dir()), "an interrupted umount detached the mount");
 }
 
+/// While connections are reset, what cannot be asked gives EIO or ETIMEDOUT (EINTR on Ctrl-C), or what is known of it:
+/// never ENOENT, and never an empty folder.
 #[test]
 fn a_dead_line_is_ridden_out() {
     ride_out(Outage::Dead);
 }
 
+/// While the line is silent, `fsync` and reads of local bytes go on, writers wait once the spool is full, Ctrl-C ends
+/// their wait with EINTR, and afterwards exactly what was accepted is in BOS.
 #[test]
 fn a_silent_line_is_ridden_out() {
     ride_out(Outage::Silent);
 }
 
+/// While connections are refused, `bosfs status` says for how long BOS has not answered and which files wait, none of
+/// them counts as failed, and Ctrl-C of a waiting `bosfs umount` exits 4 and leaves the mount.
 #[test]
 fn a_refused_line_is_ridden_out() {
     ride_out(Outage::Refused);
 }
 
+/// Without a line `bosfs mount` exits 6 and says how many files wait in the journal; `bosfs status` of the state
+/// directory names them, and a mount with a line publishes them.
 #[test]
 fn a_mount_without_a_line_says_so_and_the_journal_shows_what_waits() {
     for outage in [Outage::Dead, Outage::Refused] {

@@ -107,6 +107,9 @@ fn look(world: &World, mount: &Mounted, cases: &[Case]) {
     }
 }
 
+/// If somebody else creates, changes or deletes the key before the publication, `close` gives ESTALE (EEXIST after
+/// `O_EXCL`), what they did stays, and the bytes wait as a conflict that `bosfs status` and `bosfs umount` (exit 3)
+/// name.
 #[test]
 fn the_loser_of_every_race_is_told_by_close_and_keeps_its_bytes() {
     let cases = cases();
@@ -132,6 +135,7 @@ fn the_loser_of_every_race_is_told_by_close_and_keeps_its_bytes() {
     foreign.assert_untouched(&world);
 }
 
+/// With `--write-back` the loser of a race is told by `bosfs status`, and its bytes are kept all the same.
 #[test]
 fn the_loser_of_every_race_is_told_by_status_in_write_back_mode() {
     let cases = cases();
@@ -145,6 +149,7 @@ fn the_loser_of_every_race_is_told_by_status_in_write_back_mode() {
     foreign.assert_untouched(&world);
 }
 
+/// With `--on-conflict overwrite` the file is published over what others wrote, and where they deleted.
 #[test]
 fn on_conflict_overwrite_publishes_over_others_and_over_nothing() {
     let cases: Vec<Case> = cases().into_iter().filter(|case| case.act != Act::BecamePrefix).collect();
@@ -189,6 +194,7 @@ fn a_folder_that_somebody_else_removes_is_no_loss_for_a_file_written_into_it() {
     }
 }
 
+/// With `--metadata-ttl 0s`, what others changed before the open is seen by it, and is no conflict.
 #[test]
 fn a_foreign_change_before_the_first_write_is_seen_and_no_conflict() {
     let world = World::new();

@@ -56,6 +56,8 @@ fn assert_everybody_is_told(mount: &Mounted, key: &str) {
     assert_eq!(mount.status()["mounts"][0]["totals"]["stuck"], 1, "{}", mount.status());
 }
 
+/// What BOS refuses for good fails the `close`: no permission EACCES, an overdue account EDQUOT, no capacity or too
+/// much metadata ENOSPC, no such bucket ENODEV; `bosfs status` and the log name the file until the same copy ends well.
 #[test]
 fn every_refusal_fails_the_close_and_is_shown_until_it_is_repaired() {
     for several in [false, true] {
@@ -85,6 +87,8 @@ fn every_refusal_fails_the_close_and_is_shown_until_it_is_repaired() {
     }
 }
 
+/// What failed behind a `--write-back` close is named by `bosfs umount` (exit 3) and by `bosfs status`, also while
+/// nothing is mounted and over several mounts, until it is published.
 #[test]
 fn a_failed_publication_is_named_by_umount_and_survives_mounts_until_its_cause_is_gone() {
     let world = World::new();
@@ -120,6 +124,8 @@ fn a_failed_publication_is_named_by_umount_and_survives_mounts_until_its_cause_i
     assert!(mount.umount(WAIT).status.success());
 }
 
+/// What failed behind is told by the next `write`, `fsync` or `close` of an open handle (EACCES where permission is
+/// missing); a `write` that tells it writes nothing, and the next one goes on.
 #[test]
 fn what_failed_behind_is_told_by_the_next_call_that_can_tell_it() {
     let world = World::new();
@@ -164,6 +170,8 @@ fn what_failed_behind_is_told_by_the_next_call_that_can_tell_it() {
     wait_no_journal(&world);
 }
 
+/// A failure that nobody was told of is told once, to the next program that opens the file for writing and syncs it;
+/// readers, later programs and other files are not troubled.
 #[test]
 fn a_failure_that_nobody_was_told_of_is_told_to_who_opens_the_file_next_and_to_nobody_twice() {
     let world = World::new();
@@ -196,6 +204,8 @@ fn a_failure_that_nobody_was_told_of_is_told_to_who_opens_the_file_next_and_to_n
     wait_no_journal(&world);
 }
 
+/// Trouble that passes (500, 503, a rate limit, refused connections, a gateway's page) fails no `close` and is no
+/// failure in `bosfs status`.
 #[test]
 fn trouble_that_passes_is_not_kept() {
     let world = World::new();
@@ -219,6 +229,7 @@ fn trouble_that_passes_is_not_kept() {
     assert!(mount.umount(WAIT).status.success());
 }
 
+/// `rm` or `bosfs uploads abort` gives a failed file up: its upload goes, and `bosfs umount` exits 0.
 #[test]
 fn a_failed_file_is_given_up_by_rm_and_by_abort() {
     let world = World::new();
@@ -257,6 +268,8 @@ fn assert_reaches_someone(world: &World, mount: &mut Mounted, key: &str, rule: &
     assert!(mount.umount(WAIT).status.success());
 }
 
+/// New attributes that BOS refuses are named by `bosfs status`, by the log and by `bosfs umount` (exit 3), and the next
+/// mount sends them once it may.
 #[test]
 fn new_attributes_that_bos_refuses_reach_someone() {
     let world = World::new();
@@ -310,6 +323,8 @@ fn a_batch_of_deletes_that_bos_refuses_reaches_someone() {
     assert_eq!(world.bucket.list("dir/").unwrap(), [] as [String; 0]);
 }
 
+/// A rename of a folder that BOS refuses to copy gives EACCES and leaves the old names; one whose old names it refuses
+/// to delete is told by `bosfs status` and `bosfs umount` (exit 3), and finished by the next mount.
 #[test]
 fn a_rename_of_a_folder_that_bos_refuses_is_told_and_taken_back_or_finished() {
     for call in [Call::CopyObject, Call::DeleteObject] {

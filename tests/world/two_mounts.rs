@@ -62,12 +62,16 @@ fn of_two_new_files_of_one_part_one_wins() {
     collide("f", "WRONLY|CREAT", false);
 }
 
+/// Of two mounts that overwrite one object at the same time one wins; the other's `close` gives ESTALE, and its bytes
+/// are kept.
 #[test]
 fn of_two_overwrites_one_wins() {
     collide("f", "WRONLY|TRUNC", true);
     collide("f", "WRONLY|TRUNC", false);
 }
 
+/// What another mount publishes between the copies of a folder rename and the deletion of the old names is not deleted:
+/// it stays under the old name and is told.
 #[test]
 fn what_the_other_mount_publishes_while_a_folder_is_renamed_stays_under_the_old_name() {
     let world = World::new();
@@ -127,6 +131,8 @@ fn what_the_other_mount_publishes_before_a_folder_is_copied_whole_goes_along() {
     assert!(a.umount(WAIT).status.success());
 }
 
+/// A writer whose file another mount renames or removes gets ESTALE at `close`; nothing comes back under the old name,
+/// and `--as` rescues the bytes.
 #[test]
 fn a_writer_whose_file_the_other_mount_renames_or_removes_keeps_its_bytes() {
     for removed in [false, true] {
@@ -178,6 +184,8 @@ fn a_file_made_in_a_folder_that_the_other_mount_removes_is_published() {
     });
 }
 
+/// Uploads that another mount or tool has begun for the same key are neither completed nor aborted by writing,
+/// removing, mounting or `--interrupted discard`.
 #[test]
 fn the_other_mount_neither_completes_nor_aborts_what_is_not_its_own() {
     let world = World::new();
