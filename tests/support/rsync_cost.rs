@@ -120,7 +120,9 @@ impl Survey {
         }
         for (call, count) in &counts.calls {
             if *call != Call::ListObjects && count.requests > 0 {
-                misses.push(format!("{} {call}, expected only ListObjects", count.requests));
+                let asked = counts.log.iter().filter(|logged| logged.asked.call == *call);
+                let keys: Vec<&str> = asked.map(|logged| logged.asked.key.as_str()).take(5).collect();
+                misses.push(format!("{} {call}, expected only ListObjects: {keys:?}", count.requests));
             }
         }
         // A page for each directory and one for each thousand names, twice for good measure.
