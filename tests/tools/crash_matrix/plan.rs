@@ -1,6 +1,6 @@
 //! Which cells are run, in what order, how many at a time.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use crate::support::files::splitmix64;
 const WAITS_S: u64 = 10;
 /// Longest wait in a cell of `--quick`, seconds.
 const QUICK_WAIT_S: u64 = 10;
+/// How often `--quick` touches every fault and every phase.
+const QUICK_TIMES: usize = 3;
 /// Cells that wait for timeouts, at a time.
 const WAITERS: usize = 24;
 
@@ -43,7 +45,7 @@ impl Settings {
             rounds: None,
             seed: 1,
             quick: false,
-            jobs: 2 * cores,
+            jobs: 3 * cores,
             page: None,
             self_checks: false,
             lists: false,
@@ -97,7 +99,7 @@ impl Settings {
         Ok(if self.quick { self.selection(cells) } else { cells })
     }
 
-    /// For every fault and every phase at least one cell, chosen by the seed; one round each.
+    /// Every fault and every phase [`QUICK_TIMES`] times where there are so many cells, chosen by the seed; one round each.
     fn selection(&self, mut cells: Vec<Cell>) -> Vec<Cell> {
         cells.retain(|cell| patience_s(cell.fault, cell.phase) <= QUICK_WAIT_S);
         // Rows with few cells first: they leave less choice.
@@ -105,16 +107,16 @@ impl Settings {
         let mut order: Vec<(usize, u64, Cell)> =
             cells.iter().map(|cell| (cells_of(cell.fault.name), splitmix64(cell.seed), *cell)).collect();
         order.sort_by_key(|(count, random, _)| (*count, *random));
-        let (mut faults, mut phases) = (BTreeSet::new(), BTreeSet::new());
+        let mut touched: BTreeMap<&str, usize> = BTreeMap::new();
         let mut chosen: Vec<Cell> = Vec::new();
-        // First those that touch both anew, then those that touch one.
-        for needed in [2, 1] {
+        // First those of which both need it, then those of which one does.
+        for needy in [2, 1] {
             for (_, _, cell) in &order {
-                let fresh =
-                    usize::from(!faults.contains(cell.fault.name)) + usize::from(!phases.contains(cell.phase.name));
-                if fresh >= needed {
-                    faults.insert(cell.fault.name);
-                    phases.insert(cell.phase.name);
+                let names = [cell.fault.name, cell.phase.name];
+                let lacks = |name: &&str| touched.get(*name).is_none_or(|times| *times < QUICK_TIMES);
+                let is_chosen = chosen.iter().any(|other| other.name() == cell.name());
+                if names.iter().filter(|name| lacks(name)).count() >= needy && !is_chosen {
+                    names.iter().for_each(|name| *touched.entry(name).or_default() += 1);
                     chosen.push(Cell { rounds: self.rounds.unwrap_or(1), ..*cell });
                 }
             }

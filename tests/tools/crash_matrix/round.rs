@@ -213,6 +213,8 @@ fn times(ask: &Ask) -> Option<u64> {
         _ if is_brief || fault.stalls() => Some(1),
         // What comes out wrong again and again ends the upload with an error, as it should.
         _ if matches!(fault.name, "wrong-crc" | "wrong-etag" | "bad-digest") => Some(1),
+        // A new upload is begun then, of which there is nothing to be listed.
+        _ if fault.name.starts_with("no-upload") && phase.call == Call::ListParts => Some(1),
         // Without a code it is believed once only that the date was to blame.
         _ if fault.name == "expired" && phase.call == Call::HeadObject => Some(1),
         _ => Some(3),
