@@ -290,7 +290,10 @@ impl DirtyFile {
     }
 
     fn stopped(&self) -> WriteError {
-        WriteError::failed(libc::EIO, format!("{}: bosfs is stopping; the bytes are in the journal", self.key()))
+        WriteError::failed(
+            libc::EIO,
+            format!("{}: bosfs is stopping; the journal keeps the bytes, mount again to go on", self.key()),
+        )
     }
 
     /// Spool and journal to stable storage; with `--fsync bos` also every byte into BOS.

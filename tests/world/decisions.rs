@@ -142,6 +142,38 @@ fn changed_in_the_middle(world: &World, mount: &Mounted, then: impl FnOnce(&Worl
 /// A conflict whose unchanged bytes went with the replaced object cannot be forced: the refusal says so, and the
 /// changed bytes are kept.
 #[test]
+fn a_change_in_the_middle_of_an_object_that_goes_is_a_conflict() {
+    for (size, held) in [(100_000, Call::GetObject), (3 * PART as usize, Call::Initiate)] {
+        for deleted in [false, true] {
+            let world = World::new();
+            let foreign = ForeignUploads::begin(&world, &["f"]);
+            world.bucket.put("f", &random_bytes(9, size)).unwrap();
+            let mount = world.mount(&["--part-size", "5MiB"]);
+            let patch = world.random_file("patch", 5, 20_000);
+            // Before the rest of the file is fetched or copied from what was there.
+            let hold = world.proxy.hold(When::call(held).key("f"), HoldAt::BeforeForward);
+            let mut actor = Actor::start();
+            actor.open("f", &mount.path("f"), "WRONLY");
+            actor.must(write("f", &patch, 10_001, 100));
+            actor.begin(close("f"));
+            assert!(hold.wait_hit(WAIT), "{held}\n{}", world.proxy.counts().log_text());
+            if deleted {
+                world.bucket.delete("f").unwrap();
+            } else {
+                world.bucket.put("f", OTHER).unwrap();
+            }
+            hold.release();
+            // Never ENOENT: the program has the file open.
+            assert_eq!(actor.answer("close"), Err("ESTALE".into()), "{size} {deleted}\n{}", mount.log_text());
+            told_error(&wait_for_state(&mount, "f", "conflict"));
+            let there = world.bucket.head("f").unwrap();
+            assert_eq!(there.map(|seen| seen.size), (!deleted).then_some(OTHER.len() as u64));
+            foreign.assert_untouched(&world);
+        }
+    }
+}
+
+#[test]
 fn force_says_so_when_bytes_that_were_never_read_went_with_the_base() {
     let (world, mut mount) = over_a_base(&["--part-size", "5MiB"]);
     let given = changed_in_the_middle(&world, &mount, |world| drop(world.bucket.put("f", OTHER).unwrap()));
