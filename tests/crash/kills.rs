@@ -64,8 +64,8 @@ fn a_recovery() {
     sample(Scenario::Recovery, 2, 7);
 }
 
-/// A `write` that was cut off by a kill of bosfs does not make the file longer, so `curl -C -` and `rsync
-/// --append-verify` find no bytes that nobody wrote.
+/// A `write` of whole blocks (4 KiB) that was cut off by a kill of bosfs does not make the file longer, so `curl -C -`
+/// and `rsync --append-verify` find no bytes that nobody wrote.
 #[test]
 fn a_write_that_was_cut_off_does_not_make_the_file_longer() {
     let place = Place::new().unwrap();

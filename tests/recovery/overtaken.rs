@@ -30,6 +30,8 @@ fn change(mount: &Mounted, first: &[u8]) -> (std::fs::File, Vec<u8>) {
     (file, second)
 }
 
+/// A file that was changed and closed again before its first state was in BOS is published in the newer state after a
+/// kill.
 #[test]
 fn a_file_closed_again_before_its_first_state_is_in_bos_is_published_after_a_kill() {
     let world = World::new();
@@ -51,6 +53,8 @@ fn a_file_closed_again_before_its_first_state_is_in_bos_is_published_after_a_kil
     assert!(world.bucket.get(KEY).unwrap() == second, "{}", mount.log_text());
 }
 
+/// What a writer wrote and did not close, after the file had been closed before, is shown after a kill and not
+/// published: the object has the state of the first close.
 #[test]
 fn what_a_writer_has_not_closed_after_that_is_kept_and_not_published() {
     let world = World::new();
@@ -70,6 +74,8 @@ fn what_a_writer_has_not_closed_after_that_is_kept_and_not_published() {
     assert!(world.bucket.get(KEY).unwrap() == first, "{}", mount.log_text());
 }
 
+/// An upload that somebody aborts while the file is being written on publishes nothing before the next close, also over
+/// a kill.
 #[test]
 fn an_upload_that_somebody_aborted_does_not_publish_what_is_being_written() {
     for killed in [false, true] {
@@ -103,6 +109,8 @@ fn an_upload_that_somebody_aborted_does_not_publish_what_is_being_written() {
     }
 }
 
+/// A `write` that was cut off by a kill within a block may leave the bytes that it brought up to the end of that block,
+/// but no zeros behind them; a size that was set by `ftruncate` stays.
 #[test]
 fn a_write_that_was_cut_off_leaves_no_zeros_at_the_end() {
     let world = World::new();
