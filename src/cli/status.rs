@@ -12,6 +12,7 @@ use crate::journal::Journal;
 use crate::journal::state_dir::{list_state_dirs, read_holder, read_identity, uploads_in};
 use crate::object::Timestamp;
 use crate::observe::control::ControlClient;
+use crate::observe::mount_table::MountEntry;
 use crate::observe::{StatusSnapshot, mount_table};
 use crate::upload::FileStatus;
 use crate::upload::state::FileState;
@@ -100,13 +101,23 @@ fn report_of_all() -> Report {
         add_state_dir(&mut report, &dir, false);
     }
     let uid = rustix::process::geteuid().as_raw();
-    for entry in mount_table::read().unwrap_or_default() {
+    let mut entries = mount_table::read().unwrap_or_default();
+    entries.retain(|entry| {
         let seen = report.mounts.iter().any(|m| m.mount_point.as_deref() == Some(entry.dir.as_path()));
-        if !entry.is_bosfs() || seen || (uid != 0 && entry.user_id != Some(uid)) {
-            continue;
-        }
-        match snapshot_through(&entry.dir) {
-            Some(snapshot) => report.mounts.push(ControlClient::status(&snapshot.state_dir).unwrap_or(snapshot)),
+        entry.is_bosfs() && !seen && (uid == 0 || entry.user_id == Some(uid))
+    });
+    // Side by side: each that does not answer is waited for, and there may be several.
+    let asked = std::thread::scope(|scope| {
+        let ask = |entry: &MountEntry| {
+            let snapshot = snapshot_through(&entry.dir)?;
+            Some(ControlClient::status(&snapshot.state_dir).unwrap_or(snapshot))
+        };
+        let asking: Vec<_> = entries.iter().map(|entry| scope.spawn(move || ask(entry))).collect();
+        asking.into_iter().map(|thread| thread.join().ok().flatten()).collect::<Vec<_>>()
+    });
+    for (entry, snapshot) in entries.iter().zip(asked) {
+        match snapshot {
+            Some(snapshot) => report.mounts.push(snapshot),
             None => report.silent.push(format!("{} at {}", entry.source, entry.dir.display())),
         }
     }
