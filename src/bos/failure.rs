@@ -23,7 +23,7 @@ pub(crate) struct Failure {
     pub(crate) status: Option<u16>,
     pub(crate) code: String,
     pub(crate) message: String,
-    pub(crate) request_id: Option<String>,
+    pub(crate) request_id: Option<Box<str>>,
     pub(crate) timed_out: bool,
     pub(crate) retry_after: Option<Duration>,
     /// BOS's clock less ours, by the answer's `Date`.
@@ -58,7 +58,7 @@ impl Failure {
 
     /// An answer of status 2xx that is not what it should be. BOS may well have acted.
     pub(crate) fn odd(headers: &HeaderMap, message: String) -> Self {
-        let request_id = wire::text(headers, "x-bce-request-id");
+        let request_id = wire::text(headers, "x-bce-request-id").map(String::into_boxed_str);
         Self { request_id, ..Self::new(BosErrorKind::BadAnswer, true, message) }
     }
 
@@ -101,7 +101,7 @@ impl Failure {
             kind,
             ambiguous,
             status: Some(status),
-            request_id: request_id.or(error.and_then(|error| error.request_id)),
+            request_id: request_id.or(error.and_then(|error| error.request_id)).map(String::into_boxed_str),
             timed_out: false,
             retry_after: retry_after(headers, now_s),
             clock_ahead_s,
