@@ -36,7 +36,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::bos::BosClient;
 use crate::bos::client::ObjectHeaders;
-use crate::fail_point::fail_point;
 use crate::journal::log::JOURNAL_NAME;
 use crate::journal::state_dir::moves_in;
 use crate::journal::{RecordLog, StateDir};
@@ -517,10 +516,6 @@ impl Shared {
 impl Move {
     /// What `driven` ends with. Should it panic, the move stays in its journal and is taken up by the next mount.
     async fn guarded<T>(&self, driven: impl Future<Output = Result<T, Ended>>) -> Result<T, Ended> {
-        let driven = async {
-            fail_point!("moves.drive");
-            driven.await
-        };
         AssertUnwindSafe(driven).catch_unwind().await.unwrap_or_else(|_| {
             self.shut("bosfs panicked while it worked on the move");
             let key = self.status().key;

@@ -25,7 +25,7 @@ pub(crate) struct Failure {
     pub(crate) status: Option<u16>,
     pub(crate) code: String,
     pub(crate) message: String,
-    pub(crate) request_id: Option<String>,
+    pub(crate) request_id: Option<Box<str>>,
     pub(crate) timed_out: bool,
     pub(crate) retry_after: Option<Duration>,
     /// BOS's clock less ours, by the answer's `Date`.
@@ -60,7 +60,10 @@ impl Failure {
 
     /// An answer of status 2xx that is not what it should be. BOS may well have acted.
     pub(crate) fn odd(headers: &HeaderMap, message: String) -> Self {
-        Self { request_id: request_id(headers), ..Self::new(BosErrorKind::BadAnswer, true, message) }
+        Self {
+            request_id: request_id(headers).map(String::into_boxed_str),
+            ..Self::new(BosErrorKind::BadAnswer, true, message)
+        }
     }
 
     /// Of an answer with an error status, or of a success status with an error in its body.
@@ -106,7 +109,8 @@ impl Failure {
             ambiguous,
             status: Some(status),
             request_id: request_id
-                .or(error.and_then(|error| error.request_id).map(|id| shortened(&id, WORD_CHARS_MAX))),
+                .or(error.and_then(|error| error.request_id).map(|id| shortened(&id, WORD_CHARS_MAX)))
+                .map(String::into_boxed_str),
             timed_out: false,
             retry_after: retry_after(headers, now_s),
             clock_ahead_s,

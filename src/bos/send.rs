@@ -394,7 +394,7 @@ impl<'a> Tries<'a> {
             status: failure.status,
             code: failure.code,
             message: failure.message,
-            request_id: failure.request_id,
+            request_id: failure.request_id.map(String::from),
             tries: self.progress.tries,
             elapsed: self.progress.elapsed,
             timed_out: failure.timed_out,

@@ -19,7 +19,7 @@ use super::options;
 use super::wait::{Wait, answer};
 use crate::fs::About;
 use crate::fs::attr::AttrChange;
-use crate::fs::error::FsError;
+use crate::fs::error::{FsError, FsResult};
 use crate::fs::{Caller, Entry, Fs, RenameOptions, Space, Written};
 use crate::object::NAME_BYTES_MAX;
 
@@ -59,11 +59,9 @@ fn by_handle(req: &Request, ino: INodeNo, fh: FileHandle) -> About {
     About { fh: Some(fh.0), ..by(req, ino) }
 }
 
-/// Runs a handler that replies itself. Should it panic, its reply is dropped, which answers EIO, and the worker lives on.
-fn guarded(fs: &Fs, about: About, request: &str, handler: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-        log::error!("{request}: {}", fs.panicked(about));
-    }
+/// What `act` gives. Should it panic, that is an error like others, and the file is given up before anybody hears of it.
+fn guarded<T>(fs: &Fs, about: About, act: impl FnOnce() -> FsResult<T>) -> FsResult<T> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| Err(FsError::told(libc::EIO, fs.panicked(about))))
 }
 
 /// A name as text; keys are UTF-8, so other names exist nowhere.
@@ -155,7 +153,13 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
-        guarded(&self.fs, by(req, ino), "forget", || self.fs.forget(ino.0, nlookup));
+        let forgotten = guarded(&self.fs, by(req, ino), || {
+            self.fs.forget(ino.0, nlookup);
+            Ok(())
+        });
+        if let Err(error) = forgotten {
+            told("forget", &error);
+        }
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -373,25 +377,24 @@ impl Filesystem for Adapter {
         // One request has at most 1 MiB.
         let len = data.len() as u32;
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        guarded(&self.fs, by_handle(req, ino, fh), "write", || {
-            let runtime = self.fs.runtime().enter();
-            let result = self.fs.try_write(fh.0, offset, data, kill);
-            drop(runtime);
-            match result {
-                Ok(Written::All) => reply.written(len),
-                Err(error) => reply.error(told("write", &error)),
-                Ok(Written::MustWait) => {
-                    // The worker's buffer is needed for the next request.
-                    let bytes = Bytes::copy_from_slice(data);
-                    let fs = self.fs.clone();
-                    let work = async move { fs.write_waiting(fh.0, offset, bytes, kill).await };
-                    answer(&self.fs, by_handle(req, ino, fh), Wait::Reading, work, drop, move |result| match result {
-                        Ok(()) => reply.written(len),
-                        Err(error) => reply.error(told("write", &error)),
-                    });
-                }
-            }
+        let result = guarded(&self.fs, by_handle(req, ino, fh), || {
+            let _runtime = self.fs.runtime().enter();
+            self.fs.try_write(fh.0, offset, data, kill)
         });
+        match result {
+            Ok(Written::All) => reply.written(len),
+            Err(error) => reply.error(told("write", &error)),
+            Ok(Written::MustWait) => {
+                // The worker's buffer is needed for the next request.
+                let bytes = Bytes::copy_from_slice(data);
+                let fs = self.fs.clone();
+                let work = async move { fs.write_waiting(fh.0, offset, bytes, kill).await };
+                answer(&self.fs, by_handle(req, ino, fh), Wait::Reading, work, drop, move |result| match result {
+                    Ok(()) => reply.written(len),
+                    Err(error) => reply.error(told("write", &error)),
+                });
+            }
+        }
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -410,10 +413,11 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        guarded(&self.fs, by_handle(req, ino, fh), "release", || {
+        let released = guarded(&self.fs, by_handle(req, ino, fh), || {
             release(&self.fs, fh.0);
-            reply.ok();
+            Ok(())
         });
+        reply_empty("release", reply)(released);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -423,10 +427,10 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded(&self.fs, by(req, ino), "opendir", || match self.fs.opendir(ino.0) {
+        match guarded(&self.fs, by(req, ino), || self.fs.opendir(ino.0)) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
             Err(error) => reply.error(told("opendir", &error)),
-        });
+        }
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -476,10 +480,11 @@ impl Filesystem for Adapter {
     }
 
     fn releasedir(&self, req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        guarded(&self.fs, by(req, ino), "releasedir", || {
+        let released = guarded(&self.fs, by(req, ino), || {
             self.fs.releasedir(fh.0);
-            reply.ok();
+            Ok(())
         });
+        reply_empty("releasedir", reply)(released);
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -489,11 +494,13 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        guarded(&self.fs, by(req, ino), "statfs", || {
-            let space = self.fs.statfs();
-            let (block, name_max) = (Space::BLOCK_BYTES, NAME_BYTES_MAX as u32);
-            reply.statfs(space.blocks, space.free, space.free, space.blocks, space.blocks, block, name_max, block);
-        });
+        match guarded(&self.fs, by(req, ino), || Ok(self.fs.statfs())) {
+            Ok(space) => {
+                let (block, name_max) = (Space::BLOCK_BYTES, NAME_BYTES_MAX as u32);
+                reply.statfs(space.blocks, space.free, space.free, space.blocks, space.blocks, block, name_max, block);
+            }
+            Err(error) => reply.error(told("statfs", &error)),
+        }
     }
 
     fn setxattr(
@@ -568,10 +575,10 @@ impl Filesystem for Adapter {
     }
 
     fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        guarded(&self.fs, by_handle(req, ino, fh), "lseek", || match self.fs.lseek(fh.0, offset, whence) {
+        match guarded(&self.fs, by_handle(req, ino, fh), || self.fs.lseek(fh.0, offset, whence)) {
             Ok(offset) => reply.offset(offset),
             Err(error) => reply.error(told("lseek", &error)),
-        });
+        }
     }
 
     fn copy_file_range(

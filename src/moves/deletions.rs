@@ -15,6 +15,7 @@ use super::record::{FORMAT, MoveRecord};
 use super::running::Move;
 use super::state::{Kind, SourceFound, judge_source};
 use super::{Moves, Shared};
+use crate::fail_point::fail_point;
 use crate::journal::boot_id;
 use crate::object::{ETag, ObjectKey, Timestamp};
 use crate::upload::WriteError;
@@ -136,6 +137,7 @@ impl Shared {
 impl Move {
     /// Deletes the keys; what BOS refuses is told, and shows again.
     async fn delete_batch_told(&self, keys: &[ObjectKey]) -> Result<(), Ended> {
+        fail_point!("moves.delete");
         match self.delete_keys(keys).await {
             Ok(refused) => {
                 if let Some(listener) = self.shared.deleted.get() {

@@ -6,6 +6,7 @@ use super::record::MoveRecord;
 use super::running::Move;
 use super::state::{Copy, Kind, SourceFound, judge_source};
 use crate::bos::client::ObjectHeaders;
+use crate::fail_point::fail_point;
 use crate::object::{BaseObject, Condition, ETag, ObjectKey};
 use crate::upload::WriteError;
 
@@ -53,6 +54,7 @@ impl Move {
                 (copied, last_modified, just_seen)
             }
         };
+        fail_point!("moves.copied");
         self.remove_source(&from, &to, &copied, just_seen).await?;
         Ok(Renamed { etag: copied.etag, last_modified })
     }

@@ -163,11 +163,8 @@ impl DirtyFile {
             tokio::select! {
                 Some(end) = jobs.join_next() => match end {
                     Ok((number, result)) => self.job_ended(number, result),
-                    Err(e) => match e.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        // Cancelled.
-                        Err(_) => {}
-                    },
+                    // Else it was cancelled.
+                    Err(e) => if let Ok(panic) = e.try_into_panic() { std::panic::resume_unwind(panic) },
                 },
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(until.into()) => {}

@@ -229,11 +229,11 @@ fn a_panic_while_attributes_of_a_directory_are_sent_behind() {
 fn a_panic_in_a_rename_is_an_error_and_the_next_mount_finishes_it() {
     let world = World::new();
     world.bucket.put("from", b"content").unwrap();
-    let mut mount = armed(&world, &ARGS, "moves.drive=1*panic->off");
+    let mut mount = armed(&world, &ARGS, "moves.copied=1*panic->off");
     let (from, to) = (mount.path("from"), mount.path("to"));
     let renamed = within(WAIT, "rename", move || std::fs::rename(from, to));
     assert_eq!(renamed.unwrap_err().raw_os_error(), Some(libc::EIO));
-    assert_fired(&world, "moves.drive");
+    assert_fired(&world, "moves.copied");
     assert!(told_line(&world, "from").contains("no name is lost"));
     crate::wait_for_state(&mount, "from", "failed");
     another_file_goes_on(&world, &mount);
@@ -250,11 +250,11 @@ fn a_panic_while_removed_names_are_deleted_behind() {
     for n in 0..40 {
         world.bucket.put(&format!("dir/f{n:02}"), b"content").unwrap();
     }
-    let mut mount = armed(&world, &ARGS, "moves.drive=1*panic->off");
+    let mut mount = armed(&world, &ARGS, "moves.delete=1*panic->off");
     let dir = mount.path("dir");
     let removed = run(Command::new("rm").arg("-r").arg(&dir), WAIT);
     another_file_goes_on(&world, &mount);
-    wait_until("the panic happens", || world.log_text().contains("failpoint moves.drive panic"));
+    wait_until("the panic happens", || world.log_text().contains("failpoint moves.delete panic"));
     let output = mount.umount(WAIT);
     assert!(output.status.code().is_some(), "umount ends: {removed:?} {output:?}");
     drop(mount);
