@@ -3,7 +3,15 @@
 
 mod support;
 
+#[path = "crash/errors.rs"]
+mod errors;
+#[path = "crash/full.rs"]
+mod full;
 #[path = "crash/images.rs"]
 mod images;
 #[path = "crash/kills.rs"]
 mod kills;
+#[path = "crash/power.rs"]
+mod power;
+#[path = "crash/read_only.rs"]
+mod read_only;

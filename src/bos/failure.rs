@@ -144,6 +144,7 @@ impl BosError {
     pub fn of_answer(is_head: bool, on_object: bool, status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
         let Failure { kind, ambiguous, status, code, message, request_id, .. } =
             Failure::read(is_head, on_object, status, headers, body, false);
+        let request_id = request_id.map(String::from);
         Self::with_story(kind, ambiguous, Story { status, code, message, request_id, tries: 1, ..Story::default() })
     }
 }

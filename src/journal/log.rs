@@ -20,15 +20,16 @@
 //! - Valid lines, then bytes that hold no valid line any more: a *torn tail*. A kill or power loss met the last
 //!   append(s), none of which had been answered as synced. [`Journal::open`] cuts it off before anything is appended.
 //! - A line that is not valid with a valid one behind it: *damage*. Something else than an append changed the file. It is
-//!   left as it is, and nothing is appended.
+//!   left as it is, and nothing is appended. After a restart of the machine it may also be lines that were never synced, of
+//!   which the disk has some: whoever knows that no synced line lies behind may [`RecordLog::cut_damage`].
 //! - A valid line that this version cannot read: treated like damage; a newer bosfs wrote it.
 //!
 //! # Failing appends
 //!
-//! An append is one `write(2)` on a descriptor with `O_APPEND`. When it fails or falls short, what arrived is cut back and
-//! the journal latches: it refuses every later append, so that the file always holds a prefix of what was appended, even
-//! if a caller overlooks an error. A failed sync latches too, since the kernel reports a lost page only once.
-//! [`Journal::open`] on the same directory begins anew.
+//! An append is one `write(2)` on a descriptor with `O_APPEND`. When the disk is full, what arrived is cut back, and the append
+//! never was: with room again the next one succeeds. When the write fails otherwise or cannot be cut back, the journal
+//! latches: it refuses every later append, so that the file always holds whole lines. A failed sync latches too, since the
+//! kernel reports a lost page only once. [`Journal::open`] on the same directory begins anew.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -54,6 +55,9 @@ pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 const HEAD_BYTES: usize = 18;
 /// How many bytes the search for a valid line behind a bad one may checksum, beyond the length of the file itself.
 const SEARCH_BYTES_MAX: usize = 64 << 20;
+
+/// Most gaps between valid lines, behind a damaged one, that are looked over.
+const GAPS_MAX: u32 = 256;
 
 /// A kind of record that a journal is made of.
 pub trait Line: Serialize + DeserializeOwned {
@@ -175,11 +179,15 @@ pub struct RecordReplay<R> {
     pub torn_bytes: u64,
     /// A damaged line before valid ones: the journal must not be trusted beyond it (says where and what).
     pub damage: Option<String>,
+    /// Where the valid lines before the damage end, if it is a line whose checksum does not hold.
+    pub damaged_at: Option<u64>,
+    /// Valid records behind the damage. They must not be folded: what lay between is lost.
+    pub behind: Vec<R>,
 }
 
 impl<R> Default for RecordReplay<R> {
     fn default() -> Self {
-        Self { records: Vec::new(), torn_bytes: 0, damage: None }
+        Self { records: Vec::new(), torn_bytes: 0, damage: None, damaged_at: None, behind: Vec::new() }
     }
 }
 
@@ -250,6 +258,19 @@ impl<R: Line> RecordLog<R> {
         Ok((journal, replay))
     }
 
+    /// Makes the damaged line and all behind it a torn tail, and cuts it off: for a journal whose last lines were not synced
+    /// when the power failed.
+    ///
+    /// # Errors
+    /// The file cannot be cut; the journal stays shut.
+    pub fn cut_damage(&mut self, replay: &RecordReplay<R>) -> io::Result<()> {
+        let Some(len) = replay.damaged_at else { return self.check_latch() };
+        self.file.truncate(len).map_err(|e| explain(&self.path, "damaged lines cannot be cut off", &e))?;
+        self.len = len;
+        self.latched = None;
+        Ok(())
+    }
+
     /// Reads without changing or opening for append (for `uploads list`, `status`).
     ///
     /// # Errors
@@ -267,8 +288,8 @@ impl<R: Line> RecordLog<R> {
     /// Writes one record; it survives a kill of this process when this returns.
     ///
     /// # Errors
-    /// The write failed or fell short (then the journal is latched, and what arrived was cut back where the disk allows),
-    /// the journal was latched or damaged before, or the record has more than [`LINE_JSON_BYTES_MAX`] bytes (which
+    /// The disk is full: nothing was appended. The write failed otherwise, or what arrived could not be cut back: the journal
+    /// is latched. It was latched or damaged before, or the record has more than [`LINE_JSON_BYTES_MAX`] bytes (which
     /// changes nothing).
     pub fn append(&mut self, record: &R) -> io::Result<()> {
         self.check_latch()?;
@@ -286,6 +307,16 @@ impl<R: Line> RecordLog<R> {
             Ok(len) if len == self.len => "the lines before it are whole",
             _ => "what arrived of it could not be cut back and is dropped when the journal is opened again",
         };
+        let full = matches!(errno, Some(libc::ENOSPC | libc::EDQUOT));
+        if full && matches!(cut, Ok(len) if len == self.len) {
+            let kind = io::ErrorKind::StorageFull;
+            return Err(failure(
+                &self.path,
+                kind,
+                errno,
+                format!("{message}; {left}; free some space, then try again"),
+            ));
+        }
         Err(self.latch(format!("{message}; {left}"), errno))
     }
 
@@ -436,6 +467,10 @@ fn replay<R: Line>(bytes: &[u8]) -> RecordReplay<R> {
                     replay.damage = Some(format!(
                         "line {line_number} at byte {at} is damaged, a valid line follows at byte {next}"
                     ));
+                    if let Some(behind) = lines_behind(&bytes[next..]) {
+                        replay.damaged_at = Some(at as u64);
+                        replay.behind = behind;
+                    }
                 }
                 None => replay.torn_bytes = (bytes.len() - at) as u64,
             }
@@ -451,6 +486,26 @@ fn replay<R: Line>(bytes: &[u8]) -> RecordReplay<R> {
         at += HEAD_BYTES + json.len() + 1;
     }
     replay
+}
+
+/// The records of all valid lines of `bytes`, whatever lies between them. `None`: there are more gaps than an append leaves
+/// behind, or lines that this version cannot read.
+fn lines_behind<R: Line>(bytes: &[u8]) -> Option<Vec<R>> {
+    let (mut at, mut found, mut gaps) = (0, Vec::new(), 0);
+    while at < bytes.len() {
+        match valid_line(&bytes[at..]) {
+            Some(json) => {
+                found.push(decode(json).ok()?);
+                at += HEAD_BYTES + json.len() + 1;
+            }
+            None if gaps == GAPS_MAX => return None,
+            None => match find_valid_line(&bytes[at + 1..]) {
+                Some(next) => (at, gaps) = (at + 1 + next, gaps + 1),
+                None => break,
+            },
+        }
+    }
+    Some(found)
 }
 
 /// The record in a JSON text whose checksum holds.

@@ -174,6 +174,22 @@ fn damage_is_left_untouched_named_by_line_and_byte_and_refuses_appends() {
     assert_eq!(file_bytes(dir.path()), bytes);
 }
 
+#[test]
+fn lines_that_a_power_loss_tore_are_cut_off_by_whoever_knows_that_they_were_not_synced() {
+    let records = some_records();
+    let mut bytes = bytes_of(&records);
+    let third = bytes_of(&records[..2]).len();
+    bytes[third + 20] ^= 4;
+    let dir = dir_with(&bytes);
+    let (mut journal, replay) = Journal::open(dir.path()).unwrap();
+    assert_eq!((replay.damaged_at, &replay.behind[..]), (Some(third as u64), &records[3..]));
+    journal.cut_damage(&replay).unwrap();
+    journal.append(&Record::Initiating).unwrap();
+    drop(journal);
+    let (_, replay) = Journal::open(dir.path()).unwrap();
+    assert_eq!((replay.records.len(), replay.records.last(), replay.damage), (3, Some(&Record::Initiating), None));
+}
+
 fn framed(json: &str) -> Vec<u8> {
     format!("{:08x} {:08x} {json}\n", json.len(), crc32c(json.as_bytes())).into_bytes()
 }
@@ -312,7 +328,7 @@ fn on_disk(disk: Disk) -> (Journal, FakeFile) {
 }
 
 #[test]
-fn a_disk_that_fills_up_at_any_byte_keeps_a_prefix_and_latches_with_enospc() {
+fn a_disk_that_fills_up_at_any_byte_keeps_whole_lines_and_goes_on_with_room_again() {
     let records = some_records();
     let bytes = bytes_of(&records);
     for cut_fails in [false, true] {
@@ -321,12 +337,18 @@ fn a_disk_that_fills_up_at_any_byte_keeps_a_prefix_and_latches_with_enospc() {
             let kept = records.iter().take_while(|record| journal.append(record).is_ok()).count();
             assert_eq!(kept, whole_lines(&bytes, room), "room {room}");
             file.0.lock().room = usize::MAX / 2;
-            let later = journal.append(&Record::Reopened).unwrap_err();
-            assert_eq!(errno_of(&later), libc::ENOSPC);
-            assert!(later.to_string().contains("/state/uploads/x/journal"), "{later}");
+            let later = journal.append(&Record::Reopened);
+            if cut_fails {
+                let later = later.unwrap_err();
+                assert_eq!(errno_of(&later), libc::ENOSPC);
+                assert!(later.to_string().contains("/state/uploads/x/journal"), "{later}");
+            } else {
+                later.unwrap();
+            }
+            let more = usize::from(!cut_fails);
             let left = file.0.lock().bytes.clone();
             let found = replay(&left);
-            assert_eq!((found.records.len(), found.damage), (kept, None), "room {room}");
+            assert_eq!((found.records.len(), found.damage), (kept + more, None), "room {room}");
             assert_eq!(found.torn_bytes == 0, !cut_fails || room == bytes_of(&records[..kept]).len(), "room {room}");
         }
     }

@@ -141,6 +141,15 @@ pub enum Record {
     Synced {
         /// Size at that time.
         size: u64,
+        /// Blocks that came into the spool since the last such line, as ranges of their indices. `None`: not told, all are
+        /// certain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocks: Option<Vec<ByteRange>>,
+    },
+    /// More blocks for the next `Synced`, where there are too many for one line.
+    Spooled {
+        /// Ranges of block indices.
+        blocks: Vec<ByteRange>,
     },
     /// The ranges of this part were punched out of the spool; only BOS holds them.
     Punched {
@@ -219,7 +228,12 @@ pub enum Record {
         part: PartNumber,
     },
     /// Spool and map were brought over to the object of the last `Proved` as the new base.
-    Rebased,
+    Rebased {
+        /// Blocks that stayed in the spool and are certain to be there, as ranges of their indices. `None`: not told, all
+        /// are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocks: Option<Vec<ByteRange>>,
+    },
     /// The upload is gone (completed by us, aborted or destroyed from outside); its parts count no more.
     UploadEnded,
     /// The writer was killed before it closed the file.
@@ -276,6 +290,8 @@ impl Line for Record {
         let ranges = match self {
             Record::Copied { range, .. } | Record::Zeroed { range } => std::slice::from_ref(range),
             Record::Partial { ranges, .. } => ranges.as_slice(),
+            Record::Synced { blocks: Some(blocks), .. } | Record::Rebased { blocks: Some(blocks) } => blocks.as_slice(),
+            Record::Spooled { blocks } => blocks.as_slice(),
             _ => return Ok(()),
         };
         match ranges.iter().find(|range| range.end < range.start) {

@@ -195,7 +195,7 @@ impl StateDir {
     pub fn open(path: &Path, identity: &Identity) -> Result<StateDir, StateDirError> {
         let err = |doing| move |error| StateDirError::of(path, doing, error);
         check_link(path)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(err("creating it"))?;
+        make_dirs_synced(path).map_err(err("creating it"))?;
         let path = &fs::canonicalize(path).map_err(err("resolving it"))?;
         let err = |doing| move |error| StateDirError::of(path, doing, error);
         if probe::inside_bosfs(path).map_err(err("asking for its file system"))? {
@@ -217,6 +217,8 @@ impl StateDir {
                 _ => {}
             }
         }
+        // What is synced in them later must be found again.
+        File::open(path).and_then(|dir| dir.sync_all()).map_err(err("syncing it"))?;
         let state = StateDir { path: path.clone(), lease, weakened: findings.weakened, punches: findings.punches };
         state.empty_trash();
         Ok(state)
@@ -503,6 +505,20 @@ fn write_file_synced(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&aside);
     })?;
     File::open(dir)?.sync_all()
+}
+
+/// Makes the directory `path` (0700) and those above it that are missing; their names are on stable storage then.
+fn make_dirs_synced(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for dir in missing {
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A directory above that may not be read cannot be synced either; most file systems need no more.
+        if let Ok(parent) = File::open(parent) {
+            parent.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 /// A name in `path` that bosfs did not put there; `None` if all are its own, or `identity.json` is there.

@@ -37,6 +37,11 @@ impl DirtyFile {
             return Err(WriteError::MustWait);
         }
         self.materialise(inner)?;
+        if let Some(size) = inner.state.resizing {
+            // A cut met trouble half-way. Recovery would finish it, and with it cut off what is written now.
+            self.resize_store(inner, size)?;
+            self.append(inner, &Record::Resized)?;
+        }
         let size = inner.size;
         let plan = inner.store()?.extents.plan_write(offset, range.len(), size);
         if plan.held_partial {
@@ -174,7 +179,12 @@ impl DirtyFile {
             } else {
                 inner.forget_live(boundary);
             }
+            let synced = inner.state.synced_size.is_some_and(|synced| synced > size);
             self.append(inner, &Record::Resizing { size })?;
+            if synced {
+                // A cut that reached the disk without its line would look as if synced bytes had become zeros.
+                inner.store()?.journal.sync()?;
+            }
             self.resize_store(inner, size)?;
             self.append(inner, &Record::Resized)?;
         }

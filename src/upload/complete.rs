@@ -9,8 +9,8 @@ use super::decide::{Found, found};
 use super::dirty_file::{DirtyFile, disk_error};
 use super::driver::Trouble;
 use super::inner::{Inner, Removal};
-use super::part::check_stored;
-use super::state::{Frozen, Held, Stage};
+use super::part::{check_stored, hash};
+use super::state::{Frozen, Held, Stage, ranges_of};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, ListedPart, ObjectHeaders, ObjectMeta, StoredOutcome, stored_between};
 use crate::journal::Record;
@@ -164,9 +164,41 @@ impl DirtyFile {
             let inner = self.lock();
             (inner.state.key.clone(), inner.state.stage.clone(), inner.state.condition.clone())
         };
-        self.settle_object(&key, &stage, &condition).await?;
+        if self.is_published_already(&key).await? {
+            let mut inner = self.lock();
+            log::info!("{key}: what is left of its journal was published before the machine was restarted");
+            self.discard(&mut inner)?;
+        } else {
+            self.settle_object(&key, &stage, &condition).await?;
+        }
         self.lock().check_base = false;
         Ok(())
+    }
+
+    /// Whether the object is a publication of this very journal, whose last lines a power loss took, and nothing newer that
+    /// was synced is here.
+    async fn is_published_already(&self, key: &ObjectKey) -> Result<bool, Trouble> {
+        let Some(head) = self.head(key).await? else { return Ok(false) };
+        let (synced, spool, size) = {
+            let mut inner = self.lock();
+            let ours = head.headers.metadata.get(MARK).and_then(|mark| mark.split_once('.'));
+            let ours = ours.is_some_and(|(journal, _)| journal == inner.state.journal_id);
+            if !ours || !inner.inherited || inner.state.published.is_some() {
+                return Ok(false);
+            }
+            let size = inner.size;
+            let whole = ByteRange::new(0, size);
+            let store = inner.store()?;
+            let synced = store.extents.is_sealable(whole, size).then(|| store.spool.clone());
+            (inner.state.synced_size.is_some(), synced, size)
+        };
+        if !synced {
+            return Ok(true);
+        }
+        let (Some(spool), true, Some(expected)) = (spool, head.size == size, head.crc32c) else { return Ok(false) };
+        let found = tokio::task::spawn_blocking(move || hash(&spool, ByteRange::new(0, size))).await;
+        let found = found.map_err(|e| Trouble::Again(e.to_string()))?.map_err(|e| disk_error(key, &e))?;
+        Ok(found.crcs.crc32c == expected)
     }
 
     pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
@@ -445,7 +477,8 @@ impl DirtyFile {
             let mut inner = self.lock();
             let several_parts =
                 inner.state.published.as_ref().is_some_and(|p| p.object.size > inner.plan.first_bytes());
-            if several_parts {
+            // What was synced must not come back without its bytes after a power loss.
+            if several_parts || inner.state.synced_size.is_some() {
                 Some(inner.store()?.journal.sync_handle().map_err(super::WriteError::from)?)
             } else {
                 None
@@ -485,7 +518,9 @@ impl DirtyFile {
             store.spool.punch(range).map_err(|e| disk_error(&key, &e))?;
         }
         let freed = before.saturating_sub(store.extents.spool_blocks(whole)) * BLOCK_BYTES;
-        self.append(inner, &Record::Rebased)?;
+        let certain = inner.state.synced_blocks.clone().unwrap_or_default();
+        let blocks = Some(ranges_of(&inner.store()?.extents.spooled_of(&certain)));
+        self.append(inner, &Record::Rebased { blocks })?;
         inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
         self.shared.budget.release(freed);
         inner.live.clear();

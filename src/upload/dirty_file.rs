@@ -83,6 +83,7 @@ impl DirtyFile {
                 attrs_held: 0,
                 copying_attrs: false,
                 misplaced: false,
+                sync_failed: None,
                 ctime: opening.attrs.mtime,
                 failures: 0,
                 failures_told: 0,
@@ -152,6 +153,7 @@ impl DirtyFile {
                 attrs_held: 0,
                 copying_attrs: false,
                 misplaced: false,
+                sync_failed: None,
                 ctime: state.attrs.mtime,
                 // Whoever was told of an old conflict is gone.
                 failures: u64::from(state.conflict.is_some()),
@@ -315,11 +317,20 @@ impl DirtyFile {
         let build = || -> std::io::Result<(Record, Store)> {
             let (journal_id, dir) = self.shared.state_dir.create_upload()?;
             let opened = opened_record(&self.shared, journal_id, &opening);
-            let spool = Arc::new(Spool::create(&dir, inner.size)?);
-            let extents = Extents::create(&dir, inner.size)?;
-            // Last: a directory without a journal holds nothing that was accepted.
-            let journal = Journal::create(&dir, &opened)?;
-            Ok((opened, Store { dir, journal, spool, extents }))
+            let fill = || -> std::io::Result<Store> {
+                let spool = Arc::new(Spool::create(&dir, inner.size)?);
+                let extents = Extents::create(&dir, inner.size)?;
+                // Last: a directory without a journal holds nothing that was accepted.
+                let journal = Journal::create(&dir, &opened)?;
+                Ok(Store { dir: dir.clone(), journal, spool, extents })
+            };
+            let store = fill().inspect_err(|_| {
+                // Nothing was accepted in it. What cannot be removed now is removed by the next mount.
+                if let Err(e) = self.shared.state_dir.remove_upload(&dir) {
+                    log::warn!("{}: {e}", dir.display());
+                }
+            })?;
+            Ok((opened, store))
         };
         let (opened, store) = build().map_err(|e| disk_error(&key, &e))?;
         let displaced = inner.state.discarded;
@@ -368,6 +379,7 @@ impl DirtyFile {
         inner.live.clear();
         inner.ready.clear();
         inner.reconcile = false;
+        inner.sync_failed = None;
         inner.attrs_due = None;
         inner.temporary = None;
         inner.parked_until = None;

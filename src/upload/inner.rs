@@ -113,6 +113,8 @@ pub(super) struct Inner {
     pub(super) attrs_held: u32,
     /// A copy onto itself is on its way.
     pub(super) copying_attrs: bool,
+    /// A sync of the spool failed: what was written by then is not certain until BOS has it. Errno and message.
+    pub(super) sync_failed: Option<(i32, String)>,
     /// The upload is under a key that the file will not have: it has to end before another one begins.
     pub(super) misplaced: bool,
     /// Time of the last change of bytes or attributes, as `stat` shows it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::complete::finished;
 use super::dirty_file::{DirtyFile, disk_error};
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
-use super::state::Stage;
+use super::state::{Stage, ranges_of};
 use super::{FileStatus, InterruptedPolicy, WriteError, WriterEnd};
 use crate::journal::Record;
 use crate::journal::record::Publication;
@@ -15,6 +15,8 @@ use crate::object::{ByteRange, Condition, Timestamp};
 
 /// How often a wait under `--timeout` looks how much of it has passed.
 const LIMIT_TICK: Duration = Duration::from_millis(500);
+/// Ranges of blocks that one line of a journal names at most.
+const LINE_RANGES_MAX: usize = 8192;
 
 /// What a flush has to wait for.
 enum Ticket {
@@ -345,29 +347,62 @@ impl DirtyFile {
             if inner.store.is_none() {
                 return Ok(());
             }
+            if let Some((errno, message)) = &inner.sync_failed {
+                return Err(WriteError::failed(*errno, message.clone()));
+            }
             let store = inner.store()?;
             // The directory is opened here, as it may be published and put away before the sync begins.
             let dir = || std::fs::File::open(&store.dir);
-            let handles = (|| Ok((store.spool.sync_handle()?, store.extents.sync_handle()?, dir()?)))();
-            (key.clone(), size, handles.map_err(|e: std::io::Error| disk_error(&key, &e))?)
+            let journal = || store.journal.sync_handle();
+            let handles = (|| Ok((store.spool.sync_handle()?, store.extents.sync_handle()?, journal()?, dir()?)))();
+            let handles = handles.map_err(|e: std::io::Error| disk_error(&key, &e))?;
+            (key, size, (handles, store.journal.path().to_owned(), store.extents.begin_sync()))
         };
-        let (spool, map, dir) = handles;
+        let ((spool, map, journal, dir), place, blocks) = handles;
         let shared = self.shared.clone();
         let synced = tokio::task::spawn_blocking(move || {
             spool.sync_data()?;
             map.sync_data()?;
+            // Before the line that says so: then a damaged line before that one is never the work of a power loss.
+            journal.sync_data()?;
             dir.sync_all()?;
             shared.state_dir.sync_uploads()
         });
-        flatten(synced.await).map_err(|e| disk_error(&key, &e))?;
+        if let Err(e) = flatten(synced.await) {
+            // The system tells of a lost page once: a later sync would claim what is not so.
+            let mut inner = self.lock();
+            if inner.store.as_ref().is_none_or(|store| store.journal.path() != place) {
+                return Ok(());
+            }
+            let message = format!(
+                "{key}: the disk of --state-dir could not be synced ({e}), so bytes written before may not survive power \
+                 loss; they can be read and published: close the file, or write it again"
+            );
+            log::error!("{message}");
+            let errno = crate::journal::log::errno_of(&e);
+            inner.sync_failed = Some((errno, message.clone()));
+            inner.last_error = Some(message.clone());
+            return Err(WriteError::failed(errno, message));
+        }
         let journal = {
             let mut inner = self.lock();
-            if inner.store.is_none() {
+            if inner.store.as_ref().is_none_or(|store| store.journal.path() != place) {
                 // Published and put away meanwhile.
                 return Ok(());
             }
-            self.append(&mut inner, &Record::Synced { size })?;
-            inner.store()?.journal.sync_handle().map_err(|e| disk_error(&key, &e))?
+            let ranges = ranges_of(&blocks);
+            let (last, before) = match ranges.len().checked_sub(1).map(|last| last / LINE_RANGES_MAX * LINE_RANGES_MAX)
+            {
+                Some(at) => (ranges[at..].to_vec(), &ranges[..at]),
+                None => (Vec::new(), &ranges[..]),
+            };
+            for blocks in before.chunks(LINE_RANGES_MAX) {
+                self.append(&mut inner, &Record::Spooled { blocks: blocks.to_vec() })?;
+            }
+            self.append(&mut inner, &Record::Synced { size, blocks: Some(last) })?;
+            let store = inner.store()?;
+            store.extents.end_sync(&blocks);
+            store.journal.sync_handle().map_err(|e| disk_error(&key, &e))?
         };
         flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| {
             // After a failed sync nobody knows what is on the disk: the journal refuses from here on.

@@ -13,6 +13,7 @@ use crate::fail_point::fail_point;
 use crate::journal::log::JOURNAL_NAME;
 use crate::journal::{Journal, Record};
 use crate::object::{ByteRange, Timestamp};
+use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::Extents;
 use crate::write::spool::Spool;
 
@@ -41,7 +42,8 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         }
         return Ok(None);
     }
-    let (journal, replay) = Journal::open(dir).map_err(|e| damaged("", format!("the journal cannot be read: {e}")))?;
+    let (mut journal, replay) =
+        Journal::open(dir).map_err(|e| damaged("", format!("the journal cannot be read: {e}")))?;
     if replay.torn_bytes > 0 {
         log::warn!("{}: {} bytes of a torn last line were cut off", dir.display(), replay.torn_bytes);
     }
@@ -56,8 +58,14 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         Some(Record::Opened { key, .. }) => key.to_string(),
         _ => String::new(),
     };
-    if let Some(damage) = replay.damage {
-        return Err(damaged(&key, format!("the journal is damaged: {damage}")));
+    if let Some(damage) = &replay.damage {
+        let restarted = FileState::replay(&replay.records).is_ok_and(|state| state.boot_id != shared.boot_id);
+        let synced_behind = replay.behind.iter().any(|record| matches!(record, Record::Synced { .. }));
+        if !restarted || synced_behind || replay.damaged_at.is_none() {
+            return Err(damaged(&key, format!("the journal is damaged: {damage}")));
+        }
+        log::warn!("{}: {damage}; nothing from there on was synced before the machine was restarted", dir.display());
+        journal.cut_damage(&replay).map_err(|e| damaged(&key, e.to_string()))?;
     }
     let mut state = FileState::replay(&replay.records).map_err(|e| damaged(&key, e.to_string()))?;
     let key = state.key.to_string();
@@ -138,62 +146,90 @@ fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<
     Ok(())
 }
 
-/// The machine was restarted: only synced bytes and parts that BOS holds are what they were.
+/// The machine was restarted: only synced bytes and parts that BOS holds are what they were. Everything else is again what
+/// it was before it was written, and what was to be published of it is not.
 fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), WriteError> {
     let key = state.key.clone();
     let size = store.spool.len();
-    let synced = state.synced_size.unwrap_or(0);
-    if let Stage::Closed(frozen) = state.stage
-        && state.synced_since_closed
-        && size >= frozen.size
+    if let Stage::Putting { sum, .. } = &state.stage
+        && sum.len == size
+        && hash(&store.spool, ByteRange::new(0, size)).is_ok_and(|found| found == *sum)
     {
         return Ok(());
     }
-    // Parts that BOS holds, in the order of the file: as far as they reach without a gap, the file is known.
-    let mut trusted_end = synced.min(size);
-    if let Some(upload) = state.upload.clone() {
-        for number in upload.plan.parts_in(ByteRange::new(0, size)) {
-            let range = upload.plan.range_in(number, size);
-            if !state.is_sent(number, range.len()) {
-                continue;
-            }
-            let sum = state.parts[&number].held.as_ref().and_then(|held| held.sum);
-            let intact = sum.is_some_and(|sum| hash(&store.spool, range).is_ok_and(|found| found == sum));
-            if !intact && !state.parts[&number].punched {
-                append(state, store, &Record::Punched { part: number })?;
-                for hole in store.extents.hold(range)? {
-                    store.spool.punch(hole)?;
-                }
-            }
-            if range.start <= trusted_end {
-                trusted_end = trusted_end.max(range.end);
-            }
+    let (in_bos, intact) = check_sent(state, store, size)?;
+    let is_certain = |block: u64| {
+        let range = ByteRange::at(block * BLOCK_BYTES, BLOCK_BYTES).intersect(ByteRange::new(0, size));
+        state.synced_blocks.as_ref().is_none_or(|synced| synced.contains(block))
+            || intact.iter().any(|part| part.start <= range.start && range.end <= part.end)
+    };
+    let is_held = |block: u64| {
+        let upload = state.upload.as_ref();
+        let part = upload.and_then(|upload| upload.plan.part_at(block * BLOCK_BYTES));
+        part.and_then(|part| state.parts.get(&part)).is_some_and(|part| part.punched)
+    };
+    let lost = store.extents.revert(is_certain, is_held)?;
+    // As far as synced bytes, the base and what BOS holds reach without a gap, the file is known.
+    let mut known_end = state.synced_size.unwrap_or(0).max(store.extents.base_end()).min(size);
+    for part in in_bos {
+        if part.start <= known_end {
+            known_end = known_end.max(part.end);
         }
     }
-    if matches!(state.stage, Stage::Completed { .. }) || (state.stage == Stage::Open && state.rebasing) {
-        return Ok(());
-    }
-    if trusted_end >= size && size >= state.stage.frozen().map_or(0, |frozen| frozen.size) {
-        return Ok(());
-    }
-    if state.base.is_none() && matches!(state.stage, Stage::Open | Stage::Closed(_)) {
-        log::warn!(
-            "{key}: the machine was restarted; only its first {trusted_end} of {size} bytes are known to be whole"
-        );
-        if let Stage::Closed(frozen) = state.stage {
+    let frozen = match &state.stage {
+        // BOS has all of it, or tells whether it has.
+        Stage::Completing { .. } | Stage::Completed { .. } => return Ok(()),
+        Stage::Open if state.rebasing => return Ok(()),
+        Stage::Open => None,
+        Stage::Closed(frozen) | Stage::Putting { frozen, .. } => Some(*frozen),
+    };
+    if let Some(frozen) = frozen {
+        let synced = state.synced_since_closed && matches!(state.stage, Stage::Closed(_)) && size >= frozen.size;
+        if synced {
+            known_end = known_end.max(frozen.size);
+        } else if lost || known_end < frozen.size {
+            log::warn!("{key}: the machine was restarted before all of it was synced; it is not published");
             append(state, store, &Record::Superseded { publication: frozen.publication })?;
         }
-        append(state, store, &Record::Resizing { size: trusted_end })?;
-        store.spool.set_len(trusted_end)?;
-        store.extents.truncate(size, trusted_end)?;
-        return append(state, store, &Record::Resized);
     }
-    let message = format!(
-        "{key}: the machine was restarted before its last bytes were synced, so they may be missing; nothing was published. \
-         `bosfs uploads complete BUCKET/{key} --force` publishes what is there, `bosfs uploads abort BUCKET/{key}` gives it up"
-    );
-    log::error!("{message}");
-    append(state, store, &Record::Conflict { message })
+    if known_end < size {
+        log::warn!("{key}: the machine was restarted; of its {size} bytes the first {known_end} are known to be whole");
+        append(state, store, &Record::Resizing { size: known_end })?;
+        store.spool.set_len(known_end)?;
+        store.extents.truncate(size, known_end)?;
+        append(state, store, &Record::Resized)?;
+    }
+    Ok(())
+}
+
+/// The ranges of parts that BOS holds, and those of them that the spool has as well. The others are BOS's alone from here on.
+fn check_sent(
+    state: &mut FileState,
+    store: &mut Store,
+    size: u64,
+) -> Result<(Vec<ByteRange>, Vec<ByteRange>), WriteError> {
+    let (mut in_bos, mut intact) = (Vec::new(), Vec::new());
+    let Some(upload) = state.upload.clone() else { return Ok((in_bos, intact)) };
+    for number in upload.plan.parts_in(ByteRange::new(0, size)) {
+        let range = upload.plan.range_in(number, size);
+        if !state.is_sent(number, range.len()) {
+            continue;
+        }
+        in_bos.push(range);
+        let part = &state.parts[&number];
+        let sum = part.held.as_ref().and_then(|held| held.sum);
+        if sum.is_some_and(|sum| hash(&store.spool, range).is_ok_and(|found| found == sum)) {
+            intact.push(range);
+            continue;
+        }
+        if !part.punched {
+            append(state, store, &Record::Punched { part: number })?;
+        }
+        for hole in store.extents.hold(range)? {
+            store.spool.punch(hole)?;
+        }
+    }
+    Ok((in_bos, intact))
 }
 
 fn append(state: &mut FileState, store: &mut Store, record: &Record) -> Result<(), WriteError> {

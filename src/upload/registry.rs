@@ -683,27 +683,35 @@ impl DirtyFile {
             .map(|(number, _)| (*number, inner.part_range(*number, size)))
             .filter(|(number, range)| inner.state.is_sent(*number, range.len()))
             .collect();
-        let mut freed = 0;
-        for (part, range) in candidates {
+        let (mut chosen, mut freed) = (Vec::new(), 0);
+        for candidate in candidates {
             if freed >= wanted {
                 break;
             }
-            let punched = self.append(inner, &Record::Punched { part }).and_then(|()| {
-                let store = inner.store()?;
-                let mut bytes = 0;
-                for hole in store.extents.hold(range)? {
+            freed += candidate.1.len();
+            chosen.push(candidate);
+        }
+        if chosen.is_empty() {
+            return 0;
+        }
+        freed = 0;
+        let punched = (|| {
+            for (part, _) in &chosen {
+                self.append(inner, &Record::Punched { part: *part })?;
+            }
+            let store = inner.store()?;
+            // Without these lines, and those that say what BOS holds, a power loss would leave holes that nobody can explain.
+            store.journal.sync()?;
+            for (_, range) in &chosen {
+                for hole in store.extents.hold(*range)? {
                     store.spool.punch(hole)?;
-                    bytes += hole.len().next_multiple_of(BLOCK_BYTES);
-                }
-                Ok(bytes)
-            });
-            match punched {
-                Ok(bytes) => freed += bytes,
-                Err(e) => {
-                    log::warn!("{}: part {part} cannot be taken out of the spool: {e}", inner.state.key);
-                    break;
+                    freed += hole.len().next_multiple_of(BLOCK_BYTES);
                 }
             }
+            Ok::<(), WriteError>(())
+        })();
+        if let Err(e) = punched {
+            log::warn!("{}: parts that BOS holds cannot be taken out of the spool: {e}", inner.state.key);
         }
         inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
         self.shared.budget.release(freed);

@@ -18,6 +18,7 @@ use crate::journal::record::{Proof, Publication};
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::XATTRS;
 use crate::write::block_map::BLOCK_BYTES;
+use crate::write::block_set::BlockSet;
 use crate::write::part_plan::PartPlan;
 
 /// The state that a publication froze.
@@ -205,6 +206,10 @@ pub struct FileState {
     pub resizing: Option<u64>,
     /// Size at the last sync.
     pub synced_size: Option<u64>,
+    /// Blocks that are certain to be in the spool after a restart of the machine; `None`: all are.
+    pub synced_blocks: Option<BlockSet>,
+    /// Blocks for the next sync.
+    syncing_blocks: BlockSet,
     /// A sync came after the last freeze.
     pub synced_since_closed: bool,
     /// How far the publication is.
@@ -304,6 +309,8 @@ impl FileState {
             size_journaled: base.as_ref().map_or(0, |b| b.size),
             resizing: None,
             synced_size: None,
+            synced_blocks: Some(BlockSet::default()),
+            syncing_blocks: BlockSet::default(),
             synced_since_closed: false,
             stage: Stage::Open,
             publications: 0,
@@ -428,12 +435,18 @@ impl FileState {
                 self.partials.retain(|block, _| !(first..end).contains(block));
             }
             Record::Parked => self.parked = true,
-            Record::Synced { size } => {
+            Record::Synced { size, blocks } => {
+                self.blocks_synced(blocks.as_deref());
                 self.synced_size = Some(*size);
                 self.size_journaled = self.size_journaled.max(*size);
                 self.synced_since_closed = true;
             }
+            Record::Spooled { blocks } => blocks.iter().for_each(|b| self.syncing_blocks.insert(b.start..b.end)),
             Record::Punched { part } => {
+                if let (Some(upload), Some(certain)) = (&self.upload, &mut self.synced_blocks) {
+                    let range = upload.plan.range(*part);
+                    certain.remove(range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));
+                }
                 if let Some(entry) = self.parts.get_mut(part) {
                     entry.punched = true;
                 }
@@ -491,7 +504,8 @@ impl FileState {
                     self.forget_parts();
                 }
             }
-            Record::Rebased => {
+            Record::Rebased { blocks } => {
+                self.synced_blocks = blocks.as_ref().map(|blocks| set_of(blocks));
                 self.rebasing = false;
                 self.changed_since_freeze.clear();
                 self.size_min_since_freeze = None;
@@ -540,9 +554,25 @@ impl FileState {
         }
     }
 
+    /// These blocks, and those named before, are certain to be in the spool.
+    fn blocks_synced(&mut self, blocks: Option<&[ByteRange]>) {
+        let more = std::mem::take(&mut self.syncing_blocks);
+        match (blocks, &mut self.synced_blocks) {
+            (Some(blocks), Some(certain)) => {
+                certain.extend(&more);
+                certain.extend(&set_of(blocks));
+            }
+            _ => self.synced_blocks = None,
+        }
+    }
+
     fn resize(&mut self, size: u64) {
         self.resizing = Some(size);
         self.size_journaled = size;
+        self.synced_size = self.synced_size.map(|synced| synced.min(size));
+        if let Some(certain) = &mut self.synced_blocks {
+            certain.remove(size.div_ceil(BLOCK_BYTES)..u64::MAX);
+        }
         self.closed_again = false;
         self.base_end = self.base_end.min(size);
         if let Some(upload) = &self.upload {
@@ -667,6 +697,18 @@ impl FileState {
     pub fn mark(&self, publication: Publication) -> String {
         format!("{}.{publication}", self.journal_id)
     }
+}
+
+/// Blocks that a line names.
+fn set_of(ranges: &[ByteRange]) -> BlockSet {
+    let mut set = BlockSet::default();
+    ranges.iter().for_each(|range| set.insert(range.start..range.end));
+    set
+}
+
+/// The same for a line.
+pub fn ranges_of(set: &BlockSet) -> Vec<ByteRange> {
+    set.runs().map(|run| ByteRange::new(run.start, run.end)).collect()
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ fn a_proved_publication_becomes_the_base_and_keeps_later_changes() {
     assert_eq!(state.base_end, PART + 50, "what was cut after the freeze does not come back");
     assert!(state.rebasing && state.upload.is_none() && state.parts.is_empty());
     assert_eq!(state.changed_since_freeze.iter().copied().collect::<Vec<_>>(), [n(2)]);
-    state.apply(&Record::Rebased);
+    state.apply(&Record::Rebased { blocks: None });
     assert!(!state.rebasing && state.changed_since_freeze.is_empty());
     assert_eq!(mark, "00000000000000aa.1");
 }

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::block_map::{BLOCK_BYTES, BlockMap, BlockState};
+use super::block_set::BlockSet;
 use super::spool::Spool;
 use crate::object::ByteRange;
 
@@ -71,6 +72,10 @@ pub struct Extents {
     /// can be taken for whole after a replay.
     journaled: BTreeSet<u64>,
     base_end: u64,
+    /// Blocks that came into the spool since the last [`Extents::begin_sync`].
+    fresh: BlockSet,
+    /// Blocks of syncs that are under way.
+    syncing: BlockSet,
 }
 
 impl Extents {
@@ -92,7 +97,14 @@ impl Extents {
     }
 
     fn over(map: BlockMap, base_end: u64) -> Self {
-        Self { map, partials: BTreeMap::new(), journaled: BTreeSet::new(), base_end }
+        Self {
+            map,
+            partials: BTreeMap::new(),
+            journaled: BTreeSet::new(),
+            base_end,
+            fresh: BlockSet::default(),
+            syncing: BlockSet::default(),
+        }
     }
 
     /// End of the last block that is anything but the base's, bytes.
@@ -111,6 +123,54 @@ impl Extents {
     /// Those of `dup`.
     pub fn sync_handle(&self) -> io::Result<File> {
         self.map.sync_handle()
+    }
+
+    /// Spool and map are about to be synced: the blocks that are in the spool and were not certain to be. To be given back by
+    /// [`Extents::end_sync`] once a line in the journal names them; until then every other sync names them too.
+    pub fn begin_sync(&mut self) -> BlockSet {
+        self.syncing.extend(&std::mem::take(&mut self.fresh));
+        self.syncing.clone()
+    }
+
+    /// These blocks are certain to be in the spool.
+    pub fn end_sync(&mut self, synced: &BlockSet) {
+        self.syncing.subtract(synced);
+    }
+
+    /// After a restart of the machine: blocks in the spool for which `is_certain` is false may have lost their bytes. They
+    /// are again what they were before the write that was never synced: BOS's alone where `is_held`, else the base's (or
+    /// zeros, where it does not reach). Returns whether there were any. [`Extents::scrub`] is due afterwards.
+    ///
+    /// # Errors
+    /// Those of the disk. The call may be repeated.
+    pub fn revert(&mut self, is_certain: impl Fn(u64) -> bool, is_held: impl Fn(u64) -> bool) -> io::Result<bool> {
+        let spooled: Vec<_> =
+            self.map.runs(0..self.map.end()).filter(|(_, state)| *state == BlockState::Spool).collect();
+        let (mut held, mut lost) = (BlockSet::default(), BlockSet::default());
+        for (blocks, _) in spooled {
+            for block in blocks.filter(|block| !is_certain(*block)) {
+                let set = if is_held(block) { &mut held } else { &mut lost };
+                set.insert(block..block + 1);
+            }
+        }
+        for (set, state) in [(&held, BlockState::Held), (&lost, BlockState::Base)] {
+            for blocks in set.runs() {
+                self.map.set(blocks.clone(), state)?;
+                self.partials.retain(|block, _| !blocks.contains(block));
+            }
+        }
+        Ok(!held.is_empty() || !lost.is_empty())
+    }
+
+    /// The blocks of `set` that are in the spool.
+    pub fn spooled_of(&self, set: &BlockSet) -> BlockSet {
+        let mut spooled = BlockSet::default();
+        for run in set.runs() {
+            for (blocks, _) in self.map.runs(run).filter(|(_, state)| *state == BlockState::Spool) {
+                spooled.insert(blocks);
+            }
+        }
+        spooled
     }
 
     /// Replays a journaled line: the written ranges of `block`; empty: it is whole. The last line of a block counts.
@@ -194,6 +254,8 @@ impl Extents {
         for (block, _) in plan.partial_changes.iter().filter(|(_, ranges)| !ranges.is_empty()) {
             self.journaled.insert(*block);
         }
+        let new: Vec<_> = self.map.runs(plan.blocks.clone()).filter(|(_, state)| *state != BlockState::Spool).collect();
+        new.into_iter().for_each(|(blocks, _)| self.fresh.insert(blocks));
         self.map.set(plan.blocks.clone(), BlockState::Spool)?;
         for (block, ranges) in &plan.partial_changes {
             if ranges.is_empty() {
@@ -305,6 +367,7 @@ impl Extents {
                     let taken = bytes_of(&(start..end)).intersect(given);
                     spool.write_at(taken.start, part_of(taken))?;
                     spool.zero(ByteRange::new(taken.end, (end * BLOCK_BYTES).min(spool.len())))?;
+                    self.fresh.insert(start..end);
                     new_blocks += self.map.set(start..end, BlockState::Spool)?;
                 }
                 BlockState::Spool => {

@@ -10,9 +10,9 @@
 //! - *Length and holes.* They are metadata, kept in order: the changes of length and the punched holes of a file since its
 //!   last sync are kept up to some moment, and no byte from before a kept cut or punch comes back. A length may be there
 //!   without the bytes: those are zeros then.
-//! - *Names.* A sync of a directory makes its entries certain; a sync of a file does not make its own name certain (ext4
-//!   would). Later entries of one directory (create, mkdir, rename, remove) are kept in order up to some moment, chosen for
-//!   each directory for itself; a rename between two directories is in both or in neither.
+//! - *Names.* A sync of a directory makes its entries certain, and no others; a sync of a file does not make its own name
+//!   certain (ext4 would). Later entries (create, mkdir, rename, remove) are kept up to some moment, in the order in which they
+//!   were made on the whole disk, as by ext4's one journal; a rename is in both directories or in neither.
 //! - *What was never synced* may be there all the same, as a whole: [`Loss::Nothing`].
 //!
 //! A failed sync makes nothing certain. Times, modes and sockets are not part of an image.
@@ -154,7 +154,7 @@ fn make_certain(names: &[Naming], certain: &mut [bool], dir: NodeId) {
     }
 }
 
-/// Which entries are on the disk: of each directory the certain ones and some of those that follow.
+/// Which entries are on the disk: the certain ones, and all up to some moment.
 fn kept_names(names: &[Naming], certain: &[bool], loss: Loss, chance: &mut Chance) -> Vec<bool> {
     let mut kept = certain.to_vec();
     if matches!(loss, Loss::Nothing | Loss::Bytes) {
@@ -163,22 +163,8 @@ fn kept_names(names: &[Naming], certain: &[bool], loss: Loss, chance: &mut Chanc
     if loss == Loss::Everything {
         return kept;
     }
-    // How many of the uncertain entries of each directory there are, and how many of them are kept.
-    let mut left: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for (naming, _) in names.iter().zip(certain).filter(|(_, certain)| !**certain) {
-        naming.dirs().into_iter().for_each(|dir| *left.entry(dir).or_default() += 1);
-    }
-    left.values_mut().for_each(|count| *count = chance.up_to(*count));
-    for (index, naming) in names.iter().enumerate().filter(|(index, _)| !certain[*index]) {
-        let dirs = naming.dirs();
-        if dirs.iter().all(|dir| left[dir] > 0) {
-            kept[index] = true;
-            dirs.iter().for_each(|dir| *left.entry(*dir).or_default() -= 1);
-        } else {
-            // Nothing behind an entry that is missing.
-            dirs.iter().for_each(|dir| *left.entry(*dir).or_default() = 0);
-        }
-    }
+    let moment = chance.up_to(names.len());
+    kept[..moment].fill(true);
     kept
 }
 

@@ -243,7 +243,7 @@ fn make_closed(world: &World, state: &StateDir, round: u32) -> Result<Vec<String
             }
             let closed = Record::Closed { publication: 1, size: CLOSED_BYTES, attrs: attrs() };
             journal.append(&closed).map_err(text)?;
-            journal.append(&Record::Synced { size: CLOSED_BYTES }).map_err(text)?;
+            journal.append(&Record::Synced { size: CLOSED_BYTES, blocks: None }).map_err(text)?;
             sync(&dir, &mut journal)?;
             Ok(key)
         })
