@@ -258,7 +258,11 @@ impl DirtyFile {
         if self.append(inner, &record).is_err() {
             inner.state.apply(&record);
         }
-        inner.failures += 1;
+        // Of what is still being written its close tells, which tries again. A write that were refused now would end the
+        // program in the middle, and leave half of the file to be published.
+        if inner.writers == 0 || inner.state.stage != Stage::Open {
+            inner.failures += 1;
+        }
         inner.last_error = Some(message);
     }
 

@@ -271,6 +271,31 @@ fn a_refused_publication_fails_the_close_and_keeps_the_bytes() {
     assert_eq!(world.proxy.counts().parts_accepted_twice("f"), [] as [u32; 0]);
 }
 
+/// The writer is let go on: what is kept is the whole file, and the next mount publishes nothing less.
+#[test]
+fn a_refusal_while_a_file_is_written_is_told_by_its_close_and_the_file_is_kept_whole() {
+    for call in [Call::Initiate, Call::UploadPart] {
+        let world = World::new();
+        let source = world.random_file("source", 12, 5 * PART);
+        let mut mount = world.mount(&SMALL_PARTS);
+        let watch = KeyWatch::start(&world.bucket, "f");
+        let denied = world.proxy.fault(When::call(call), Action::error(403, "AccessDenied"));
+        let output = cp(&source, mount.path("f"), WAIT);
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            complaint.contains("failed to close") && complaint.contains("Permission denied"),
+            "{call}: {complaint}"
+        );
+        assert!(denied.hits() > 0, "{call}");
+        assert_eq!(mount.umount(WAIT).status.code(), Some(3), "{call}");
+        world.proxy.clear_rules();
+        mount.remount().unwrap();
+        mount.wait_settled("f", WAIT);
+        world.assert_object_is_file("f", &source);
+        assert_eq!(watch.half_files(&[5 * PART]), [] as [u64; 0], "{call}");
+    }
+}
+
 #[test]
 fn the_loser_of_a_race_keeps_its_bytes_and_overwrites_nothing() {
     let world = World::new();

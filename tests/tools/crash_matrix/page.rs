@@ -112,8 +112,8 @@ fn table(page: &mut String, done: &[Done]) {
         page,
         "\n## Fault x phase\n\nIn each cell: how it ended, then rounds/hits. `-`: makes no sense, see below. *t*: bosfs waits for \
          its own timeout (10 s for calls that somebody waits for, 60 s for a body that stands still, 120 s for the answer to a \
-         part or a small object, 600 s for the answer to Complete or a copy), so that there is one round. A cell is run again \
-         with `--cells FAULT/PHASE` and the seed above.\n\n| fault |"
+         part or a small object, 600 s for the answer to Complete or a copy), from 60 s on in one round only. A cell is run again with \
+          `--cells FAULT/PHASE` and the seed above.\n\n| fault |"
     );
     for phase in &phases {
         let _ = write!(page, " {} |", phase.name);

@@ -87,7 +87,8 @@ impl Program {
                 return Ok(Ended { code: status.code(), errors });
             }
             if Instant::now() > end {
-                return Err(format!("HANG: {} did not end within {} s", self.name, limit.as_secs()));
+                let place = where_it_is(self.child.id());
+                return Err(format!("HANG: {} did not end within {} s\n{place}", self.name, limit.as_secs()));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -105,6 +106,18 @@ impl Drop for Program {
             }
         }
     }
+}
+
+/// What each thread of a process waits for in the kernel, for the report of a hang.
+pub fn where_it_is(pid: u32) -> String {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lines = threads.map(|thread| {
+        let path = thread.path();
+        let calls = read(path.join("stack")).lines().take(6).collect::<Vec<_>>().join(" < ");
+        format!("thread {} in {}: {calls}", read(path.join("comm")).trim(), read(path.join("wchan")).trim())
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Longest time in which a thread may be seen in uninterruptible sleep, look after look.

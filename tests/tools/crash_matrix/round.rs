@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::faults::{Blow, Fault, Kind, LINE_GONE, Lasts, PAUSE};
 use crate::phases::{KEY, LAST_PART, Phase, Story};
-use crate::programs::{Ended, Program, hangs_in_kernel};
+use crate::programs::{Ended, Program, hangs_in_kernel, where_it_is};
 use crate::sense::patience_s;
 use crate::stage::{Sources, Stage, WAIT};
 use crate::support::fault::{Rule, RuleSpec};
@@ -94,7 +94,9 @@ pub fn run(ask: Ask, sources: &Sources) -> Shown {
             stage.world.proxy.set_line(Line::Alive);
             result.map_err(|problem| {
                 let log = stage.world.log_text();
-                format!("{problem}\n{}\n{}", tail(&stage.world.proxy.counts().log_text()), tail(&log))
+                let pid = stage.mount.as_ref().and_then(Mounted::pid).filter(|_| problem.starts_with("HANG"));
+                let place = pid.map_or(String::new(), |pid| format!("bosfs:\n{}\n", where_it_is(pid)));
+                format!("{problem}\n{place}{}\n{}", tail(&stage.world.proxy.counts().log_text()), tail(&log))
             })
         });
     if let Err(problem) = result {
