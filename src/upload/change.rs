@@ -113,8 +113,10 @@ impl DirtyFile {
         for number in inner.plan.parts_in(range) {
             let known = inner.state.parts.get(&number);
             let was_sent = known.is_some_and(|part| part.held.is_some() && !part.dirty);
+            // After a kill BOS may show this body as the part; without a line it would pass for the present bytes.
+            let is_sent = known.is_some_and(|part| part.sending.is_some() && !part.dirty);
             let journaled = frozen && inner.state.changed_since_freeze.contains(&number) && !inner.state.closed_again;
-            if was_sent || (frozen && !journaled) {
+            if was_sent || is_sent || (frozen && !journaled) {
                 self.append(inner, &Record::Dirtied { part: number })?;
             }
             let live = inner.live.entry(number).or_default();
