@@ -32,8 +32,8 @@ const WAIT: Duration = Duration::from_secs(120);
 /// Memory that a mount may take at its height while a server does its worst, MiB: the debug binary with its threads and
 /// buffers, `--memory-limit`, and a few answers of the largest size that is read.
 const MEMORY_MIB_MAX: u64 = 300;
-/// Options of most mounts.
-const LITTLE_MEMORY: [&str; 2] = ["--memory-limit", "32MiB"];
+/// Options of most mounts: each look at a name asks the server.
+const LITTLE_MEMORY: [&str; 4] = ["--memory-limit", "32MiB", "--metadata-ttl", "0"];
 
 /// A mount whose server answers by script.
 struct Attacked {
@@ -74,6 +74,11 @@ fn spec_at(world: &World, hostile: &Hostile, args: &[&str]) -> MountSpec {
     let mut spec = world.spec(args);
     spec.endpoint = hostile.endpoint();
     spec
+}
+
+/// Ends a test that needs rights with a clear word.
+fn need_root() {
+    assert!(rustix::process::geteuid().is_root(), "this test acts as other users: run it as root");
 }
 
 /// Runs `job`, but does not hang with a mount that does not answer.

@@ -184,3 +184,23 @@ fn retry_after(headers: &HeaderMap, now_s: i64) -> Option<Duration> {
     };
     Some(Duration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_an_answer_are_cut_and_have_no_control_characters() {
+        let body = serde_json::json!({
+            "code": "Odd\nCode".repeat(100),
+            "message": "\u{1b}[2Jforged\r\n".repeat(1000),
+            "requestId": "r\n".repeat(1000),
+        });
+        let error = BosError::of_answer(false, true, 400, &HeaderMap::new(), body.to_string().as_bytes());
+        let shown = error.to_string();
+        assert!(shown.contains("Odd Code") && !shown.contains(char::is_control), "{shown:?}");
+        assert!(shown.chars().count() < MESSAGE_CHARS_MAX + 3 * WORD_CHARS_MAX, "{} characters", shown.len());
+        let odd = Failure::odd(&HeaderMap::new(), "key\n".repeat(1 << 20));
+        assert!(odd.message.len() <= MESSAGE_CHARS_MAX + 3 && !odd.message.contains('\n'));
+    }
+}

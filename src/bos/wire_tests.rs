@@ -185,3 +185,30 @@ proptest! {
         days_after_change(&text);
     }
 }
+
+#[test]
+fn lists_longer_than_any_page_are_refused() {
+    let entries = |count: usize| {
+        let list = vec![r#"{"prefix":"d/"}"#; count].join(",");
+        format!(r#"{{"commonPrefixes":[{list}]}}"#)
+    };
+    assert_eq!(list(&entries(LIST_ENTRIES_MAX), "", None).unwrap().prefixes.len(), LIST_ENTRIES_MAX);
+    assert!(list(&entries(LIST_ENTRIES_MAX + 1), "", None).is_err());
+}
+
+#[test]
+fn etags_and_upload_ids_that_cannot_be_are_refused() {
+    let headers = |etag: &str| HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_str(etag).unwrap())]);
+    assert!(object_meta(&headers("\"e\""), 5, 0).is_ok());
+    // A condition on no ETag at all would hold for anything.
+    for etag in ["", "\"\"", " ", &"e".repeat(300)] {
+        assert!(object_meta(&headers(etag), 5, 0).is_err(), "{etag:?}");
+        assert!(stored_outcome(&headers(etag), None).is_err(), "{etag:?}");
+    }
+    assert!(object_meta(&headers("e"), 1 << 63, 0).is_err(), "a size that no file has");
+    assert!(list(r#"{"contents":[{"key":"k","eTag":"a\"\r\nb"}]}"#, "", None).is_err());
+    for id in ["", "a\nb", &"i".repeat(300)] {
+        assert!(upload_id_of(id).is_err(), "{id:?}");
+    }
+    assert_eq!(upload_id_of("../x").unwrap().as_str(), "../x", "opaque, and the name of nothing here");
+}

@@ -350,9 +350,21 @@ impl Fs {
         if let Some(target) = self.namespace.link_target(&key, &object.etag) {
             return Ok(target.into());
         }
+        let impossible = || {
+            let message = format!(
+                "the target of the link {key} is none that a link can have ({} bytes); nothing was changed",
+                object.size
+            );
+            FsError::told(libc::EIO, message)
+        };
+        let size = u32::try_from(object.size).ok().filter(|size| (1..libc::PATH_MAX as u32).contains(size));
+        let size = size.ok_or_else(impossible)?;
         let reader = self.pool.reader(key.clone(), object.etag.clone(), object.size);
-        let size = u32::try_from(object.size).unwrap_or(u32::MAX).min(libc::PATH_MAX as u32);
         let target = read_object(&key, &reader, object.size, 0, size).await?;
+        // A program would see the part before it, which leads elsewhere.
+        if target.contains(&0) {
+            return Err(impossible());
+        }
         self.namespace.learn_link(&key, &object.etag, &target);
         Ok(target)
     }

@@ -16,6 +16,9 @@ use crate::posix_meta::XATTRS;
 /// Characters of a name that the list of attributes needs for itself.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b':').add(b';').add(b'%');
 
+/// Longest name of an extended attribute (Linux `XATTR_NAME_MAX`).
+const NAME_BYTES_MAX: usize = 255;
+
 /// All extended attributes of a file, by name.
 pub type Xattrs = BTreeMap<String, Vec<u8>>;
 
@@ -26,7 +29,7 @@ pub fn decode(stored: &str) -> Xattrs {
         let name = percent_decode_str(name).decode_utf8().ok()?;
         Some((name.into_owned(), STANDARD.decode(value).ok()?))
     });
-    pairs.filter(|(name, _)| !name.is_empty()).collect()
+    pairs.filter(|(name, _)| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0')).collect()
 }
 
 /// The list as it is stored; `None` when there is nothing to store.
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_form_of_bosfs_1_is_read_and_nonsense_left_out() {
-        let xattrs = decode("user.one:MQ==;junk;user.two:Mg==;bad:***;:MQ==");
+        let xattrs = decode("user.one:MQ==;junk;user.two:Mg==;bad:***;:MQ==;user.%00nul:MQ==");
         assert_eq!(xattrs.len(), 2);
         assert_eq!((xattrs["user.one"].as_slice(), xattrs["user.two"].as_slice()), (&b"1"[..], &b"2"[..]));
     }

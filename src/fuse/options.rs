@@ -49,7 +49,7 @@ pub(super) fn negotiate(config: &mut KernelConfig) {
 pub(super) fn config(options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(options.fsname.clone()),
+        MountOption::FSName(listed_name(&options.fsname, rustix::process::geteuid().is_root())),
         // As root the crate turns `Subtype` into a device name only.
         MountOption::CUSTOM("subtype=bosfs".to_owned()),
         MountOption::DefaultPermissions,
@@ -64,6 +64,12 @@ pub(super) fn config(options: &MountOptions) -> Config {
     config.n_threads = Some((2 * cores).max(4));
     config.clone_fd = true;
     config
+}
+
+/// The source of the mount. Root's goes to mount(2) as it is; everybody else's into the option list of fusermount3, where a
+/// comma in a prefix would begin an option.
+fn listed_name(name: &str, is_root: bool) -> String {
+    if is_root { name.to_owned() } else { name.replace('\\', "\\\\").replace(',', "\\,") }
 }
 
 /// Widens the kernel's read-ahead for the mount on `dir`; only root may. Not on the calling thread: the mount must answer
@@ -83,5 +89,16 @@ pub(super) fn tune_readahead(dir: &Path) {
     };
     if let Err(error) = thread::Builder::new().name("readahead".to_owned()).spawn(tune) {
         log::debug!("read-ahead is not tuned: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_in_a_prefix_begins_no_option() {
+        assert_eq!(listed_name("bkt/a,allow_other\\", false), "bkt/a\\,allow_other\\\\");
+        assert_eq!(listed_name("bkt/a,b", true), "bkt/a,b");
     }
 }

@@ -451,6 +451,13 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_counted_with_names_and_etags() {
+        let mut listing = Listing::new("");
+        listing.add_page(page(&["a", &"b".repeat(200)], &["c/"], None), Instant::now());
+        assert_eq!(listing.bytes(), 3 * ENTRY_BYTES as u64 + 202 + 2);
+    }
+
+    #[test]
     fn the_marker_is_known_apart() {
         let mut listing = Listing::new("d/");
         listing.add_page(page(&["d/"], &[], None), Instant::now());

@@ -382,6 +382,7 @@ mod tests {
     fn calls_are_told_apart() {
         let call = |method: &str, uri: &str| parse(method, uri, &[]).call;
         assert_eq!(call("GET", "/"), Call::ListBuckets);
+        assert_eq!(call("GET", "//k"), Call::Unknown, "a key of no bucket");
         assert_eq!(call("GET", "/b?uploads"), Call::ListMultipartUploads);
         assert_eq!(call("GET", "/b/k?uploadId=1"), Call::ListParts);
         assert_eq!(call("POST", "/b/k?uploads="), Call::InitiateMultipartUpload);

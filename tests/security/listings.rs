@@ -16,6 +16,13 @@ fn object(key: &str) -> Value {
     json!({"key": key, "size": 3, "eTag": "e", "lastModified": "2026-01-02T03:04:05Z", "storageClass": "STANDARD"})
 }
 
+/// The head of an object of three bytes.
+fn file() -> Raw {
+    let mut bytes = head("200 OK", &[("ETag", "\"e\""), ("Last-Modified", "Fri, 02 Jan 2026 03:04:05 GMT")]);
+    bytes.extend(b"Content-Length: 3\r\n\r\n");
+    Raw::Bytes(bytes)
+}
+
 /// Whether this is the listing of the directory `prefix` itself, not a look whether it exists.
 fn lists(asked: &Asked, prefix: &str) -> bool {
     asked.call == Call::ListObjects && parameter(asked, "prefix") == prefix
@@ -125,6 +132,9 @@ fn an_endless_listing_ends_with_an_error_before_it_takes_the_memory() {
     let pages = Arc::new(AtomicU64::new(0));
     let counted = pages.clone();
     let mut attacked = Attacked::with(&LITTLE_MEMORY, move |asked| {
+        if asked.call == Call::HeadObject && asked.key.starts_with("endless/") {
+            return Some(file());
+        }
         lists(asked, "endless/").then(|| {
             let page = counted.fetch_add(1, Ordering::SeqCst);
             let key = |i: u64| format!("endless/{:0240}", page * 1000 + i);
@@ -222,10 +232,10 @@ fn endless_answers_are_cut_off() {
             "headers/" => Some(Raw::Endless(head("200 OK", &[]), b"x-more: and more\r\n".to_vec())),
             "header/" => Some(Raw::Endless([head("200 OK", &[]), b"x-long: ".to_vec()].concat(), b"long".to_vec())),
             "status/" => Some(Raw::Endless(b"HTTP/1.1 200 ".to_vec(), b"OK ".to_vec())),
-            "continue/" => Some(Raw::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec())),
+            "continue/" => Some(Raw::Bytes(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000))),
             "chunks/" => {
                 let first = [head("200 OK", &[("Transfer-Encoding", "chunked")]), b"\r\n".to_vec()].concat();
-                Some(Raw::Endless(first, b"1\r\n \r\n".to_vec()))
+                Some(Raw::Endless(first, [&b"400\r\n"[..], &[b' '; 1024], b"\r\n"].concat()))
             }
             _ => None,
         }

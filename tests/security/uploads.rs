@@ -15,7 +15,7 @@ use crate::support::{BUCKET, Call, Mounted, World};
 use crate::{WAIT, spec_at};
 
 const SIZE: u64 = 12 << 20;
-const ARGS: [&str; 6] = ["--part-size", "5MiB", "--memory-limit", "32MiB", "--timeout", "8s"];
+const ARGS: [&str; 6] = ["--part-size", "5MiB", "--memory-limit", "32MiB", "--timeout", "3s"];
 
 fn world() -> (World, Hostile, std::path::PathBuf) {
     let world = World::new();
@@ -30,8 +30,6 @@ fn ends_well(world: &World, hostile: &Hostile, mount: &mut Mounted, source: &Pat
     assert!(!mount.log_text().contains("panicked"), "{}", mount.log_text());
     mount.remount().unwrap();
     let output = cp(source, mount.path("big"), WAIT);
-    assert!(output.status.success(), "{output:?}\n{}", mount.log_text());
-    let output = mount.umount(WAIT);
     assert!(output.status.success(), "{output:?}\n{}", mount.log_text());
     assert_eq!(world.bucket.get_md5("big").unwrap(), (md5_of_file(source).unwrap(), SIZE));
 }
@@ -52,9 +50,10 @@ fn impossible_lists() -> Vec<serde_json::Value> {
     ]
 }
 
-#[tokio::test]
-async fn lists_of_impossible_parts_are_refused() {
+#[test]
+fn lists_of_impossible_parts_are_refused() {
     let (world, hostile, _source) = world();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let keys = world.server.keys();
     let credentials = StaticCredentials::new(Credentials::new(keys.access_key, keys.secret_key));
     let mut config = BosClientConfig::new(hostile.endpoint(), BUCKET, Arc::new(credentials));
@@ -65,7 +64,7 @@ async fn lists_of_impossible_parts_are_refused() {
         let page = json!({"bucket": "bkt", "key": "big", "isTruncated": false, "parts": parts});
         let shown: String = page.to_string().chars().take(200).collect();
         hostile.answer_by(move |asked| (asked.call == Call::ListParts).then(|| Raw::json(&page)));
-        let error = client.list_parts(&key, &UploadId::new("u")).await.expect_err(&shown);
+        let error = runtime.block_on(client.list_parts(&key, &UploadId::new("u"))).expect_err(&shown);
         assert_eq!(error.kind, BosErrorKind::BadAnswer, "{shown}: {error}");
         assert!(error.to_string().len() < 2000, "{shown}: an error of {} bytes", error.to_string().len());
         assert!(hostile.hits() >= 2 * (i as u64 + 1));
@@ -145,21 +144,39 @@ fn upload_ids_and_etags_of_no_form_publish_nothing_wrong() {
 fn a_completion_that_is_only_claimed_is_no_publication() {
     let (world, hostile, source) = world();
     let mut mount = spec_at(&world, &hostile, &ARGS).mount().unwrap();
-    for body in [
+    let bodies = [
         json!({"eTag": ""}),
         json!({"eTag": "\"\""}),
         json!({"eTag": "a\"\r\nb"}),
         json!({"eTag": "-5f363e0e58a95f06cbe9bbc662c5dfb6", "bucket": "other", "key": "other"}),
         json!({"code": "", "message": "fine"}),
         json!([]),
-    ] {
+    ];
+    for (i, body) in bodies.into_iter().enumerate() {
+        // Each has a file of its own: the others go on behind.
+        let key = format!("claimed-{i}");
         let before = hostile.hits();
         let shown = body.to_string();
-        hostile.answer_by(move |asked| (asked.call == Call::Complete).then(|| Raw::json(&body)));
-        let output = cp(&source, mount.path("big"), WAIT);
+        let claimed = key.clone();
+        hostile
+            .answer_by(move |asked| (asked.call == Call::Complete && asked.key == claimed).then(|| Raw::json(&body)));
+        let output = cp(&source, mount.path(&key), WAIT);
         assert!(!output.status.success(), "{shown}: cp believes it");
         assert!(hostile.hits() > before, "{shown}: nothing was completed");
-        assert!(world.bucket.head("big").unwrap().is_none());
+        assert!(world.bucket.head(&key).unwrap().is_none(), "{shown}: published");
     }
     ends_well(&world, &hostile, &mut mount, &source);
+    // What was claimed is published rightly, or kept and told: never lost.
+    let output = mount.umount(WAIT);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    for i in 0..6 {
+        let key = format!("claimed-{i}");
+        match world.bucket.head(&key).unwrap() {
+            Some(_) => assert_eq!(world.bucket.get_md5(&key).unwrap().0, md5_of_file(&source).unwrap(), "{key}"),
+            None => {
+                assert!(told.contains(&key), "{key} is neither in BOS nor told: {output:?}");
+                assert!(!world.journals().is_empty(), "{key} is not kept");
+            }
+        }
+    }
 }

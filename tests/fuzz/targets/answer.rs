@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use super::feed::Feed;
 
+/// errno of "no such file".
+const ENOENT: i32 = 2;
 /// Longest text of an error: names, code, request ID and the message, each cut.
 const ERROR_CHARS_MAX: usize = 2000;
 
@@ -52,13 +54,9 @@ fn error(is_head: bool, on_object: bool, status: u16, headers: &HeaderMap, body:
     let words = ["NoSuchKey", "InvalidVersion", "SymlinkTargetNotExist"];
     let denied = (on_object && words.contains(&error.story().code.as_str()))
         || (is_head && on_object && status == 404 && headers.contains_key("x-bce-request-id"));
-    assert!(errno != libc_enoent() || denied, "ENOENT of {text}");
-    assert_eq!(errno == libc_enoent(), error.kind == BosErrorKind::NoSuchKey);
+    assert!(errno != ENOENT || denied, "a file that is not there, by {text}");
+    assert_eq!(errno == ENOENT, error.kind == BosErrorKind::NoSuchKey);
     retry(&error, headers);
-}
-
-const fn libc_enoent() -> i32 {
-    2
 }
 
 /// Whatever an answer says, the next try comes within a bounded time and the tries end.

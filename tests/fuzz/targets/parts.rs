@@ -29,7 +29,7 @@ pub fn check(data: &[u8]) {
                 pages += 1;
                 assert!(pages <= PART_NUMBER_MAX + 1, "more pages than parts");
                 check_parts(&parts);
-                assert_eq!(next.is_some(), next.is_some() && parts.len() > before, "a page without a part goes on");
+                assert!(next.is_none() || parts.len() > before, "a page without a part goes on");
                 if let Some(next) = next {
                     assert_eq!(Some(next), parts.last().map(|part| part.number), "the marker is not the last part");
                 } else {

@@ -39,7 +39,7 @@ pub fn check(data: &[u8]) {
     }
     let Some(stored) = metadata.get(XATTRS) else { return };
     let xattrs = xattr::decode(stored);
-    assert!(xattrs.keys().all(|name| !name.is_empty()));
+    assert!(xattrs.keys().all(|name| (1..=255).contains(&name.len()) && !name.contains('\0')));
     let bytes: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     assert!(bytes <= stored.len(), "more was read than is there");
     let again = xattr::encode(&xattrs).map(|text| xattr::decode(&text)).unwrap_or_default();
