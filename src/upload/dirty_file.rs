@@ -317,7 +317,7 @@ impl DirtyFile {
         let build = || -> std::io::Result<(Record, Store)> {
             let (journal_id, dir) = self.shared.state_dir.create_upload()?;
             let opened = opened_record(&self.shared, journal_id, &opening);
-            let fill = || {
+            let fill = || -> std::io::Result<Store> {
                 let spool = Arc::new(Spool::create(&dir, inner.size)?);
                 let extents = Extents::create(&dir, inner.size)?;
                 // Last: a directory without a journal holds nothing that was accepted.
