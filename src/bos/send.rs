@@ -78,7 +78,10 @@ impl Sender {
             // A line that is cut is noticed within half a minute, however long BOS may take to answer.
             .tcp_keepalive(Duration::from_secs(15))
             .tcp_keepalive_interval(Duration::from_secs(5))
-            .tcp_keepalive_retries(3u32);
+            .tcp_keepalive_retries(3u32)
+            // Each call is watched here, by time in which this process runs. The kernel counts also while it is stopped, and
+            // would cut a body that a busy server leaves standing for half a minute.
+            .tcp_user_timeout(None);
         if target.loopback {
             builder = builder.no_proxy();
         }
