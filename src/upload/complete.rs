@@ -68,6 +68,7 @@ impl DirtyFile {
                     inner.suspect_base = false;
                     return Err(lost);
                 }
+                inner.resend();
             }
             Err(e) => return Err(e.into()),
         }

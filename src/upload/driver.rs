@@ -198,8 +198,13 @@ impl DirtyFile {
     fn job_ended(self: &Arc<Self>, number: PartNumber, result: Result<(), Trouble>) {
         {
             let mut inner = self.lock();
-            if let Some(live) = inner.live.get_mut(&number) {
+            let rewritten = inner.live.get_mut(&number).is_some_and(|live| {
                 live.job = None;
+                live.rewritten
+            });
+            if result.is_err() && !rewritten {
+                // Tried again while the writer goes on, who may be waiting for the room that this part takes.
+                inner.ready_again(number);
             }
         }
         self.settle("part", result);

@@ -15,7 +15,7 @@ use super::{Published, WriteError};
 use crate::bos::BosErrorKind;
 use crate::bos::client::ObjectHeaders;
 use crate::journal::Record;
-use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey};
+use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PartNumber};
 use crate::posix_meta::{XATTRS, write_attrs};
 
 /// How long a closed temporary waits for its rename.
@@ -445,17 +445,18 @@ impl Inner {
     }
 
     /// Nothing counts as sent any more: the full parts are ready once more.
-    fn resend(&mut self) {
-        if self.state.stage != Stage::Open {
-            return;
+    pub(super) fn resend(&mut self) {
+        for number in self.plan.parts_in(ByteRange::new(0, self.size)) {
+            self.ready_again(number);
         }
-        let size = self.size;
-        let Some(store) = &self.store else { return };
-        for number in self.plan.parts_in(ByteRange::new(0, size)) {
-            let range = self.plan.range(number);
-            if range.end < size && store.extents.is_spooled(range) {
-                self.ready.insert(number);
-            }
+    }
+
+    /// The part is ready once more, if it is full and the writer has moved on.
+    pub(super) fn ready_again(&mut self, number: PartNumber) {
+        let range = self.plan.range(number);
+        let is_full = range.end < self.size && self.store.as_ref().is_some_and(|store| store.extents.is_spooled(range));
+        if is_full && self.state.stage == Stage::Open && !self.state.is_sent(number, range.len()) {
+            self.ready.insert(number);
         }
     }
 }
