@@ -13,7 +13,7 @@ use crate::processes::Sampler;
 use crate::support::counts::Logged;
 use crate::support::files::{allocated_bytes, md5_of_reader};
 use crate::support::mounted::{bosfs_binary, is_mounted, run, wait_child};
-use crate::support::{Call, FaultProxy, HoldAt, KeyWatch, Line, Mounted, When, World};
+use crate::support::{Action, Call, FaultProxy, HoldAt, KeyWatch, Line, Mounted, When, World};
 use crate::{PART, WAIT, assert_tells_all, status_text, wait_no_journal, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -313,6 +313,29 @@ fn a_refused_line_is_ridden_out() {
 
 /// Without a line `bosfs mount` exits 6 and says how many files wait in the journal; `bosfs status` of the state
 /// directory names them, and a mount with a line publishes them.
+#[test]
+fn the_only_writer_of_a_mount_waits_for_the_line_when_its_spool_is_full() {
+    for write_back in [false, true] {
+        let world = World::new();
+        let source = world.random_file("source", 3, 30 * MIB);
+        let mut args = vec!["--part-size", "5MiB", "--spool-limit", "20MiB"];
+        args.extend(write_back.then_some("--write-back"));
+        let mount = world.mount(&args);
+        let refused = world.proxy.fault(When::call(Call::UploadPart), Action::Refuse);
+        let mut writer = Actor::start();
+        writer.open("f", &mount.path("f"), "WRONLY|CREAT");
+        writer.begin(write("f", &source, 0, 30 * MIB));
+        // A call has four tries; what comes after is tried anew.
+        assert!(refused.wait_hits(20, WAIT), "{} tries\n{}", refused.hits(), mount.log_text());
+        assert_eq!(writer.answer_within(Duration::ZERO), None, "a full spool is no error\n{}", mount.log_text());
+        refused.turn_off();
+        assert_eq!(writer.answer("the write"), Ok(json!(30 * MIB)), "{}", mount.log_text());
+        assert_eq!(writer.close("f"), Ok(Value::Null), "{}", mount.log_text());
+        mount.wait_settled("f", WAIT);
+        world.assert_object_is_file("f", &source);
+    }
+}
+
 #[test]
 fn a_mount_without_a_line_says_so_and_the_journal_shows_what_waits() {
     for outage in [Outage::Dead, Outage::Refused] {
