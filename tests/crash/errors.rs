@@ -106,7 +106,7 @@ fn a_failed_sync_is_not_made_good_by_a_later_one() {
         let rule =
             place.disk.fault(DiskWhen::kinds(&[Kind::SyncFile]).path_ends(path).once(), DiskFault::Fail(Errno::IO));
         let first = Writer::start(&source, &mount.path(KEY), true, &["0:1048576", "fsync", "hold"]);
-        let told = hold_and_fsync_again(first);
+        let told = first.end();
         assert_eq!(rule.hits(), 1, "{path}");
         assert_eq!(told.failed, Some(("fsync".to_owned(), libc::EIO)), "{path}: {told:?}");
         // Another program that syncs the same file is told as well.
@@ -116,11 +116,6 @@ fn a_failed_sync_is_not_made_good_by_a_later_one() {
         let log = place.log_tail();
         assert!(log.contains(KEY) && log.contains("sync"), "{path}: {log}");
     }
-}
-
-/// Ends it: its close comes after the failed fsync.
-fn hold_and_fsync_again(writer: Writer) -> crate::support::crash::steps::Told {
-    writer.end()
 }
 
 #[test]

@@ -7,12 +7,11 @@ use crate::support::crash::power::{Story, loss_of};
 /// Every `step`-th change from `first` on, a loss of another kind each time.
 fn sample(story: Story, first: u64, step: u64) {
     let mut sum = Outcome::default();
-    let mut behind = 0;
     for k in 0..40 {
         let outcome = story.round(first + k * step, loss_of(k + first), k);
-        behind = if outcome.fired == 0 { behind + 1 } else { 0 };
+        let is_behind = outcome.fired == 0;
         sum.add(outcome);
-        if behind == 2 {
+        if is_behind {
             break;
         }
     }

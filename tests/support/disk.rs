@@ -11,6 +11,7 @@
 
 pub mod boot;
 pub mod fault;
+mod nodes;
 mod passthrough;
 pub mod power;
 pub mod record;
@@ -140,7 +141,7 @@ impl FaultDisk {
         ];
         config.n_threads = Some(THREADS);
         config.clone_fd = true;
-        let session = Session::new(passthrough::Passthrough::new(&backing, gate.clone())?, dir, &config)?;
+        let session = Session::new(nodes::Passthrough::new(&backing, gate.clone())?, dir, &config)?;
         Ok(Self { gate, dir: dir.to_owned(), backing, session: Some(session.spawn()?) })
     }
 

@@ -1,7 +1,7 @@
 //! SIGKILL at the n-th change that bosfs makes in its state directory.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::outcome::Outcome;
 use super::steps::{Told, copy, patch, program};
@@ -9,7 +9,7 @@ use super::{KEY, PART, Place, SIZE, WAIT, wait_until};
 use crate::support::call::Call;
 use crate::support::disk::fault::{DiskFault, DiskRule, DiskWhen};
 use crate::support::fault::{HoldAt, When};
-use crate::support::files::{fill_random, random_bytes};
+use crate::support::files::random_bytes;
 use crate::support::mounted::{Mounted, within};
 use crate::support::watch::KeyWatch;
 
@@ -297,7 +297,7 @@ impl<'a> Round<'a> {
             Scenario::CopyParts | Scenario::CopyPartsWriteBack | Scenario::CopySmall | Scenario::OverwritePart => {
                 self.check_written(mounted, acts, outcome);
             }
-            Scenario::Recovery => self.wait_published(mounted, KEY, &self.content, outcome),
+            Scenario::Recovery => self.wait_published(KEY, &self.content, outcome),
             Scenario::RenameTemporary => self.check_temporary(mounted, acts, outcome),
             Scenario::RenameObject => {
                 let names = vec![(KEY.to_owned(), "renamed".to_owned(), self.content.clone())];
@@ -320,7 +320,7 @@ impl<'a> Round<'a> {
                 self.check_object(KEY, &self.content, outcome);
             }
             self.check_shown(mounted.path(KEY), &self.content, outcome);
-            return self.wait_published(mounted, KEY, &self.content, outcome);
+            return self.wait_published(KEY, &self.content, outcome);
         }
         let at = if self.base.is_some() { PATCH_AT as usize } else { 0 };
         let accepted = at..at + acts.write.bytes as usize;
@@ -328,7 +328,7 @@ impl<'a> Round<'a> {
         let state = mounted.file_status(KEY).map(|entry| entry["state"].as_str().unwrap_or_default().to_owned());
         if !matches!(state.as_deref(), None | Some("interrupted")) {
             // The close was journaled: recovery publishes it, and nobody has to do anything.
-            return self.wait_published(mounted, KEY, &self.content, outcome);
+            return self.wait_published(KEY, &self.content, outcome);
         }
         if self.place.world.bucket.get(KEY).is_ok_and(|bytes| bytes == self.content) {
             return;
@@ -340,7 +340,7 @@ impl<'a> Round<'a> {
         if !again.ok {
             outcome.other(format!("the same command again: {again:?}"));
         }
-        self.wait_published(mounted, KEY, &self.content, outcome);
+        self.wait_published(KEY, &self.content, outcome);
     }
 
     /// Bytes of `accepted` are in the mount, and what is shown beside them is the base's or what was being written.
@@ -384,7 +384,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn wait_published(&self, _mounted: &Mounted, key: &str, expected: &[u8], outcome: &mut Outcome) {
+    fn wait_published(&self, key: &str, expected: &[u8], outcome: &mut Outcome) {
         if !self.place.wait_idle(WAIT) {
             return outcome.hang(format!("{key} is not settled: {:?}", self.place.journals()));
         }
@@ -411,7 +411,7 @@ impl<'a> Round<'a> {
         if !written.ok || !moved.ok {
             outcome.other(format!("the same again: {written:?} {moved:?}"));
         }
-        self.wait_published(mounted, KEY, &self.content, outcome);
+        self.wait_published(KEY, &self.content, outcome);
         if bucket.head(TEMPORARY).ok().flatten().is_some() {
             outcome.other("the temporary is left in the bucket".into());
         }
@@ -460,7 +460,7 @@ impl<'a> Round<'a> {
         if acts.second.ok && mode != 0o600 {
             outcome.other(format!("chmod ended well, the mode is {mode:o}"));
         }
-        self.wait_published(mounted, KEY, &self.content, outcome);
+        self.wait_published(KEY, &self.content, outcome);
         let stored = self.place.world.bucket.head_reply(KEY).ok().flatten();
         let stored = stored.and_then(|reply| reply.header("x-bce-meta-bosfs-mode").map(str::to_owned));
         // BOSFS writes the whole st_mode in decimal.
@@ -539,13 +539,6 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Bytes of the random file of `seed` at `offset`, for whoever compares a piece.
-pub fn random_piece(seed: u64, offset: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    fill_random(seed, offset, &mut bytes);
-    bytes
-}
-
 /// Runs the points of a scenario that `points` gives, until one lies behind the end; `told` hears of every round.
 pub fn run_points(
     scenario: Scenario,
@@ -553,21 +546,14 @@ pub fn run_points(
     mut told: impl FnMut(u64, &Outcome),
 ) -> Outcome {
     let mut sum = Outcome::default();
-    let mut behind = 0;
     for (n, after) in points {
         let outcome = scenario.round(n, after);
         told(n, &outcome);
-        // Requests go side by side, so the number of changes differs a little from run to run.
-        behind = if outcome.fired == 0 { behind + 1 } else { 0 };
+        let is_behind = outcome.fired == 0;
         sum.add(outcome);
-        if behind == 3 {
+        if is_behind {
             break;
         }
     }
     sum
-}
-
-/// Whether `path` is there, asked past everything.
-pub fn exists(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
 }
