@@ -212,7 +212,7 @@ impl<'a> Round<'a> {
     fn is_idle(&self, acts: &Acts) -> bool {
         match self.scenario {
             Scenario::FirstMount => true,
-            _ => self.place.journals().is_empty() || !(acts.write.ok || !self.writes()),
+            _ => self.place.journals().is_empty() || (!acts.write.ok && self.writes()),
         }
     }
 
