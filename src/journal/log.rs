@@ -438,18 +438,21 @@ fn valid_line(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Offset of a valid line anywhere in `bytes` (not only behind a newline: that may be the damaged byte). Bytes that look
 /// like more lines than the search may checksum count as one, since calling them a torn tail would delete them.
-fn find_valid_line(bytes: &[u8]) -> Option<usize> {
-    let mut budget = bytes.len() + SEARCH_BYTES_MAX;
+fn find_valid_line(bytes: &[u8], budget: &mut usize) -> Option<usize> {
     for at in 0..bytes.len().saturating_sub(HEAD_BYTES + 2) {
         // The cheap test first: this runs over every byte of a torn tail.
         if bytes[at + 8] != b' ' || bytes[at + 17] != b' ' {
             continue;
         }
         let Some(len) = framed_len(&bytes[at..]) else { continue };
-        if len > budget || valid_line(&bytes[at..]).is_some() {
+        if len > *budget {
+            *budget = 0;
             return Some(at);
         }
-        budget -= len;
+        if valid_line(&bytes[at..]).is_some() {
+            return Some(at);
+        }
+        *budget -= len;
     }
     None
 }
@@ -461,13 +464,14 @@ fn replay<R: Line>(bytes: &[u8]) -> RecordReplay<R> {
     while at < bytes.len() {
         let line_number = replay.records.len() + 1;
         let Some(json) = valid_line(&bytes[at..]) else {
-            match find_valid_line(&bytes[at + 1..]) {
+            let mut budget = bytes.len() + SEARCH_BYTES_MAX;
+            match find_valid_line(&bytes[at + 1..], &mut budget) {
                 Some(next) => {
                     let next = at + 1 + next;
                     replay.damage = Some(format!(
                         "line {line_number} at byte {at} is damaged, a valid line follows at byte {next}"
                     ));
-                    if let Some(behind) = lines_behind(&bytes[next..]) {
+                    if let Some(behind) = lines_behind(&bytes[next..], &mut budget) {
                         replay.damaged_at = Some(at as u64);
                         replay.behind = behind;
                     }
@@ -489,8 +493,8 @@ fn replay<R: Line>(bytes: &[u8]) -> RecordReplay<R> {
 }
 
 /// The records of all valid lines of `bytes`, whatever lies between them. `None`: there are more gaps than an append leaves
-/// behind, or lines that this version cannot read.
-fn lines_behind<R: Line>(bytes: &[u8]) -> Option<Vec<R>> {
+/// behind, or lines that this version cannot read, or more to checksum than `budget`.
+fn lines_behind<R: Line>(bytes: &[u8], budget: &mut usize) -> Option<Vec<R>> {
     let (mut at, mut found, mut gaps) = (0, Vec::new(), 0);
     while at < bytes.len() {
         match valid_line(&bytes[at..]) {
@@ -498,8 +502,8 @@ fn lines_behind<R: Line>(bytes: &[u8]) -> Option<Vec<R>> {
                 found.push(decode(json).ok()?);
                 at += HEAD_BYTES + json.len() + 1;
             }
-            None if gaps == GAPS_MAX => return None,
-            None => match find_valid_line(&bytes[at + 1..]) {
+            None if gaps == GAPS_MAX || *budget == 0 => return None,
+            None => match find_valid_line(&bytes[at + 1..], budget) {
                 Some(next) => (at, gaps) = (at + 1 + next, gaps + 1),
                 None => break,
             },
