@@ -33,7 +33,7 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Runs a target; says with which input it fails.
-fn run(name: &str, target: fn(&[u8]), what: &str, input: &[u8]) {
+fn run(name: &str, target: targets::Check, what: &str, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| target(input))).is_err() {
         let path = std::env::temp_dir().join(format!("bosfs-fuzz-{name}"));
         std::fs::write(&path, input).unwrap();

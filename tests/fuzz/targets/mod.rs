@@ -14,8 +14,11 @@ pub mod posix_meta;
 pub mod request;
 pub mod settings;
 
+/// Takes any bytes.
+pub type Check = fn(&[u8]);
+
 /// Every target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, Check); 9] = [
     ("answer", answer::check),
     ("journal", journal::check),
     ("listing", listing::check),
