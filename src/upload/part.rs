@@ -202,14 +202,33 @@ impl DirtyFile {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(e) => Err(std::io::Error::other(e)),
             })
-            .map_err(|e| Trouble::Again(format!("the spool cannot be read: {e}")))?;
+            .map_err(|e| self.unreadable(range, &e));
         let mut inner = self.lock();
         let live = inner.live.entry(number).or_default();
         if live.generation != generation {
+            // Also when it was cut while it was read.
             return Ok(None);
         }
+        let sum = sum?;
         live.sealed = Some((generation, sum));
         Ok(Some(sum))
+    }
+}
+
+impl DirtyFile {
+    /// The disk does not give bytes back that it took. Trying again does not help; the file fails, and others go on.
+    fn unreadable(&self, range: ByteRange, error: &std::io::Error) -> Trouble {
+        let inner = self.lock();
+        let dir = inner.store.as_ref().map_or_else(String::new, |store| store.dir.display().to_string());
+        Trouble::Final {
+            errno: crate::journal::log::errno_of(error),
+            message: format!(
+                "{}: bytes {range:?} cannot be read back from the disk of --state-dir ({error}); nothing of this state was \
+                 published, and what can be read is kept in {dir}: see the system log about that disk, then `bosfs uploads \
+                 resume` or mount again, or write the file again",
+                inner.state.key
+            ),
+        }
     }
 }
 
