@@ -10,6 +10,7 @@ use super::args::UmountArgs;
 use super::exit::{CliError, Exit};
 use super::mount_point::{self, answered};
 use super::{interrupt, output, status};
+use crate::journal::state_dir::{Holder, read_holder};
 use crate::observe::control::{Answer, ControlClient, Request};
 use crate::observe::{StatusSnapshot, mount_table};
 use crate::upload::FileStatus;
@@ -43,13 +44,25 @@ pub fn run(args: &UmountArgs) -> Result<(), CliError> {
 /// Where the state directory of the mount at `dir` is: by asking the sessions of this user's state directories, or the
 /// mount itself. `None`: the mount is dead.
 fn state_dir_of(dir: &Path) -> Option<PathBuf> {
-    let held = status::known_state_dirs().into_iter().find(|state_dir| {
-        crate::journal::state_dir::read_holder(state_dir).is_some_and(|holder| {
-            holder.mount_point.as_deref() == Some(dir)
-                || ControlClient::status(state_dir).is_ok_and(|s| s.mount_point.as_deref() == Some(dir))
-        })
-    });
+    let shows =
+        |state_dir: &Path| ControlClient::status(state_dir).is_ok_and(|s| s.mount_point.as_deref() == Some(dir));
+    let held = held_for(dir, status::known_state_dirs(), read_holder, shows);
     held.or_else(|| snapshot_through(dir).map(|snapshot| snapshot.state_dir))
+}
+
+/// The one among `state_dirs` whose holder says that it is mounted at `dir`. `shows` asks a session itself, only where its
+/// holder does not say: it may be one that does not answer, and is nobody's business here.
+fn held_for(
+    dir: &Path,
+    state_dirs: Vec<PathBuf>,
+    holder: impl Fn(&Path) -> Option<Holder>,
+    shows: impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
+    let held: Vec<(PathBuf, Holder)> =
+        state_dirs.into_iter().filter_map(|path| holder(&path).map(|holder| (path, holder))).collect();
+    let named = held.iter().find(|(_, holder)| holder.mount_point.as_deref() == Some(dir));
+    let found = named.or_else(|| held.iter().find(|(path, holder)| holder.mount_point.is_none() && shows(path)));
+    found.map(|(path, _)| path.clone())
 }
 
 /// What the mount at `dir` says of itself in `.bosfs/status.json`; `None` when it does not answer.
@@ -231,6 +244,23 @@ fn is_running(pid: u32) -> bool {
 mod tests {
     use super::*;
     use crate::observe::tests::file;
+
+    #[test]
+    fn sessions_of_other_mounts_are_not_asked() {
+        let at = |dir: &str| Some(Holder::this_process(Some(dir.into()), None));
+        let holder = |path: &Path| match path.to_str() {
+            Some("other") => at("/other"),
+            Some("ours") => at("/ours"),
+            Some("unknown") => Some(Holder::this_process(None, None)),
+            _ => None,
+        };
+        let dirs = || ["free", "other", "unknown", "ours"].map(PathBuf::from).to_vec();
+        let held = |dir: &str, shows: &dyn Fn(&Path) -> bool| held_for(Path::new(dir), dirs(), holder, shows);
+        assert_eq!(held("/ours", &|path| panic!("{path:?} is asked")), Some("ours".into()));
+        let only_unknown = |path: &Path| path == Path::new("unknown") || panic!("{path:?} is asked");
+        assert_eq!(held("/elsewhere", &only_unknown), Some("unknown".into()));
+        assert_eq!(held("/elsewhere", &|_| false), None);
+    }
 
     #[test]
     fn zombies_have_ended() {

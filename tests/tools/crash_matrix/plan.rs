@@ -218,7 +218,7 @@ fn run_cell(cell: Cell, sources: &Sources) -> Done {
     let mut shown = Vec::new();
     for n in 0..cell.rounds {
         // One round of two has the fault once, the other one again and again.
-        let is_brief = (u64::from(n) + cell.seed) % 2 == 0;
+        let is_brief = (u64::from(n) + cell.seed).is_multiple_of(2);
         let seed = splitmix64(cell.seed ^ u64::from(n) << 40);
         let ask = Ask { fault: cell.fault, phase: cell.phase, seed, is_brief, sabotage: None };
         let round = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(ask, sources)));
