@@ -132,10 +132,30 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Hears of every key of a batch: whether it is gone.
     deleted: OnceLock<DeletedListener>,
+    followers: Option<RenameFollower>,
 }
 
 /// Hears of keys that were deleted later than they were removed here, and whether BOS did it.
 pub type DeletedListener = Box<dyn Fn(&str, bool) + Send + Sync>;
+
+/// An object that was renamed: everything is done but for what is dirty here under either name.
+#[derive(Clone, Debug)]
+pub struct RenamedObject {
+    /// Where it was.
+    pub from: ObjectKey,
+    /// Its ETag there.
+    pub from_etag: ETag,
+    /// Where it is.
+    pub to: ObjectKey,
+    /// Its ETag here.
+    pub etag: ETag,
+    /// The rename was begun by an earlier process: nobody has either name open.
+    pub recovered: bool,
+}
+
+/// Journals what a rename means for files that are dirty under either name, before the journal of the rename goes. May be
+/// called again for the same rename after a crash.
+pub type RenameFollower = Box<dyn Fn(&RenamedObject) -> Result<(), WriteError> + Send + Sync>;
 
 /// All moves of one mount.
 pub struct Moves {
@@ -148,11 +168,16 @@ impl Moves {
     ///
     /// # Errors
     /// When the state directory cannot be read. A single damaged journal is no error: it is listed as failed.
-    pub fn start(client: BosClient, state_dir: Arc<StateDir>, copies_max: usize) -> io::Result<Arc<Self>> {
-        Self::start_with(client, state_dir, copies_max, CopySizes::default())
+    pub fn start(
+        client: BosClient,
+        state_dir: Arc<StateDir>,
+        copies_max: usize,
+        follower: RenameFollower,
+    ) -> io::Result<Arc<Self>> {
+        Self::start_with(client, state_dir, copies_max, CopySizes::default(), Some(follower))
     }
 
-    /// As [`Moves::start`] with other sizes.
+    /// As [`Moves::start`] with other sizes, and with or without somebody who has dirty files.
     ///
     /// # Errors
     /// See [`Moves::start`].
@@ -161,6 +186,7 @@ impl Moves {
         state_dir: Arc<StateDir>,
         copies_max: usize,
         sizes: CopySizes,
+        followers: Option<RenameFollower>,
     ) -> io::Result<Arc<Self>> {
         let copies_max = copies_max.max(1);
         let shared = Arc::new(Shared {
@@ -176,6 +202,7 @@ impl Moves {
             changed: watch::Sender::new(0),
             queue: Mutex::default(),
             deleted: OnceLock::new(),
+            followers,
             state_dir: state_dir.clone(),
         });
         for dir in state_dir.moves()? {

@@ -48,7 +48,7 @@ impl Bench {
     }
 
     fn start(&self) -> Arc<Moves> {
-        Moves::start_with(self.client.clone(), self.state_dir(), 8, SMALL).unwrap()
+        Moves::start_with(self.client.clone(), self.state_dir(), 8, SMALL, None).unwrap()
     }
 
     /// A journal with these lines, as a killed process leaves it; then a start that has finished with it.

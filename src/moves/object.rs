@@ -1,10 +1,10 @@
 //! One object gets another key; two objects change places.
 
-use super::Renamed;
 use super::copy::{CopyJob, CopyTrouble, Made};
 use super::record::MoveRecord;
 use super::running::Move;
 use super::state::{Copy, Kind, SourceFound, judge_source};
+use super::{Renamed, RenamedObject};
 use crate::bos::client::ObjectHeaders;
 use crate::fail_point::fail_point;
 use crate::object::{BaseObject, Condition, ETag, ObjectKey};
@@ -56,6 +56,10 @@ impl Move {
         };
         fail_point!("moves.copied");
         self.remove_source(&from, &to, &copied, just_seen).await?;
+        if let Some(follow) = &self.shared.followers {
+            let (from_etag, etag) = (copied.from_etag.clone(), copied.etag.clone());
+            follow(&RenamedObject { from, from_etag, to, etag, recovered: self.recovered }).map_err(Ended::Kept)?;
+        }
         Ok(Renamed { etag: copied.etag, last_modified })
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{Inner, Removal};
+use super::registry::Uploads;
 use super::state::{Carried, Stage};
 use super::{Published, WriteError};
 use crate::bos::BosErrorKind;
@@ -99,6 +100,9 @@ impl DirtyFile {
         let mut inner = self.lock();
         let old = inner.state.key.clone();
         let Some(base) = inner.state.base.clone() else { return Ok(()) };
+        if old == *key && base.key.is_none() && base.etag == *etag {
+            return Ok(());
+        }
         let base = BaseObject::own(etag.clone(), base.size);
         let record =
             Record::Renamed { key: key.clone(), condition: Condition::Matches(etag.clone()), base: Some(base) };
@@ -344,6 +348,8 @@ impl DirtyFile {
                 inner.state.discarded = true;
             }
             inner.removal = if keep { Removal::Orphaned } else { Removal::Wanted };
+        } else if inner.removal == Removal::Orphaned && !keep {
+            inner.removal = Removal::Wanted;
         }
         self.shared.forget(self, &inner.state.key);
         drop(inner);
@@ -419,6 +425,37 @@ impl DirtyFile {
         inner.reconcile = false;
         inner.resend();
         Ok(())
+    }
+}
+
+impl Uploads {
+    /// An object was renamed (each side: key and ETag there): what is dirty over it goes along, and what is dirty under the
+    /// name that it took is given up. Journaled before the rename leaves its own journal, so that a crash in between ends on
+    /// the same side. `recovered`: nobody has either name open.
+    ///
+    /// # Errors
+    /// When a journal cannot be written.
+    pub fn follow_rename(
+        &self,
+        (from, from_etag): (&ObjectKey, &ETag),
+        (to, to_etag): (&ObjectKey, &ETag),
+        recovered: bool,
+    ) -> Result<(), WriteError> {
+        let over = |file: &Arc<DirtyFile>, etag: &ETag| {
+            file.lock().state.base.as_ref().is_some_and(|base| base.key.is_none() && base.etag == *etag)
+        };
+        let moving = self.find(from).filter(|file| over(file, from_etag));
+        if let Some(there) = self.find(to) {
+            // After a crash behind these lines it is the renamed file itself.
+            let followed = moving.is_none() && over(&there, to_etag);
+            if !followed && there.displace(!recovered)? == Displaced::Busy {
+                log::warn!("{to}: it was replaced by a rename while it was being published");
+            }
+        }
+        match moving {
+            Some(file) => file.moved(to, to_etag),
+            None => Ok(()),
+        }
     }
 }
 

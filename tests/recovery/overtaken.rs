@@ -112,6 +112,109 @@ fn an_upload_that_somebody_aborted_does_not_publish_what_is_being_written() {
 /// A `write` that was cut off by a kill within a block may leave the bytes that it brought up to the end of that block,
 /// but no zeros behind them; a size that was set by `ftruncate` stays.
 #[test]
+fn bytes_changed_while_their_part_was_on_its_way_are_published_after_a_kill() {
+    let world = World::new();
+    let mut mount = world.mount(&["--part-size", "5MiB"]);
+    let sent = world.proxy.hold(When::call(Call::UploadPart).key(KEY).part(1).once(), HoldAt::BeforeAnswer);
+    let mut bytes = random_bytes(5, LEN);
+    let file = OpenOptions::new().create_new(true).write(true).open(mount.path(KEY)).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    assert!(sent.wait_hit(WAIT), "{}", mount.log_text());
+    file.write_all_at(b"changed", 10).unwrap();
+    bytes[10..17].copy_from_slice(b"changed");
+    mount.kill();
+    drop(file);
+    world.proxy.clear_rules();
+    world.wait_quiet();
+    mount.remount().unwrap();
+    assert!(std::fs::read(mount.path(KEY)).unwrap() == bytes);
+    // Somebody goes on at the end and closes.
+    let file = OpenOptions::new().write(true).open(mount.path(KEY)).unwrap();
+    file.write_all_at(b"!", LEN as u64).unwrap();
+    bytes.push(b'!');
+    drop(file);
+    world.wait_object(KEY, bytes.len() as u64, WAIT);
+    assert!(world.bucket.get(KEY).unwrap() == bytes, "{}", mount.log_text());
+}
+
+/// `from` is renamed to `to`, and bosfs is killed while a request of that is held.
+fn rename_killed_at(world: &World, mount: &mut Mounted, from: &str, to: &str, call: Call, at: HoldAt) {
+    let held = world.proxy.hold(When::call(call).once(), at);
+    let (from, to) = (mount.path(from), mount.path(to));
+    let renaming = std::thread::spawn(move || std::fs::rename(from, to));
+    assert!(held.wait_hit(WAIT), "{}", mount.log_text());
+    mount.kill();
+    renaming.join().unwrap().unwrap_err();
+    world.proxy.clear_rules();
+    world.wait_quiet();
+    mount.remount().unwrap();
+}
+
+/// Waits until `name` has these bytes.
+fn wait_shown(mount: &Mounted, name: &str, bytes: &[u8]) {
+    let end = Instant::now() + WAIT;
+    loop {
+        let shown = std::fs::read(mount.path(name));
+        if shown.as_ref().is_ok_and(|shown| shown == bytes) {
+            return;
+        }
+        let size = shown.map(|shown| shown.len());
+        assert!(Instant::now() < end, "{name} is {size:?}\n{}", mount.log_text());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_rename_over_a_file_that_is_being_written_ends_on_the_new_side_after_a_kill() {
+    for at in [HoldAt::BeforeForward, HoldAt::BeforeAnswer] {
+        let world = World::new();
+        let mut mount = world.mount(&[]);
+        std::fs::write(mount.path("new"), b"the new content").unwrap();
+        std::fs::write(mount.path(KEY), random_bytes(7, 30_000)).unwrap();
+        let file = OpenOptions::new().write(true).open(mount.path(KEY)).unwrap();
+        file.write_all_at(b"not closed", 9000).unwrap();
+        rename_killed_at(&world, &mut mount, "new", KEY, Call::DeleteObject, at);
+        drop(file);
+        wait_shown(&mount, KEY, b"the new content");
+        wait_no_journal(&world);
+        assert!(!mount.path("new").exists());
+        assert_eq!(world.bucket.list("").unwrap(), [KEY]);
+        assert_eq!(world.bucket.get(KEY).unwrap(), b"the new content");
+    }
+}
+
+#[test]
+fn what_is_being_written_goes_along_with_a_rename_that_a_kill_cut_off() {
+    let moments = [
+        (Call::CopyObject, HoldAt::BeforeForward),
+        (Call::CopyObject, HoldAt::BeforeAnswer),
+        (Call::DeleteObject, HoldAt::BeforeForward),
+        (Call::DeleteObject, HoldAt::BeforeAnswer),
+    ];
+    for (call, at) in moments {
+        let world = World::new();
+        let mut mount = world.mount(&[]);
+        let mut bytes = random_bytes(8, 30_000);
+        std::fs::write(mount.path("old"), &bytes).unwrap();
+        let file = OpenOptions::new().write(true).open(mount.path("old")).unwrap();
+        file.write_all_at(b"not closed", 9000).unwrap();
+        rename_killed_at(&world, &mut mount, "old", KEY, call, at);
+        drop(file);
+        let closed = bytes.clone();
+        bytes[9000..9010].copy_from_slice(b"not closed");
+        wait_shown(&mount, KEY, &bytes);
+        assert!(!mount.path("old").exists(), "{call} {at:?}");
+        assert_eq!(world.bucket.list("").unwrap(), [KEY], "{call} {at:?}");
+        assert!(world.bucket.get(KEY).unwrap() == closed, "published without a close");
+        // Somebody goes on with it.
+        OpenOptions::new().write(true).open(mount.path(KEY)).unwrap().write_all_at(b"closed now", 0).unwrap();
+        bytes[..10].copy_from_slice(b"closed now");
+        wait_no_journal(&world);
+        assert!(world.bucket.get(KEY).unwrap() == bytes, "{}", mount.log_text());
+    }
+}
+
+#[test]
 fn a_write_that_was_cut_off_leaves_no_zeros_at_the_end() {
     let world = World::new();
     let mut mount = world.mount(&ARGS);

@@ -443,6 +443,11 @@ impl Round<'_> {
         }
         let renames = cut.iter().flatten().any(|in_flight| matches!(in_flight.op, Op::Rename { .. }));
         let end = Instant::now() + if renames { RECOVERED_WITHIN } else { Duration::ZERO };
+        // A rename that was cut off is finished or taken back behind the mount: until then names may change their side.
+        let moves = self.spec.state_dir.join("moves");
+        while renames && std::fs::read_dir(&moves).is_ok_and(|mut left| left.next().is_some()) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         loop {
             let dir = self.spec.dir.clone();
             let looked = look::mount(&dir, WITHIN).and_then(|tree| {
