@@ -24,6 +24,9 @@ const ASKED: Duration = Duration::from_secs(60);
 /// What a call may take that needs nobody.
 const LOCAL: Duration = Duration::from_secs(20);
 
+/// What is called, with what, and whether the answer is as it must be.
+type Probe = (&'static str, Value, fn(&Given) -> bool);
+
 /// Calls of one [`probe`].
 const PROBES: usize = 14;
 
@@ -87,7 +90,7 @@ fn tried(sampler: &Sampler, order: Value) -> (Given, Duration) {
 /// What can be asked at any time of the outage, all of it side by side. Returns how long the slowest took.
 fn probe(sampler: &Sampler, mount: &Mounted) -> Duration {
     let path = |name: &str| mount.path(name);
-    let asks: [(&str, Value, fn(&Given) -> bool); PROBES] = [
+    let asks: [Probe; PROBES] = [
         ("ls of a known folder", on("list", &path("known")), |given| {
             *given == Ok(json!(["a", "b"])) || is_honest(given)
         }),

@@ -167,13 +167,11 @@ impl Published {
 
     /// Expects one byte to be other than it is, of an object that can only be one thing.
     pub fn flip_a_byte(&mut self) -> bool {
-        for states in self.0.values_mut().filter(|states| states.settled.len() == 1) {
-            for body in states.settled.iter_mut().flatten().filter(|body| !body.is_empty()) {
-                Arc::make_mut(body)[0] ^= 1;
-                return true;
-            }
-        }
-        false
+        let certain = self.0.values_mut().filter(|states| states.settled.len() == 1);
+        let mut bodies = certain.flat_map(|states| states.settled.iter_mut().flatten()).filter(|body| !body.is_empty());
+        let Some(body) = bodies.next() else { return false };
+        Arc::make_mut(body)[0] ^= 1;
+        true
     }
 }
 

@@ -126,7 +126,7 @@ impl Lane {
     /// A name for a file, mostly in the lane's own directory.
     fn place(&self, name: u64, dir: u64) -> String {
         let dirs = self.dirs();
-        let dir = if dir % 3 == 0 { &dirs[(dir / 3) as usize % dirs.len()] } else { &self.root };
+        let dir = if dir.is_multiple_of(3) { &dirs[(dir / 3) as usize % dirs.len()] } else { &self.root };
         format!("{dir}/{}", FILES[name as usize % FILES.len()])
     }
 

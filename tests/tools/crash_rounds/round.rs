@@ -354,11 +354,9 @@ impl Round<'_> {
             cut[lane] = self.returned(&reply)?;
         }
         self.place.proxy.clear_rules();
-        for lane in 0..self.lanes.len() {
-            if self.lanes[lane].slots.iter().any(Option::is_some) {
-                self.send(lane, Op::Forget)?;
-                self.wait_lane(lane, None)?;
-            } else if matches!(&cut[lane], Some(InFlight { op: Op::Create { .. } | Op::Open { .. }, .. })) {
+        for (lane, cut) in cut.iter().enumerate() {
+            let opening = matches!(cut, Some(InFlight { op: Op::Create { .. } | Op::Open { .. }, .. }));
+            if opening || self.lanes[lane].slots.iter().any(Option::is_some) {
                 self.send(lane, Op::Forget)?;
                 self.wait_lane(lane, None)?;
             }
@@ -450,7 +448,7 @@ impl Round<'_> {
         }
         loop {
             let dir = self.spec.dir.clone();
-            let looked = look::mount(&dir, WITHIN).and_then(|tree| {
+            let looked = look::mount(&dir, WITHIN).map(|tree| {
                 let mut wrong = Vec::new();
                 let mut lost = 0;
                 let mut next = Vec::new();
@@ -465,7 +463,7 @@ impl Round<'_> {
                         }
                     }
                 }
-                Ok((next, wrong, lost))
+                (next, wrong, lost)
             });
             match looked {
                 Ok((next, wrong, _)) if wrong.is_empty() => {
