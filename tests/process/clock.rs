@@ -134,6 +134,10 @@ fn a_clock_that_jumped_between_two_mounts_harms_nothing() {
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "21", "{output:?}");
     };
     look(&mount);
+    // What was seen is on disk after an unmount; after a kill perhaps not.
+    let unmounted = mount.umount(WAIT);
+    assert!(unmounted.status.success(), "{unmounted:?}");
+    mount = self::mount(&world, &ARGS);
     let writer = crate::writing(&world, &mount, &source, 2);
     mount.kill();
     drop(writer);
