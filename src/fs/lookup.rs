@@ -221,8 +221,11 @@ impl Fs {
         let kind = kind_of(file.attrs().mode);
         let node = self.inodes.enter(dir, name, kind, || Body::new(Content::Dirty(file.clone())));
         let mut state = node.body.state.lock();
-        if state.writers == 0 {
+        let known = matches!(&state.content, Content::Dirty(known) if Arc::ptr_eq(known, &file));
+        if state.writers == 0 && !known {
             state.content = Content::Dirty(file);
+            // Pages that the kernel has of the object are not those of the file.
+            state.epoch += 1;
         }
         drop(state);
         self.looked(node)
