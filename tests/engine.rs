@@ -288,6 +288,13 @@ async fn a_closed_file_is_finished_by_the_next_start_alone() {
         FileAttrs { mtime: uploads.files()[0].attrs().mtime, ..ATTRS }
     );
     assert!(uploads.drain().await.is_empty());
+    // Whoever comes later to hear of publications is told of it.
+    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let teller = told.clone();
+    uploads.on_published(Box::new(move |key, published| {
+        teller.lock().unwrap().push((key.to_string(), published.size));
+    }));
+    assert_eq!(*told.lock().unwrap(), [("d/wb".to_owned(), content.len() as u64)]);
     assert_eq!(bench.get("d/wb").await.unwrap(), content);
     assert_eq!(bench.requests("InitiateMultipartUpload"), 1);
     until("journal gone", || gone(&bench.state)).await;

@@ -84,6 +84,9 @@ pub(super) struct Shared {
     /// Files without a name whose object has still to go, by the key of that object.
     removals: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
     listener: OnceLock<Listener>,
+    /// What was stored before there was a listener: recovery begins before anything else of the mount is made. `None` since
+    /// there is one.
+    untold: Mutex<Option<Vec<(ObjectKey, Published)>>>,
     finished: Mutex<VecDeque<FileStatus>>,
     damaged: Mutex<Vec<FileStatus>>,
     adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
@@ -162,6 +165,7 @@ impl Uploads {
             removals: Mutex::default(),
             forget_above: AtomicUsize::new(REMEMBERED_MAX),
             listener: OnceLock::new(),
+            untold: Mutex::new(Some(Vec::new())),
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
@@ -277,8 +281,13 @@ impl Uploads {
         Ok(self.shared.adoptable.lock().len())
     }
 
-    /// Calls `listener` for every object that is stored from now on; the first listener stays.
+    /// Calls `listener` for every object that was stored since the start; the first listener stays.
     pub fn on_published(&self, listener: Listener) {
+        // What is stored meanwhile waits, so that a key's publications are told in their order.
+        let mut untold = self.shared.untold.lock();
+        for (key, published) in untold.take().into_iter().flatten() {
+            listener(&key, &published);
+        }
         let _ = self.shared.listener.set(listener);
     }
 
@@ -530,6 +539,10 @@ impl Shared {
 
     /// An object of this mount is stored; not to be called with a file's lock held.
     pub(super) fn tell_published(&self, key: &ObjectKey, published: &Published) {
+        if let Some(untold) = self.untold.lock().as_mut() {
+            untold.push((key.clone(), published.clone()));
+            return;
+        }
         if let Some(listener) = self.listener.get() {
             listener(key, published);
         }

@@ -41,6 +41,8 @@ fn journal_of(place: &Place, key: &str) -> String {
     dir.file_name().unwrap().to_string_lossy().into_owned()
 }
 
+/// A spool that cannot be read makes its file `failed`, told with its key; bytes beside the bad ones are readable, the
+/// bad ones give EIO, other files are published, and the next mount finishes the file once the disk reads again.
 #[test]
 fn a_spool_that_cannot_be_read_fails_its_file_alone() {
     let place = Place::new().unwrap();
@@ -74,6 +76,8 @@ fn a_spool_that_cannot_be_read_fails_its_file_alone() {
     place.world.assert_object_is_file("file a", &place.world.path("file a"));
 }
 
+/// A map or journal that cannot be read at a mount makes its file `failed` and keeps its bytes; other files are
+/// published, and a mount on the healed disk finishes it.
 #[test]
 fn a_map_or_journal_that_cannot_be_read_fails_its_file_alone() {
     for name in ["map", "journal"] {
@@ -118,6 +122,7 @@ fn a_failed_sync_is_not_made_good_by_a_later_one() {
     }
 }
 
+/// After an `fsync` that the disk failed, every further `fsync` of the same bytes gives EIO until they are in BOS.
 #[test]
 fn two_programs_are_told_of_a_failed_sync() {
     let place = Place::new().unwrap();
@@ -143,6 +148,7 @@ fn two_programs_are_told_of_a_failed_sync() {
     crate::support::mounted::within(Duration::from_secs(60), "fsync", move || file.sync_all()).unwrap();
 }
 
+/// A write-back `close` gives EIO when the local disk cannot sync; the upload goes on behind.
 #[test]
 fn a_close_with_write_back_fails_when_the_disk_cannot_sync() {
     let place = Place::new().unwrap();

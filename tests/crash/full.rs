@@ -88,6 +88,8 @@ fn at_every_write_of_a_write_back_copy() {
     assert!(hit >= 3, "full only {hit} times");
 }
 
+/// A full disk that takes a write only in part gives ENOSPC or a complete copy, and once there is room the same copy
+/// ends well.
 #[test]
 fn at_a_write_that_is_taken_in_part() {
     for path in ["/spool", "/map", "/journal"] {
@@ -113,6 +115,7 @@ fn at_a_write_that_is_taken_in_part() {
     }
 }
 
+/// A mount whose state directory has no room says that the disk is full and names `--state-dir`.
 #[test]
 fn a_mount_says_that_the_disk_is_full() {
     let place = Place::new().unwrap();
@@ -161,6 +164,8 @@ fn fill(dir: &Path) -> std::path::PathBuf {
     path
 }
 
+/// A file larger than the local disk can be copied in, since its sent parts make room; when somebody else fills the
+/// disk, the copy of a file gives ENOSPC, and ends well once there is room.
 #[test]
 fn a_real_disk_of_64_mib() {
     let world = World::new();

@@ -20,6 +20,7 @@ fn sample(story: Story, first: u64, step: u64) {
     assert!(sum.fired >= 2, "cut off only {} times", sum.fired);
 }
 
+/// After power loss a file whose write-back `close` returned 0 is published whole, or was already.
 #[test]
 fn at_a_close_with_write_back() {
     sample(Story::CloseWriteBack, 3, 11);
@@ -40,10 +41,14 @@ fn at_a_close_of_a_small_file() {
 fn at_a_close_after_an_fsync() {
     sample(Story::FsyncSmall, 4, 5);
 }
+/// After power loss the bytes of a new file that `fsync` returned for are shown, and what was not synced is old, new
+/// or an error, never something else.
 #[test]
 fn at_an_fsync_of_a_new_file() {
     sample(Story::FsyncNew, 10, 8);
 }
+/// After power loss a change in an object that `fsync` returned for is shown, and a change that was not synced leaves
+/// the object's own bytes or an error.
 #[test]
 fn at_an_fsync_in_an_object() {
     sample(Story::FsyncOver, 1, 4);

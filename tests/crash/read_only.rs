@@ -8,6 +8,7 @@ use crate::support::disk::fault::{DiskFault, DiskWhen, Kind};
 use crate::support::files::random_bytes;
 use crate::support::mounted::within;
 
+/// A mount whose state directory cannot be written says so and names `--state-dir`.
 #[test]
 fn a_mount_on_a_read_only_disk_says_so() {
     for first in [true, false] {
@@ -25,6 +26,8 @@ fn a_mount_on_a_read_only_disk_says_so() {
     }
 }
 
+/// On a disk that turns read-only `write` and `open` of a new file give EROFS, what was accepted stays readable, and
+/// after a remount on a writable disk the same copy ends well.
 #[test]
 fn a_disk_that_turns_read_only_refuses_writes_and_keeps_what_it_has() {
     let place = Place::new().unwrap();
@@ -53,6 +56,8 @@ fn a_disk_that_turns_read_only_refuses_writes_and_keeps_what_it_has() {
     place.world.assert_object_is_file(KEY, &source);
 }
 
+/// When the state directory is removed under a mount, new files are refused, nothing hangs, and no object that is not
+/// whole appears.
 #[test]
 fn a_state_directory_that_is_removed_is_an_error_and_no_hang() {
     let place = Place::new().unwrap();

@@ -271,7 +271,8 @@ fn a_refused_publication_fails_the_close_and_keeps_the_bytes() {
     assert_eq!(world.proxy.counts().parts_accepted_twice("f"), [] as [u32; 0]);
 }
 
-/// The writer is let go on: what is kept is the whole file, and the next mount publishes nothing less.
+/// When BOS refuses a file while it is written, the writer is let go on and its `close` fails: what is kept is the
+/// whole file, and the next mount publishes nothing less.
 #[test]
 fn a_refusal_while_a_file_is_written_is_told_by_its_close_and_the_file_is_kept_whole() {
     for call in [Call::Initiate, Call::UploadPart] {

@@ -109,8 +109,8 @@ fn an_upload_that_somebody_aborted_does_not_publish_what_is_being_written() {
     }
 }
 
-/// A `write` that was cut off by a kill within a block may leave the bytes that it brought up to the end of that block,
-/// but no zeros behind them; a size that was set by `ftruncate` stays.
+/// Bytes changed while their part was on its way and unanswered are in the published object, also when bosfs was
+/// killed before the answer.
 #[test]
 fn bytes_changed_while_their_part_was_on_its_way_are_published_after_a_kill() {
     let world = World::new();
@@ -214,6 +214,8 @@ fn what_is_being_written_goes_along_with_a_rename_that_a_kill_cut_off() {
     }
 }
 
+/// A `write` that was cut off by a kill within a block may leave the bytes that it brought up to the end of that
+/// block, but no zeros behind them; a size that was set by `ftruncate` stays.
 #[test]
 fn a_write_that_was_cut_off_leaves_no_zeros_at_the_end() {
     let world = World::new();

@@ -139,8 +139,8 @@ fn changed_in_the_middle(world: &World, mount: &Mounted, then: impl FnOnce(&Worl
     actor.answer("close")
 }
 
-/// A conflict whose unchanged bytes went with the replaced object cannot be forced: the refusal says so, and the
-/// changed bytes are kept.
+/// A change in the middle of an object that somebody else replaces or deletes before it is published is a conflict:
+/// nothing is overwritten and the changed bytes are kept.
 #[test]
 fn a_change_in_the_middle_of_an_object_that_goes_is_a_conflict() {
     for (size, held) in [(100_000, Call::GetObject), (3 * PART as usize, Call::Initiate)] {
@@ -173,6 +173,8 @@ fn a_change_in_the_middle_of_an_object_that_goes_is_a_conflict() {
     }
 }
 
+/// A conflict whose unchanged bytes went with the replaced object cannot be forced: the refusal says so, and the
+/// changed bytes are kept.
 #[test]
 fn force_says_so_when_bytes_that_were_never_read_went_with_the_base() {
     let (world, mut mount) = over_a_base(&["--part-size", "5MiB"]);

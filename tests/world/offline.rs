@@ -314,8 +314,7 @@ fn a_refused_line_is_ridden_out() {
     ride_out(Outage::Refused);
 }
 
-/// Without a line `bosfs mount` exits 6 and says how many files wait in the journal; `bosfs status` of the state
-/// directory names them, and a mount with a line publishes them.
+/// Without a line a writer whose spool is full waits until the line is back, also when it is the only one.
 #[test]
 fn the_only_writer_of_a_mount_waits_for_the_line_when_its_spool_is_full() {
     for write_back in [false, true] {
@@ -339,6 +338,8 @@ fn the_only_writer_of_a_mount_waits_for_the_line_when_its_spool_is_full() {
     }
 }
 
+/// Without a line `bosfs mount` exits 6 and says how many files wait in the journal; `bosfs status` of the state
+/// directory names them, and a mount with a line publishes them.
 #[test]
 fn a_mount_without_a_line_says_so_and_the_journal_shows_what_waits() {
     for outage in [Outage::Dead, Outage::Refused] {
