@@ -12,7 +12,7 @@ use bosfs::journal::state_dir::Identity;
 use bosfs::journal::{Record, StateDir};
 use bosfs::object::{BaseObject, Condition, FileAttrs, ObjectKey, Timestamp};
 use bosfs::serve::{ServeOptions, Server, ServerHandle, Variants};
-use bosfs::upload::{DirtyFile, InterruptedPolicy, Opening, UploadOptions, Uploads, WriteError, WriterEnd};
+use bosfs::upload::{DirtyFile, InterruptedPolicy, Opening, Temporary, UploadOptions, Uploads, WriteError, WriterEnd};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -298,6 +298,25 @@ async fn a_closed_file_is_finished_by_the_next_start_alone() {
     assert_eq!(bench.get("d/wb").await.unwrap(), content);
     assert_eq!(bench.requests("InitiateMultipartUpload"), 1);
     until("journal gone", || gone(&bench.state)).await;
+    uploads.stop().await;
+}
+
+/// A small temporary that was closed is published as it was closed when another program opens it, also if that one is
+/// killed before it wrote anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_file_that_is_opened_again_is_published_as_it_was_closed() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    let file = uploads.open(Opening { temporary: Some(Temporary::Small), ..new_file("notes.part") }).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, b"closed").await;
+    file.publish().await.unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    assert_eq!(file.status(false).state, "parked");
+    file.add_writer().unwrap();
+    file.remove_writer(WriterEnd::Killed { process: "cp".into(), pid: 1, signal: 9 });
+    assert!(uploads.drain().await.is_empty());
+    assert_eq!(bench.get("notes.part").await.unwrap(), b"closed");
     uploads.stop().await;
 }
 

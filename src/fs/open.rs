@@ -10,7 +10,7 @@ use super::attr::{Content, Node, published_object, without_privileges};
 use super::error::{FsError, FsResult};
 use super::handles::{OpenFile, Writer};
 use super::process;
-use super::verdict::WriterVerdict;
+use super::verdict::{Flusher, WriterVerdict};
 use super::{Caller, Fs};
 use crate::namespace::inode::Kind;
 use crate::object::{BaseObject, Condition};
@@ -201,6 +201,26 @@ impl Fs {
         };
         file.remove_writer(end);
         node.body.state.lock().settle(true);
+    }
+
+    /// As [`Fs::release`], of a handle that its opener never got, because it left while it waited. If it was killed, what
+    /// the opening did (a truncation, a new file) is the work of a killed writer.
+    pub fn abandon(&self, fh: u64) -> Option<Orphan> {
+        if let Some(open) = self.files.get(fh)
+            && let Some(writer) = &open.writer
+        {
+            let killed = match process::process_state(writer.opener_tid) {
+                Some(state) => state.killed_by.map(|signal| (state.name, signal)),
+                // It cannot have ended by itself: it was in this call.
+                None => Some(("a program".to_owned(), libc::SIGKILL)),
+            };
+            let mut verdict = writer.verdict.lock();
+            let process = verdict.opener();
+            if killed.is_some() {
+                verdict.on_flush(&Flusher { process, killed });
+            }
+        }
+        self.release(fh)
     }
 
     /// `release`: the last duplicate of a handle is gone. Never waits.

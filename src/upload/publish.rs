@@ -33,14 +33,21 @@ impl DirtyFile {
     /// When the journal cannot be written.
     pub fn add_writer(self: &Arc<Self>) -> Result<(), WriteError> {
         let mut inner = self.lock();
-        inner.writers += 1;
-        if inner.state.parked {
-            // Whoever opens it again does not do what it was parked for.
+        let parked = inner.state.parked;
+        if parked {
+            // Whoever opens it again does not do what it was parked for; what was closed is published, whatever becomes of
+            // the new writer.
             inner.temporary = None;
             inner.parked_until = None;
+            self.begin_publication(&mut inner, true)?;
         }
         if inner.state.interrupted.is_some() || inner.state.parked {
             self.append(&mut inner, &Record::Reopened)?;
+        }
+        inner.writers += 1;
+        drop(inner);
+        if parked {
+            self.start_driver();
         }
         Ok(())
     }

@@ -226,3 +226,24 @@ fn fsync_to_bos_leaves_every_byte_in_parts() {
         assert!(bucket.head("f").unwrap().is_none(), "fsync published");
     });
 }
+
+/// A program that is killed while it waits in `open` with O_TRUNC publishes nothing: the object stays what was closed
+/// before.
+#[test]
+fn a_program_killed_in_a_truncating_open_publishes_nothing() {
+    let world = World::new();
+    let mount = world.mount(&["--write-back"]);
+    let put = world.proxy.hold(When::call(Call::PutObject).key("f").once(), HoldAt::BeforeAnswer);
+    std::fs::write(mount.path("f"), b"closed before").unwrap();
+    assert!(put.wait_hit(WAIT));
+    let mut child = Command::new("sh").arg("-c").arg(format!(": > {}", mount.path("f").display())).spawn().unwrap();
+    // It hangs in its open as long as the file is on its way.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(child.try_wait().unwrap().is_none(), "it does not wait");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    put.release();
+    mount.wait_state("f", WAIT, |entry| entry.is_some_and(|entry| entry["state"] == "interrupted"));
+    assert_eq!(world.bucket.get("f").unwrap(), b"closed before");
+    assert_eq!(world.proxy.counts().requests(Call::PutObject), 1);
+}
