@@ -160,6 +160,16 @@ impl State {
         }
     }
 
+    /// The name is that of a dirty file.
+    pub fn take_over(&mut self, file: Arc<DirtyFile>) {
+        let known = matches!(&self.content, Content::Dirty(known) if Arc::ptr_eq(known, &file));
+        if self.writers == 0 && !known {
+            self.content = Content::Dirty(file);
+            // Pages that the kernel has of the object are not those of the file.
+            self.epoch += 1;
+        }
+    }
+
     /// A dirty file whose last publication is proved, and that nobody writes, is its object again.
     /// `just_now`: it was published in the moment before, so that nobody else can have changed it unseen.
     pub fn settle(&mut self, just_now: bool) {

@@ -220,14 +220,7 @@ impl Fs {
     pub(super) fn enter_dirty(&self, dir: &Arc<Node>, name: &str, file: Arc<DirtyFile>) -> Looked<'_> {
         let kind = kind_of(file.attrs().mode);
         let node = self.inodes.enter(dir, name, kind, || Body::new(Content::Dirty(file.clone())));
-        let mut state = node.body.state.lock();
-        let known = matches!(&state.content, Content::Dirty(known) if Arc::ptr_eq(known, &file));
-        if state.writers == 0 && !known {
-            state.content = Content::Dirty(file);
-            // Pages that the kernel has of the object are not those of the file.
-            state.epoch += 1;
-        }
-        drop(state);
+        node.body.state.lock().take_over(file);
         self.looked(node)
     }
 
@@ -264,7 +257,17 @@ impl Fs {
             }
             matches!(state.content, Content::Dir(_))
         };
-        if is_dir { self.refresh_dir(node).await } else { self.confirm(node).await }
+        if is_dir {
+            return self.refresh_dir(node).await;
+        }
+        // A recovered rename may have given the name a dirty file. Who asks BOS over and over would never see it.
+        if let Some(file) = self.key_of(node).ok().and_then(|key| self.local(&key))
+            && kind_of(file.attrs().mode) == node.kind
+        {
+            node.body.state.lock().take_over(file);
+            return Ok(());
+        }
+        self.confirm(node).await
     }
 
     async fn refresh_dir(&self, node: &Arc<Node>) -> FsResult<()> {

@@ -236,7 +236,11 @@ impl Fs {
             return None;
         }
         match &state.content {
-            Content::Dirty(file) => Some(Orphan { node: open.node.clone(), file: file.clone() }),
+            Content::Dirty(file) => {
+                // At once, so that an unmount right behind the close waits for it; what fails is told by `bury`.
+                let _ = file.begin_unlink();
+                Some(Orphan { node: open.node.clone(), file: file.clone() })
+            }
             _ => None,
         }
     }

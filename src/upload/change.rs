@@ -110,6 +110,10 @@ impl DirtyFile {
     /// Journals that the parts of `range` are about to change, where that matters, and stops jobs that send them.
     pub(super) fn dirty_parts(&self, inner: &mut Inner, range: ByteRange) -> Result<(), WriteError> {
         let frozen = inner.state.keeps_changes();
+        if self.shared.options.write_back {
+            // Nobody waits for the state of a second close: the newer writer's close publishes in its place.
+            inner.publish_again = false;
+        }
         for number in inner.plan.parts_in(range) {
             let known = inner.state.parts.get(&number);
             let was_sent = known.is_some_and(|part| part.held.is_some() && !part.dirty);

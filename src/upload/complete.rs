@@ -125,6 +125,10 @@ impl DirtyFile {
         let size = stage.frozen().map_or(0, |frozen| frozen.size);
         let mut guard = self.lock();
         let inner = &mut *guard;
+        if inner.state.key != *key {
+            // A rename came in between: what was asked says nothing of the new name.
+            return Err(Trouble::Again(format!("it became {} while BOS was asked", inner.state.key)));
+        }
         match found(head.as_ref(), mark, size, sent_under) {
             Found::Ours { etag } => {
                 let publication = stage.frozen().map_or(0, |frozen| frozen.publication);
@@ -183,7 +187,7 @@ impl DirtyFile {
         let (synced, spool, size) = {
             let mut inner = self.lock();
             let ours = head.headers.metadata.get(MARK).and_then(|mark| mark.split_once('.'));
-            let ours = ours.is_some_and(|(journal, _)| journal == inner.state.journal_id);
+            let ours = ours.is_some_and(|(journal, _)| journal == inner.state.journal_id) && inner.state.key == *key;
             if !ours || !inner.inherited || inner.state.published.is_some() {
                 return Ok(false);
             }

@@ -73,6 +73,7 @@ impl DirtyFile {
                 spooled_bytes: 0,
                 last_published: None,
                 proved_at: None,
+                given_away: false,
                 stored_between: None,
                 meter: Default::default(),
                 suspect_base: false,
@@ -143,6 +144,7 @@ impl DirtyFile {
                 spooled_bytes,
                 last_published: None,
                 proved_at: None,
+                given_away: false,
                 stored_between: None,
                 meter: Default::default(),
                 suspect_base: false,
@@ -286,9 +288,11 @@ impl DirtyFile {
         self.lock().last_published.clone()
     }
 
-    /// When BOS confirmed the last publication; `None`: this mount has published nothing of it.
+    /// When BOS confirmed the last publication; `None`: this mount has published nothing of it under the name by which its
+    /// inode is known.
     pub fn proved_at(&self) -> Option<Instant> {
-        self.lock().proved_at
+        let inner = self.lock();
+        inner.proved_at.filter(|_| !inner.given_away)
     }
 
     /// Writes a line and applies it: the only way the state changes.

@@ -96,6 +96,8 @@ pub(super) struct Inner {
     pub(super) last_published: Option<Published>,
     /// When BOS confirmed it.
     pub(super) proved_at: Option<Instant>,
+    /// It was published under another name than the one by which inodes know it (`--as`).
+    pub(super) given_away: bool,
     /// Times of BOS between which the present publication was stored.
     pub(super) stored_between: Option<(i64, i64)>,
     pub(super) meter: super::meter::Meter,
@@ -173,8 +175,10 @@ impl Inner {
             return false;
         }
         let frozen = match &self.state.stage {
-            // From Complete on, BOS has every part of the frozen state.
-            Stage::Open | Stage::Completing { .. } | Stage::Completed { .. } => return false,
+            Stage::Open | Stage::Completed { .. } => return false,
+            // From Complete on, BOS has every part of the frozen state. Without an upload it is a copy of another object,
+            // which may have to be made once more.
+            Stage::Completing { .. } => return self.state.upload.is_none(),
             // Its one body is read while it is sent; bytes behind it in the same part would change the part's seal.
             Stage::Putting { .. } => return range.start < self.plan.first_bytes(),
             Stage::Closed(frozen) => frozen,

@@ -202,7 +202,15 @@ impl DirtyFile {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(e) => Err(std::io::Error::other(e)),
             })
-            .map_err(|e| self.unreadable(range, &e));
+            .map_err(|e| {
+                // No fault of the disk: the file was cut while it was read, perhaps emptied and filled anew.
+                let cut = e.kind() == std::io::ErrorKind::UnexpectedEof;
+                if cut {
+                    Trouble::Again(format!("{range:?} was cut while it was read"))
+                } else {
+                    self.unreadable(range, &e)
+                }
+            });
         let mut inner = self.lock();
         let live = inner.live.entry(number).or_default();
         if live.generation != generation {

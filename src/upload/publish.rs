@@ -488,26 +488,36 @@ impl DirtyFile {
     /// # Errors
     /// When the journal cannot be written, or BOS refuses for good.
     pub async fn unlink(self: &Arc<Self>) -> Result<(), WriteError> {
-        {
-            let mut inner = self.lock();
-            // A file whose name another one took leaves the object to that one.
-            if inner.state.discarded && inner.store.is_none() {
-                inner.removal = Removal::Done;
-                self.shared.removed(self, &inner.state.key);
-                return Ok(());
-            }
-            if !inner.state.discarded {
-                self.materialise(&mut inner)?;
-                if !inner.state.unlinked {
-                    self.append(&mut inner, &Record::Unlinked)?;
-                }
-            }
-            if inner.removal != Removal::Done {
-                inner.removal = Removal::Wanted;
-            }
-            inner.retry_at = None;
+        match self.begin_unlink()? {
+            true => self.wait_removed().await,
+            false => Ok(()),
         }
-        self.wait_removed().await
+    }
+
+    /// The first half of [`DirtyFile::unlink`], which does not wait for BOS: from here on whoever waits for this mount's work
+    /// waits for the removal, too. `false`: there is nothing to wait for.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn begin_unlink(self: &Arc<Self>) -> Result<bool, WriteError> {
+        let mut inner = self.lock();
+        // A file whose name another one took leaves the object to that one.
+        if inner.state.discarded && inner.store.is_none() {
+            inner.removal = Removal::Done;
+            self.shared.removed(self, &inner.state.key);
+            return Ok(false);
+        }
+        if !inner.state.discarded {
+            self.materialise(&mut inner)?;
+            if !inner.state.unlinked {
+                self.append(&mut inner, &Record::Unlinked)?;
+            }
+        }
+        if inner.removal != Removal::Done {
+            inner.removal = Removal::Wanted;
+        }
+        inner.retry_at = None;
+        Ok(true)
     }
 
     /// Gives up what was written since the last publication (`uploads abort`): aborts the upload and drops the local

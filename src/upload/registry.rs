@@ -462,7 +462,10 @@ impl Uploads {
             }
         }
         loop {
-            let pending = self.files().into_iter().find(|file| {
+            let mut files = self.files();
+            // Those that have no name any more, and objects that have to go.
+            files.extend(self.shared.removals.lock().values().cloned());
+            let pending = files.into_iter().find(|file| {
                 let inner = file.lock();
                 let stuck = inner.state.failed.is_some() || inner.state.conflict.is_some();
                 let under_way = inner.state.stage != Stage::Open

@@ -182,6 +182,7 @@ impl DirtyFile {
             inner.temporary = None;
             inner.check_base = false;
             inner.misplaced = inner.state.upload.as_ref().is_some_and(|upload| upload.key != *key);
+            inner.given_away = true;
             self.shared.rekey(self, &old, key);
             self.retry(&mut inner, false)?;
             inner.inherited = false;

@@ -6,7 +6,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::time::{Duration, Instant};
 
 use crate::support::{Action, Call, HoldAt, Mounted, When, World};
-use crate::{WAIT, shell, timed};
+use crate::{WAIT, shell, timed, unmount};
 
 /// Puts `files` objects below `prefix` into `dirs` nested directories, with markers.
 pub fn fill(world: &World, prefix: &str, dirs: usize, files: usize) -> BTreeSet<String> {
@@ -193,4 +193,20 @@ fn fsync_of_a_directory_waits_for_its_removals() {
     }
     File::open(mount.path("d")).unwrap().sync_all().unwrap();
     assert_eq!(world.bucket.list("d/d0/").unwrap(), ["d/d0/"]);
+}
+
+/// `bosfs umount` right behind the last close of a removed file waits until its object is gone.
+#[test]
+fn umount_waits_for_the_object_of_a_file_that_was_removed_while_it_was_open() {
+    let world = World::new();
+    world.bucket.put("f", b"bytes").unwrap();
+    let mut mount = world.mount(&[]);
+    let mut file = fs::File::options().append(true).open(mount.path("f")).unwrap();
+    std::io::Write::write_all(&mut file, b" and more").unwrap();
+    fs::remove_file(mount.path("f")).unwrap();
+    let slow = world.proxy.fault(When::call(Call::DeleteObject).key("f"), Action::Delay { ms: 1500, jitter_ms: 0 });
+    drop(file);
+    unmount(&mut mount);
+    assert_eq!(slow.hits(), 1);
+    assert_eq!(world.bucket.head("f").unwrap(), None);
 }

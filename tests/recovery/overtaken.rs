@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use crate::support::files::random_bytes;
-use crate::support::{Call, HoldAt, KeyWatch, Mounted, When, World};
+use crate::support::{Action, Call, HoldAt, KeyWatch, Mounted, When, World};
 use crate::{KEY, PART, WAIT, wait_for_state, wait_no_journal};
 
 const ARGS: [&str; 3] = ["--part-size", "5MiB", "--write-back"];
@@ -260,4 +260,26 @@ fn a_mode_set_in_the_second_of_the_publication_is_shown_after_a_kill() {
     mount.remount().unwrap();
     let listed = std::fs::read_dir(mount.dir()).unwrap().next().unwrap().unwrap();
     assert_eq!(listed.metadata().unwrap().permissions().mode() & 0o777, 0o751, "{}", mount.log_text());
+}
+
+/// A copy within the mount whose CopyObject must be tried again is published as it was closed, and what is written
+/// into the file meanwhile comes after it.
+#[test]
+fn a_copy_that_is_tried_again_is_not_changed_by_what_is_written_meanwhile() {
+    let world = World::new();
+    world.bucket.put("source", b"the bytes of the source").unwrap();
+    let mount = world.mount(&["--write-back"]);
+    let busy = world.proxy.fault(When::call(Call::CopyObject).times(3), Action::error(503, "SlowDown"));
+    let watch = KeyWatch::start(&world.bucket, KEY);
+    let source = std::fs::File::open(mount.path("source")).unwrap();
+    let target = OpenOptions::new().create_new(true).write(true).open(mount.path(KEY)).unwrap();
+    let copied = rustix::fs::copy_file_range(&source, None, &target, None, 23).unwrap();
+    assert_eq!(copied, 23);
+    drop(target);
+    assert!(busy.wait_hit(WAIT));
+    std::fs::write(mount.path(KEY), b"x").unwrap();
+    world.wait_object(KEY, 1, WAIT);
+    assert_eq!(world.bucket.get(KEY).unwrap(), b"x");
+    assert_eq!(busy.hits(), 3);
+    assert_eq!(watch.half_files(&[23, 1]), [] as [u64; 0]);
 }
