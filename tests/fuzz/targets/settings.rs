@@ -81,7 +81,7 @@ fn lists(mut feed: Feed<'_>) {
             assert_eq!(again, (expanded, GivenKeys::default()), "it is not done at once");
         }
         Err(error) => {
-            for value in items.iter().filter_map(|item| Some(item.split_once('=')?.1)) {
+            for value in items.iter().filter_map(|item| Some(item.split_once('=')?.1.trim())) {
                 let telling = value.len() >= TELLING_BYTES && !"needs a value: -o knows no such option".contains(value);
                 let in_name = items.iter().any(|item| item.split('=').next().is_some_and(|name| name.contains(value)));
                 assert!(!telling || in_name || !error.contains(value), "{value:?} is told: {error}");
