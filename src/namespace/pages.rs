@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::listing::{Listed, Listing, NextPage};
+use super::memory::Changes;
 
 /// A listing shared by the handle that reads it and by lookups.
 pub type SharedListing = Arc<Mutex<Listing>>;
@@ -71,8 +72,6 @@ struct Dir {
     asked: Option<Instant>,
     /// Windows in a row that were of no use.
     idle: u32,
-    /// When this mount last changed an entry.
-    changed: Option<Instant>,
     /// Whether one page does not hold all of it.
     large: bool,
 }
@@ -81,19 +80,23 @@ struct Dir {
 pub struct Pages {
     ttl: Duration,
     dirs: HashMap<String, Dir>,
+    /// When this mount last changed an entry of a directory, by prefix: also of one whose first page is on its way.
+    changed: Changes,
     /// Entries added since the last sweep, and those that were left by it.
     entries: usize,
     /// Number of directories at which the next sweep is due.
     sweep_at: usize,
 }
 
+/// Directories whose last change is remembered; a page asked for before a forgotten one is not shared.
+const CHANGED_REMEMBERED: usize = 20_000;
 /// Fewest directories before a sweep.
 const DIRS_MIN: usize = 4096;
 
 impl Pages {
     /// None yet; a listing is believed for `ttl`.
     pub fn new(ttl: Duration) -> Self {
-        Self { ttl, dirs: HashMap::new(), entries: 0, sweep_at: DIRS_MIN }
+        Self { ttl, dirs: HashMap::new(), changed: Changes::new(CHANGED_REMEMBERED), entries: 0, sweep_at: DIRS_MIN }
     }
 
     /// What fresh listings say of `name` in the directory with `prefix`, and since when: `Some(None)` is a sure no.
@@ -205,14 +208,12 @@ impl Pages {
 
     /// This mount changed an entry of the directory at `at`.
     pub fn changed(&mut self, prefix: &str, at: Instant) {
-        if let Some(dir) = self.dirs.get_mut(prefix) {
-            dir.changed = Some(at);
-        }
+        self.changed.insert(prefix, at, false);
     }
 
     /// Whether this mount changed no entry of the directory since `asked_at`.
     pub fn unchanged_since(&self, prefix: &str, asked_at: Instant) -> bool {
-        self.dirs.get(prefix).is_some_and(|dir| dir.changed.is_none_or(|at| at < asked_at))
+        !self.changed.overtook(prefix, asked_at)
     }
 
     /// What was listed under `prefix`, and below it, is worth nothing any more.
@@ -324,6 +325,21 @@ mod tests {
         }
         assert_eq!(pages.pace("d/", start + Duration::from_secs(6)), Pace::Single);
         assert_eq!(pages.pace("d/", start + Duration::from_secs(7)), Pace::Window, "tried again after a pause");
+    }
+
+    #[test]
+    fn a_change_counts_for_pages_that_were_on_their_way_then() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut pages = Pages::new(TTL);
+        pages.changed("d/", at(5));
+        pages.insert(listed("d/", &["a"], None, start), Origin::Directory, at(6));
+        assert!(!pages.unchanged_since("d/", start), "asked for before the change, and here after it");
+        assert!(pages.unchanged_since("d/", at(6)) && pages.unchanged_since("e/", start));
+        for i in 0..100_000 {
+            pages.changed(&format!("{i}/"), at(7));
+        }
+        assert!(!pages.unchanged_since("d/", start), "a forgotten change");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, StoredOutcome};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
-use crate::object::{ByteRange, Checksum, Hasher, PartNumber};
+use crate::object::{ByteRange, Checksum, Hasher, ObjectKey, PartNumber};
 use crate::write::extents::Source;
 use crate::write::spool::Spool;
 
@@ -130,13 +130,26 @@ impl DirtyFile {
 
     /// Fetches the bytes of `range` that are still only in the base, so that the spool has them all.
     pub(super) async fn fill(self: &Arc<Self>, range: ByteRange) -> Result<(), Trouble> {
+        self.fill_from(None, range).await
+    }
+
+    /// [`DirtyFile::fill`] as long as the base is the object `source` (`None`: whichever it is). A file that is published
+    /// and put away meanwhile needs nothing any more.
+    pub(super) async fn fill_from(
+        self: &Arc<Self>,
+        source: Option<&ObjectKey>,
+        range: ByteRange,
+    ) -> Result<(), Trouble> {
         loop {
             let (key, base, gap) = {
                 let mut inner = self.lock();
                 let key = inner.state.key.clone();
                 let base = inner.base().cloned();
+                if source.is_some() && base.as_ref().and_then(|base| base.key.as_ref()) != source {
+                    return Ok(());
+                }
                 let size = inner.size;
-                let store = inner.store()?;
+                let Some(store) = &mut inner.store else { return Ok(()) };
                 let mut gap = None;
                 for piece in store.extents.pieces(range.intersect(ByteRange::new(0, size)), size) {
                     match piece.from {
@@ -166,9 +179,13 @@ impl DirtyFile {
             let bytes: Bytes = self.shared.client.get_range(source, gap, Some(&base.etag)).await?;
             let mut guard = self.lock();
             let inner = &mut *guard;
+            if inner.base() != Some(&base) {
+                // Published meanwhile, by a copy within BOS: what is missing is another object's now.
+                continue;
+            }
             let whole = ByteRange::new(0, inner.size);
-            let before = inner.store()?.extents.spool_blocks(whole);
-            let store = inner.store()?;
+            let Some(store) = &mut inner.store else { return Ok(()) };
+            let before = store.extents.spool_blocks(whole);
             let spool = store.spool.clone();
             store.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
             let after = store.extents.spool_blocks(whole);

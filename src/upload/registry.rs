@@ -588,7 +588,7 @@ impl Shared {
                 }
                 inner.size
             };
-            file.fill(ByteRange::new(0, size)).await?;
+            file.fill_from(Some(key), ByteRange::new(0, size)).await?;
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use crate::support::call::Call;
+use crate::support::fault::{HoldAt, When};
 use crate::support::files::random_bytes;
 use crate::support::world::World;
-use crate::{PART, SMALL_PARTS, shell, unmount};
+use crate::{PART, SMALL_PARTS, WAIT, shell, unmount};
 
 /// `fallocate` punches and zeroes ranges as on a disk: they read as zeros at once, and so they are published.
 #[test]
@@ -137,4 +138,29 @@ fn an_unfinished_copy_survives_its_source() {
         unmount(&mut mount);
         assert!(world.bucket.get("b").unwrap() == bytes, "round {round}: {act}");
     }
+}
+
+/// A copy within the mount that is finished while its source is overwritten, and while bytes of the source are being
+/// fetched for it, disturbs neither: the copy has the old bytes and the source the new ones.
+#[test]
+fn a_copy_that_is_finished_while_its_source_is_overwritten_disturbs_nobody() {
+    let world = World::new();
+    let bytes = random_bytes(7, 100_000);
+    world.bucket.put("a", &bytes).unwrap();
+    let mut mount = world.mount(&["--write-back"]);
+    let copying = world.proxy.hold(When::call(Call::CopyObject).key("b").once(), HoldAt::BeforeForward);
+    let fetching = world.proxy.hold(When::call(Call::GetObject).key("a").once(), HoldAt::BeforeAnswer);
+    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("b")).unwrap());
+    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap(), bytes.len());
+    drop((source, copy));
+    assert!(copying.wait_hit(WAIT), "{}", mount.log_text());
+    std::fs::write(mount.path("a"), b"overwritten").unwrap();
+    assert!(fetching.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
+    copying.release();
+    mount.wait_settled("b", WAIT);
+    fetching.release();
+    world.wait_object("a", 11, WAIT);
+    unmount(&mut mount);
+    assert!(world.bucket.get("b").unwrap() == bytes);
+    assert_eq!(world.bucket.get("a").unwrap(), b"overwritten");
 }

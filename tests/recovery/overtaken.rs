@@ -283,3 +283,39 @@ fn a_copy_that_is_tried_again_is_not_changed_by_what_is_written_meanwhile() {
     assert_eq!(busy.hits(), 3);
     assert_eq!(watch.half_files(&[23, 1]), [] as [u64; 0]);
 }
+
+/// A file that recovery publishes while its directory is being looked at is in the next listing of that directory.
+#[test]
+fn a_file_that_recovery_publishes_while_its_directory_is_looked_at_is_listed() {
+    const NEW: &str = "d/new";
+    let world = World::new();
+    let mut mount = world.mount(&["--write-back"]);
+    std::fs::create_dir(mount.path("d")).unwrap();
+    std::fs::write(mount.path("d/old"), b"old").unwrap();
+    world.wait_object("d/old", 3, WAIT);
+    let put = world.proxy.hold(When::call(Call::PutObject).key(NEW).once(), HoldAt::BeforeForward);
+    std::fs::write(mount.path(NEW), b"new").unwrap();
+    assert!(put.wait_hit(WAIT), "{}", mount.log_text());
+    // What is remembered of the directory reaches the disk within half a second; then a look at it is one at its listing.
+    std::thread::sleep(Duration::from_millis(600));
+    mount.kill();
+    put.drop_held();
+    world.proxy.clear_rules();
+    world.wait_quiet();
+
+    let put = world.proxy.hold(When::call(Call::PutObject).key(NEW).once(), HoldAt::BeforeForward);
+    let list = When::call(Call::ListObjects).target_contains("prefix=d%2F").once();
+    let list = world.proxy.hold(list, HoldAt::BeforeAnswer);
+    mount.remount().unwrap();
+    let dir = mount.path("d");
+    let looking = std::thread::spawn(move || std::fs::metadata(dir).map(|meta| meta.is_dir()));
+    assert!(list.wait_hit(WAIT) && put.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
+    put.release();
+    wait_no_journal(&world);
+    list.release();
+    assert!(looking.join().unwrap().unwrap());
+    let names = std::fs::read_dir(mount.path("d")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    assert_eq!(names, ["new", "old"], "{}", world.proxy.counts().log_text());
+}
