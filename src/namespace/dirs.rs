@@ -39,8 +39,10 @@ impl Namespace {
         }
         let remembered = self.memory.lock().attributes.fact(prefix).is_some();
         if remembered && !self.ttl.is_zero() {
-            self.first_page(prefix).await?;
-            if let Some(attrs) = self.known_dir(prefix) {
+            // However long that took: the page answers the question that it was fetched for.
+            let (page, asked_at) = self.first_page(prefix).await?;
+            let marker = page.lock().marker().cloned();
+            if let Some(attrs) = self.listed_dir(prefix, marker.as_ref(), asked_at) {
                 return Ok(attrs);
             }
         }

@@ -36,7 +36,7 @@ impl Namespace {
         let Ok(key) = ObjectKey::parse(&format!("{prefix}{name}")) else {
             return Ok(Resolved { found: Found::Absent, as_of: now });
         };
-        if let Some(resolved) = self.resolve_known(prefix, name, &key).await? {
+        if let Some(resolved) = self.resolve_known(prefix, name, &key, now).await? {
             return Ok(resolved);
         }
         let dir = format!("{key}/");
@@ -54,19 +54,25 @@ impl Namespace {
         let pace = self.memory.lock().pages.pace(prefix, now);
         // Of a remembered object a listing tells enough.
         if pace == Pace::Window || (was_object && !self.ttl.is_zero()) {
-            self.fetch_window(prefix, name, &key).await?;
-            if let Some(resolved) = self.resolve_known(prefix, name, &key).await? {
+            self.fetch_window(prefix, name, &key, now).await?;
+            if let Some(resolved) = self.resolve_known(prefix, name, &key, now).await? {
                 return Ok(resolved);
             }
         }
         Ok(Resolved { found: self.ask(&key).await?, as_of: now })
     }
 
-    /// From memory, with at most the attributes asked for.
-    async fn resolve_known(&self, prefix: &str, name: &str, key: &ObjectKey) -> Result<Option<Resolved>, BosError> {
-        let now = Instant::now();
+    /// From memory, with at most the attributes asked for. What was fresh at `now`, when the lookup began, is believed: also
+    /// the page that it fetched itself, however long that took.
+    async fn resolve_known(
+        &self,
+        prefix: &str,
+        name: &str,
+        key: &ObjectKey,
+        now: Instant,
+    ) -> Result<Option<Resolved>, BosError> {
         let resolved = |found, as_of| Ok(Some(Resolved { found, as_of }));
-        match self.recall(prefix, name, key) {
+        match self.recall(prefix, name, key, now) {
             None | Some(Recalled::Listed(Listed::Local { .. }, _)) => Ok(None),
             Some(Recalled::Own(object, as_of)) => resolved(Found::Object(object), as_of),
             Some(Recalled::Absent(as_of)) => resolved(Found::Absent, as_of),
@@ -77,18 +83,18 @@ impl Namespace {
                 if let Some(object) = self.known_object(key, size, &etag, last_modified) {
                     return resolved(Found::Object(object), as_of);
                 }
-                match self.head_run(prefix, name, key).await? {
-                    Some(object) => resolved(Found::Object(object), now),
+                let asked_at = Instant::now();
+                match self.head_run(prefix, name, key, now).await? {
+                    Some(object) => resolved(Found::Object(object), asked_at),
                     // Removed since it was listed.
-                    None => resolved(self.ask(key).await?, now),
+                    None => resolved(self.ask(key).await?, asked_at),
                 }
             }
         }
     }
 
-    /// What memory says; a sure no of a listing is put among the absent names.
-    fn recall(&self, prefix: &str, name: &str, key: &ObjectKey) -> Option<Recalled> {
-        let now = Instant::now();
+    /// What memory said at `now`; a sure no of a listing is put among the absent names.
+    fn recall(&self, prefix: &str, name: &str, key: &ObjectKey, now: Instant) -> Option<Recalled> {
         let mut memory = self.memory.lock();
         let memory = &mut *memory;
         if let Some(just_now) = now.checked_sub(self.ttl)
@@ -119,15 +125,15 @@ impl Namespace {
     }
 
     /// Fetches a page with `name` in it, unless somebody else just did.
-    async fn fetch_window(&self, prefix: &str, name: &str, key: &ObjectKey) -> Result<(), BosError> {
+    async fn fetch_window(&self, prefix: &str, name: &str, key: &ObjectKey, now: Instant) -> Result<(), BosError> {
         let _turn = self.turn(prefix).lock().await;
-        if self.recall(prefix, name, key).is_some() {
+        if self.recall(prefix, name, key, now).is_some() {
             return Ok(());
         }
         let large = self.memory.lock().pages.is_large(prefix);
         self.fetch_listing(prefix, large.then(|| just_before(prefix, name)), Origin::Lookup).await?;
         // The first look at a directory of more than one page.
-        let covered = self.recall(prefix, name, key).is_some();
+        let covered = self.recall(prefix, name, key, now).is_some();
         if !large && !covered && self.memory.lock().pages.is_large(prefix) {
             self.fetch_listing(prefix, Some(just_before(prefix, name)), Origin::Lookup).await?;
         }
@@ -156,8 +162,14 @@ impl Namespace {
     }
 
     /// HEAD of `key`, and side by side of the objects listed behind it that will be asked for next.
-    async fn head_run(&self, prefix: &str, name: &str, key: &ObjectKey) -> Result<Option<Object>, BosError> {
-        let listing = self.memory.lock().pages.with_entry(prefix, name, Instant::now());
+    async fn head_run(
+        &self,
+        prefix: &str,
+        name: &str,
+        key: &ObjectKey,
+        now: Instant,
+    ) -> Result<Option<Object>, BosError> {
+        let listing = self.memory.lock().pages.with_entry(prefix, name, now);
         // Cloned, because what is known is behind the lock of the memory, which comes before that of a listing.
         let run = listing.map_or_else(Vec::new, |listing| listing.lock().attribute_run(name).to_vec());
         let ahead = run.iter().skip(1).filter_map(|entry| match &entry.listed {

@@ -3,7 +3,7 @@
 use crate::support::files::{random_bytes, splitmix64};
 use crate::support::mounted::cp;
 use crate::support::{BUCKET, Call, KeyWatch, World};
-use crate::{PART, SMALL_PARTS, WAIT, shell};
+use crate::{PART, SMALL_PARTS, WAIT, shell, unmount};
 
 #[test]
 fn a_file_of_n_parts_is_one_initiate_n_parts_one_complete_and_at_most_three_reads() {
@@ -214,6 +214,31 @@ fn a_listing_confirms_a_file_of_several_parts_that_this_mount_published() {
     let counts = world.proxy.counts();
     assert!(counts.requests(Call::ListObjects) > 0);
     assert_eq!(counts.requests(Call::HeadObject), 0, "{}", counts.log_text());
+}
+
+/// Over a line that takes longer than `--metadata-ttl` for an answer, a look at a remembered file still costs listings only.
+#[test]
+fn listings_that_come_later_than_their_time_to_live_answer_the_looks_they_were_fetched_for() {
+    let world = World::new();
+    let mut mount = world.mount(&["--metadata-ttl", "100ms"]);
+    std::fs::create_dir(mount.path("d")).unwrap();
+    for name in ["a", "b"] {
+        std::fs::write(mount.path("d").join(name), name).unwrap();
+    }
+    // The first listing that shows what was published settles what is remembered of it.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    assert_eq!(std::fs::read_dir(mount.path("d")).unwrap().count(), 2);
+    unmount(&mut mount);
+    mount.remount().unwrap();
+    world.proxy.take_counts();
+    world.proxy.set_latency(std::time::Duration::from_millis(300));
+    for name in ["a", "b"] {
+        assert_eq!(std::fs::metadata(mount.path("d").join(name)).unwrap().len(), 1);
+    }
+    world.proxy.set_latency(std::time::Duration::ZERO);
+    let counts = world.proxy.counts();
+    assert!(counts.requests(Call::ListObjects) > 0, "{}", counts.log_text());
+    assert_eq!(counts.requests_all(), counts.requests(Call::ListObjects), "{}", counts.log_text());
 }
 
 fn write_and_rename(temporary: &std::path::Path, name: &std::path::Path) {
