@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::introspect::Virtual;
+use super::verdict::Endings;
 use crate::namespace::Object;
 use crate::namespace::inode::{Inode, Kind};
 use crate::object::{FileAttrs, Timestamp};
@@ -66,8 +67,8 @@ pub struct State {
     pub handles: u32,
     /// Those among them that write.
     pub writers: u32,
-    /// Whether one of the writers since there was none closed the file properly.
-    pub closed_properly: bool,
+    /// How the writers ended since there was none.
+    pub endings: Endings,
     /// When this mount last changed the inode (its attributes, its name); `None`: not since it is known.
     pub changed: Option<Timestamp>,
     /// Time of the last access that a program set. Kept here only: no object carries one.
@@ -117,7 +118,7 @@ impl Body {
                 cached_epoch: None,
                 handles: 0,
                 writers: 0,
-                closed_properly: false,
+                endings: Endings::default(),
                 changed: None,
                 atime: None,
                 subdirs: None,

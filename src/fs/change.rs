@@ -11,7 +11,7 @@ use crate::namespace::Object;
 use crate::namespace::inode::Kind;
 use crate::object::{FileAttrs, ObjectKey};
 use crate::posix_meta;
-use crate::upload::{DirtyFile, WriteError, WriterEnd};
+use crate::upload::{DirtyFile, WriteError};
 
 impl Fs {
     /// `setattr`. What equals the present value costs nothing.
@@ -39,9 +39,11 @@ impl Fs {
 
     async fn resize(&self, node: &Arc<Node>, size: u64, change: AttrChange, fh: Option<u64>) -> FsResult<()> {
         let open = fh.and_then(|fh| self.files.get(fh));
-        if let Some(writer) = open.as_ref().and_then(|open| open.writer.as_ref()) {
+        if let Some(open) = &open
+            && let Some(writer) = &open.writer
+        {
             cut_waiting(&writer.file, size).await?;
-            writer.wrote();
+            open.wrote();
             drop_privileges(&writer.file)?;
             return self.set_attrs(node, change).await;
         }
@@ -60,7 +62,7 @@ impl Fs {
             Ok(())
         };
         let result = cut.await;
-        self.end_write(node, &file, WriterEnd::Closed);
+        self.end_write(node, &file, None);
         result
     }
 
@@ -107,7 +109,7 @@ impl Fs {
         self.uploads.room_for_file().await?;
         let file = self.begin_write(node).await?;
         let result = act(&file);
-        self.end_write(node, &file, WriterEnd::Closed);
+        self.end_write(node, &file, None);
         Ok(result?)
     }
 }

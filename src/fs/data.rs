@@ -182,7 +182,7 @@ impl Fs {
             Err(WriteError::MustWait) => return Ok(Written::MustWait),
             Err(error) => return Err(error.into()),
         }
-        writer.wrote();
+        open.wrote();
         if kill_privileges {
             drop_privileges(&writer.file)?;
         }
@@ -215,13 +215,14 @@ impl Fs {
         let Some(writer) = &open.writer else { return Ok(()) };
         let state = process::process_state(caller.tid);
         let killed = state.and_then(|state| state.killed_by.map(|signal| (state.name, signal)));
+        let writes = open.node.body.state.lock().endings.writes();
         let duty = {
             let mut verdict = writer.verdict.lock();
             // A process that cannot be read any more but is the very thread that opened the file is the opener.
             let same_thread = caller.tid != 0 && caller.tid == writer.opener_tid;
             let process =
                 process::thread_group(caller.tid).or_else(|| if same_thread { verdict.opener() } else { None });
-            verdict.on_flush(&Flusher { process, killed })
+            verdict.on_flush(&Flusher { process, killed }, writes)
         };
         if duty == FlushDuty::JournalOnly || !open.node.is_linked() {
             return Ok(());
@@ -263,14 +264,14 @@ impl Fs {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                writer.wrote();
+                open.wrote();
                 drop_privileges(&writer.file)?;
             }
             _ => return Err(FsError::plain(libc::EOPNOTSUPP)),
         }
         if !keep_size && end > writer.file.size() {
             cut_waiting(&writer.file, end).await?;
-            writer.wrote();
+            open.wrote();
         }
         Ok(())
     }
@@ -326,7 +327,7 @@ impl Fs {
         if !writer.file.clone_from_object(&base, from.1, len)? {
             return Err(unfit);
         }
-        writer.wrote();
+        target.wrote();
         drop_privileges(&writer.file)?;
         Ok(len as u32)
     }

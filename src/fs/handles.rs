@@ -33,12 +33,6 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Bytes of the file were changed through this handle.
-    pub fn wrote(&self) {
-        self.has_written.store(true, Ordering::Relaxed);
-        self.verdict.lock().on_write();
-    }
-
     /// A publication that failed while nobody waited is told once, to the next call that can tell it.
     ///
     /// # Errors
@@ -105,6 +99,17 @@ pub struct OpenFile {
     pub epoch: u64,
     /// The last reader used.
     pub reader: Mutex<Option<PinnedReader>>,
+}
+
+impl OpenFile {
+    /// Bytes of the file were changed through this handle.
+    pub fn wrote(&self) {
+        if let Some(writer) = &self.writer {
+            writer.has_written.store(true, Ordering::Relaxed);
+            self.node.body.state.lock().endings.on_write();
+            writer.verdict.lock().on_write();
+        }
+    }
 }
 
 /// One open of a directory.

@@ -185,19 +185,16 @@ impl Fs {
         ))
     }
 
-    /// A writer ended. With the last one its end is that of the file: interrupted only if none closed it properly.
-    pub(super) fn end_write(&self, node: &Arc<Node>, file: &Arc<DirtyFile>, end: WriterEnd) {
+    /// A writer ended (`verdict`: how it did; `None`: it did all that it was for). With the last one the end of the file is
+    /// settled: see [`Endings`](super::verdict::Endings).
+    pub(super) fn end_write(&self, node: &Arc<Node>, file: &Arc<DirtyFile>, verdict: Option<&WriterVerdict>) {
         let end = {
             let mut state = node.body.state.lock();
             state.writers = state.writers.saturating_sub(1);
-            state.closed_properly |= end == WriterEnd::Closed;
-            if state.writers > 0 {
-                end
-            } else if std::mem::take(&mut state.closed_properly) {
-                WriterEnd::Closed
-            } else {
-                end
-            }
+            let writes = state.endings.writes();
+            let (end, writes) = verdict.map_or((WriterEnd::Closed, writes), |verdict| verdict.end(writes));
+            state.endings.on_end(end.clone(), writes);
+            if state.writers > 0 { end } else { state.endings.take() }
         };
         file.remove_writer(end);
         node.body.state.lock().settle(true);
@@ -217,7 +214,7 @@ impl Fs {
             let mut verdict = writer.verdict.lock();
             let process = verdict.opener();
             if killed.is_some() {
-                verdict.on_flush(&Flusher { process, killed });
+                verdict.on_flush(&Flusher { process, killed }, 0);
             }
         }
         self.release(fh)
@@ -227,8 +224,8 @@ impl Fs {
     pub fn release(self: &Fs, fh: u64) -> Option<Orphan> {
         let open = self.files.remove(fh)?;
         if let Some(writer) = &open.writer {
-            let end = writer.verdict.lock().end();
-            self.end_write(&open.node, &writer.file, end);
+            let verdict = writer.verdict.lock().clone();
+            self.end_write(&open.node, &writer.file, Some(&verdict));
         }
         let mut state = open.node.body.state.lock();
         state.handles = state.handles.saturating_sub(1);

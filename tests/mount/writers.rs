@@ -69,6 +69,43 @@ fn a_threaded_program_that_is_terminated_is_not_published() {
     }
 }
 
+/// Writes `first`, maps the file, closes it, and keeps the mapping until its input ends: so long the kernel keeps the handle.
+const MAPPED: &str = r#"
+import ctypes, os, sys
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR, 0o644)
+os.write(fd, b"first")
+mmap = ctypes.CDLL(None).mmap
+mmap.restype = ctypes.c_void_p
+mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+assert mmap(None, 4096, 1, 1, fd, 0) not in (None, 2**64 - 1)
+os.close(fd)
+print("closed", flush=True)
+sys.stdin.read()
+"#;
+
+/// A program that closed its file properly before another one wrote to it says nothing of what that one wrote: killed,
+/// it leaves an interrupted file and the object as it was closed.
+#[test]
+fn a_close_says_nothing_of_what_a_killed_program_wrote_after_it() {
+    let world = World::new();
+    let mount = world.mount(&SMALL_PARTS);
+    let mut first = Command::new("python3");
+    first.args(["-c", MAPPED]).arg(mount.path("f")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut first = first.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(first.stdout.take().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "closed\n");
+    assert_eq!(world.bucket.get("f").unwrap(), b"first");
+    let script = "import os, sys; os.write(os.open(sys.argv[1], os.O_WRONLY), b'second'); os.kill(os.getpid(), 9)";
+    let second = run(Command::new("python3").args(["-c", script]).arg(mount.path("f")), WAIT);
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&second.status), Some(9), "{second:?}");
+    drop(first.stdin.take());
+    assert!(wait_child(&mut first, WAIT).unwrap().success());
+    mount.wait_state("f", WAIT, |entry| entry.is_some_and(|e| e["state"] == "interrupted"));
+    assert_eq!(world.bucket.get("f").unwrap(), b"first");
+    assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"second");
+}
+
 #[test]
 fn a_killed_cp_is_not_published_and_the_next_one_goes_on() {
     let world = World::new();
