@@ -187,27 +187,43 @@ impl AttributeFile {
 
     /// Sets the row `name`, or removes it. Never waits for the disk.
     pub fn set(&self, name: &str, content: Option<&[u8]>) {
+        self.insert(&mut self.shared().pending.lock(), name, content);
+    }
+
+    /// As [`set`](Self::set). Where the disk has, or is about to get, a row of this name that `misleads`, the new one
+    /// survives a kill of this process when this returns: waits for the disk then, but never long, as it is a cache.
+    pub fn set_over(&self, name: &str, content: Option<&[u8]>, misleads: impl Fn(&[u8]) -> bool) {
         let shared = self.shared();
+        let misleads = |row: &[u8]| row.get(DAY_BYTES..).is_some_and(&misleads);
+        let being_written = {
+            let mut pending = shared.pending.lock();
+            self.insert(&mut pending, name, content);
+            pending.1.get(name).and_then(Option::as_ref).is_some_and(|row| misleads(row))
+        };
+        // What cannot be read does not mislead the next process either.
+        let is_on_disk = || shared.read(name).is_ok_and(|row| row.is_some_and(|row| misleads(&row)));
+        if being_written || is_on_disk() {
+            self.wait_written(name);
+        }
+    }
+
+    fn insert(&self, pending: &mut (Pending, Arc<Rows>), name: &str, content: Option<&[u8]>) {
         let row = content.map(|content| {
             let mut row = Vec::with_capacity(DAY_BYTES + content.len());
             row.extend_from_slice(&today().to_le_bytes());
             row.extend_from_slice(content);
             row
         });
-        let mut pending = shared.pending.lock();
         if pending.0.broken || (pending.0.rows.len() >= PENDING_MAX && !pending.0.rows.contains_key(name)) {
             return;
         }
         pending.0.rows.insert(name.to_owned(), row);
         if pending.0.rows.len() == BATCH_ROWS {
-            shared.wake.notify_one();
+            self.shared().wake.notify_one();
         }
     }
 
-    /// As [`set`](Self::set), and the row survives a kill of this process when this returns. Waits for the disk, but never
-    /// long: it is a cache.
-    pub fn set_now(&self, name: &str, content: Option<&[u8]>) {
-        self.set(name, content);
+    fn wait_written(&self, name: &str) {
         let shared = self.shared();
         let deadline = std::time::Instant::now() + COMMIT_WITHIN;
         let mut pending = shared.pending.lock();
@@ -358,14 +374,25 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_set_now_is_on_disk_without_a_close() {
+    fn a_row_that_takes_the_place_of_a_misleading_one_is_on_disk_without_a_close() {
         let dir = tempfile::tempdir().unwrap();
+        let on_disk = || {
+            let copy = tempfile::tempdir().unwrap();
+            std::fs::copy(dir.path().join(FILE_NAME), copy.path().join(FILE_NAME)).unwrap();
+            open(copy.path(), 100).get("a")
+        };
         let file = open(dir.path(), 100);
-        file.set_now("a", Some(b"1"));
-        file.set_now("a", Some(b"2"));
-        let copy = tempfile::tempdir().unwrap();
-        std::fs::copy(dir.path().join(FILE_NAME), copy.path().join(FILE_NAME)).unwrap();
-        assert_eq!(open(copy.path(), 100).get("a").as_deref(), Some(&b"2"[..]));
+        file.set("a", Some(b"1"));
+        drop(file);
+        let file = open(dir.path(), 100);
+        // What came in between and is not on disk yet changes nothing about it.
+        for between in [Some(&b"2"[..]), None] {
+            file.set("a", between);
+            file.set_over("a", Some(b"3"), |row| row == b"1" || row == b"4");
+            assert_eq!(on_disk().as_deref(), Some(&b"3"[..]));
+            file.set_over("a", Some(b"4"), |row| row == b"3");
+            assert_eq!(on_disk().as_deref(), Some(&b"4"[..]));
+        }
     }
 
     #[test]

@@ -183,22 +183,19 @@ impl Attributes {
     }
 
     fn insert(&mut self, key: &str, known: Known) {
-        // Listings have whole seconds: a copy with other attributes may look like what was there before. After a kill the
-        // older row would be believed, so the newer one is put on disk at once.
-        let looks_alike = match (self.fact(key), &known.fact) {
-            (
-                Some(Fact::Object { size, etag, headers, .. }),
-                Fact::Object { size: new_size, etag: new_etag, headers: new_headers, .. },
-            ) => (size, etag) == (new_size, new_etag) && headers != new_headers,
-            _ => false,
-        };
         if let Some(file) = &self.file {
             let row = serde_json::to_vec(&known.fact).ok();
-            if looks_alike {
-                file.set_now(&object_row(key), row.as_deref());
-            } else {
-                file.set(&object_row(key), row.as_deref());
-            }
+            // Listings have whole seconds: an object may look like one that had the name before, with other attributes, also
+            // where others came between. After a kill the older row would be believed, so the newer one is put on disk at
+            // once.
+            let looks_alike = |older: &[u8]| match (serde_json::from_slice(older), &known.fact) {
+                (
+                    Ok(Fact::Object { size, etag, headers, .. }),
+                    Fact::Object { size: new_size, etag: new_etag, headers: new_headers, .. },
+                ) => (size, &etag) == (*new_size, new_etag) && headers != *new_headers,
+                _ => false,
+            };
+            file.set_over(&object_row(key), row.as_deref(), looks_alike);
         }
         self.known.insert(key.to_owned(), known);
     }
@@ -274,6 +271,37 @@ mod tests {
         let mut memory = Attributes::new(Some(dir.path()));
         assert_eq!(memory.headers("k", 3, &ETag::new("e"), 99).unwrap().content_type.as_deref(), Some("e"));
         assert!(memory.own("k", Instant::now() - Duration::from_secs(5)).is_none(), "only of this mount's life");
+    }
+
+    #[test]
+    fn an_object_that_looks_like_an_earlier_one_of_its_name_is_on_disk_at_once_whatever_came_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let with_mode = |etag: &str, mode: &str| {
+            let mut object = object(etag, 0);
+            object.headers.metadata.insert("bosfs-mode".to_owned(), mode.to_owned());
+            object
+        };
+        let mut memory = Attributes::new(Some(dir.path()));
+        for key in ["rewritten", "removed"] {
+            memory.stored(key, &with_mode("e", "444"), Some((100, 100)));
+        }
+        drop(memory);
+        let mut memory = Attributes::new(Some(dir.path()));
+        memory.stored("rewritten", &with_mode("f", "600"), Some((100, 100)));
+        memory.forget("removed");
+        for key in ["rewritten", "removed"] {
+            memory.stored(key, &with_mode("e", "640"), Some((100, 101)));
+        }
+        // As a kill leaves it.
+        let copy = tempfile::tempdir().unwrap();
+        let name = super::super::attribute_file::FILE_NAME;
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+        let mut after_kill = Attributes::new(Some(copy.path()));
+        for key in ["rewritten", "removed"] {
+            let headers = after_kill.headers(key, 3, &ETag::new("e"), 100);
+            // Not being remembered is no lie: BOS is asked then.
+            assert_ne!(headers.map(|headers| headers.metadata["bosfs-mode"].as_str()), Some("444"), "{key}");
+        }
     }
 
     #[test]
