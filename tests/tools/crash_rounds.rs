@@ -1,7 +1,10 @@
 //! Rounds of random calls, kills of bosfs and of its writers, and faults of the line, each drawn from a seed and checked
 //! against a model of what must hold: what returned is there, what did not is old or new, what is published was closed.
 //!
-//! `crash-rounds [--rounds 10000] [--seed 1] [--jobs 2] [--only ROUND_SEED] [--verbose yes]`
+//! `crash-rounds [--rounds 10000] [--seed 1] [--jobs 2] [--only ROUND_SEED] [--verbose yes] [--keep FOLDER]`
+//!
+//! With `--keep` the folder of a failed round goes to FOLDER: log of bosfs, requests, state directory at the end and at each
+//! kill.
 //!
 //! Ends with figures, and with a non-zero code if a round failed, if a kind of fault never happened, or if a model made
 //! wrong on purpose was not noticed.
@@ -55,10 +58,11 @@ struct Options {
     jobs: u64,
     only: Option<u64>,
     verbose: bool,
+    keep: Option<PathBuf>,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { rounds: 10_000, seed: 1, jobs: 2, only: None, verbose: false };
+    let mut options = Options { rounds: 10_000, seed: 1, jobs: 2, only: None, verbose: false, keep: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -68,6 +72,7 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = number()?,
             "--jobs" => options.jobs = number()?.max(1),
             "--only" => options.only = Some(number()?),
+            "--keep" => options.keep = Some(value.into()),
             "--verbose" => options.verbose = value == "yes",
             _ => return Err(format!("unknown option {name}")),
         }
@@ -81,13 +86,14 @@ struct Job {
     proxy: Arc<FaultProxy>,
     world: World,
     rounds: u64,
+    keep: Option<PathBuf>,
 }
 
 impl Job {
-    fn new() -> Result<Self, String> {
+    fn new(keep: Option<PathBuf>) -> Result<Self, String> {
         let world = World::try_new().map_err(|e| e.to_string())?;
         let proxy = FaultProxy::start(world.server.addr()).map_err(|e| e.to_string())?;
-        Ok(Self { proxy: Arc::new(proxy), world, rounds: 0 })
+        Ok(Self { proxy: Arc::new(proxy), world, rounds: 0, keep })
     }
 
     /// A round, with a prefix and folders of its own.
@@ -105,6 +111,7 @@ impl Job {
             spec,
             dir: dir.clone(),
             prefix: format!("r{}/", self.rounds),
+            keeps: self.keep.is_some(),
         };
         let plan = Plan::new(seed);
         let ended = std::panic::catch_unwind(AssertUnwindSafe(|| round::run(&place, &plan, sabotage, counted)));
@@ -113,6 +120,13 @@ impl Job {
             Err(failed(format!("the round broke off: {text}")))
         });
         support::mounted::detach(&dir.join("mnt"));
+        if let (Some(keep), Err(failure)) = (&self.keep, &ended) {
+            let to = keep.join(format!("round-{seed}-{}", std::process::id()));
+            std::fs::create_dir_all(keep)
+                .and_then(|()| round::copy_folder(&dir, &to))
+                .map_err(|e| failed(e.to_string()))?;
+            std::fs::write(to.join("told"), told(seed, failure)).map_err(|e| failed(e.to_string()))?;
+        }
         self.clear(&place.prefix).map_err(|e| failed(e.to_string()))?;
         std::fs::remove_dir_all(&dir).map_err(|e| failed(e.to_string()))?;
         ended
@@ -153,7 +167,7 @@ fn run() -> Result<bool, String> {
     let shared = Shared::default();
     let outcomes: Vec<Result<(), String>> = std::thread::scope(|scope| {
         let jobs: Vec<_> = (0..options.jobs.min(seeds.len() as u64))
-            .map(|_| scope.spawn(|| work(&shared, &seeds, options.verbose, started)))
+            .map(|_| scope.spawn(|| work(&shared, &seeds, &options, started)))
             .collect();
         jobs.into_iter().map(|job| job.join().unwrap_or_else(|_| Err("a job broke off".into()))).collect()
     });
@@ -184,8 +198,8 @@ fn run() -> Result<bool, String> {
     Ok(good)
 }
 
-fn work(shared: &Shared, seeds: &[u64], verbose: bool, started: Instant) -> Result<(), String> {
-    let mut job = Job::new()?;
+fn work(shared: &Shared, seeds: &[u64], options: &Options, started: Instant) -> Result<(), String> {
+    let mut job = Job::new(options.keep.clone())?;
     while !shared.stop.load(Ordering::SeqCst) {
         let Some(seed) = seeds.get(shared.next.fetch_add(1, Ordering::SeqCst) as usize) else { break };
         let mut counted = Counted::default();
@@ -193,7 +207,7 @@ fn work(shared: &Shared, seeds: &[u64], verbose: bool, started: Instant) -> Resu
         let ended = job.round(*seed, None, &mut counted);
         let done = shared.done.fetch_add(1, Ordering::SeqCst) + 1;
         shared.counted.lock().add(&counted);
-        if verbose {
+        if options.verbose {
             println!(
                 "round {seed}: {} in {:.2} s",
                 if ended.is_ok() { "ok" } else { "FAILED" },
@@ -211,7 +225,7 @@ fn work(shared: &Shared, seeds: &[u64], verbose: bool, started: Instant) -> Resu
                 shared.stop.store(true, Ordering::SeqCst);
             }
             // A server that an unfinished round may still be talking to is of no use for the next.
-            job = Job::new()?;
+            job = Job::new(options.keep.clone())?;
         }
         if done.is_multiple_of(500) {
             let failed = shared.failed.lock().len();
@@ -236,7 +250,7 @@ fn told(seed: u64, failure: &Failure) -> String {
 
 /// Rounds with a model that is wrong on purpose must fail.
 fn self_check(seed: u64) -> Result<(), String> {
-    let mut job = Job::new()?;
+    let mut job = Job::new(None)?;
     for sabotage in Sabotage::ALL {
         let noticed = (seed..seed + SABOTAGE_TRIES).find_map(|seed| {
             let mut counted = Counted::default();

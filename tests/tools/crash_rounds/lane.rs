@@ -339,14 +339,20 @@ impl Lane {
         }
     }
 
-    /// Nothing is pending: takes over which files are as published.
-    pub fn settle(&mut self, seen: &BTreeMap<String, Vec<u8>>) -> Result<(u64, u64), String> {
+    /// Nothing is pending: takes over which files are as published. A file whose writer was cut off may have the bytes of
+    /// the object and not be it (another file of the same bytes, renamed to that name): then its mode, too, is its own.
+    pub fn settle(
+        &mut self,
+        seen: &BTreeMap<String, Vec<u8>>,
+        modes: &BTreeMap<String, u32>,
+    ) -> Result<(u64, u64), String> {
         let counted = self.published.settle(seen)?;
         for (path, node) in &self.names {
             let Node::File(id) = node else { continue };
             let Some(file) = self.files.get_mut(id) else { continue };
             let same = seen.get(path).is_some_and(|bytes| *bytes == *file.bytes);
-            file.stage = if same { Stage::Clean } else { Stage::Kept };
+            let certain = file.stage == Stage::Clean || modes.get(path) == Some(&file.mode);
+            file.stage = if same && certain { Stage::Clean } else { Stage::Kept };
             file.release_due = false;
         }
         Ok(counted)

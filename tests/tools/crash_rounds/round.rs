@@ -1,6 +1,6 @@
 //! One round: a real mount, a program that makes the calls of the plan, and what is killed under it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,8 @@ pub struct Place {
     pub dir: PathBuf,
     /// Prefix of the round in the bucket, with `/` at the end.
     pub prefix: String,
+    /// The folder of the round will be kept if it fails: bosfs tells more, and its state directory is put aside at every kill.
+    pub keeps: bool,
 }
 
 /// A round that found something.
@@ -86,7 +88,7 @@ impl From<std::io::Error> for Wrong {
 /// # Errors
 /// What did not hold.
 pub fn run(place: &Place, plan: &Plan, sabotage: Option<Sabotage>, counted: &mut Counted) -> Result<(), Failure> {
-    let spec = MountSpec {
+    let mut spec = MountSpec {
         target: format!("{}/{}", place.spec.target, place.prefix.trim_end_matches('/')),
         dir: place.dir.join("mnt"),
         state_dir: place.dir.join("state"),
@@ -94,9 +96,13 @@ pub fn run(place: &Place, plan: &Plan, sabotage: Option<Sabotage>, counted: &mut
         args: plan.options(),
         ..place.spec.clone()
     };
+    if place.keeps {
+        spec.args.extend(["--log-level".to_owned(), "debug".into()]);
+    }
     let mut round = Round {
         place,
         plan,
+        began: Instant::now(),
         spec,
         mount: None,
         writer: None,
@@ -127,14 +133,30 @@ pub fn run(place: &Place, plan: &Plan, sabotage: Option<Sabotage>, counted: &mut
             all[all.len().saturating_sub(lines)..].join("\n")
         };
         let requests = place.proxy.counts().log_text();
+        if place.keeps {
+            let _ = std::fs::write(place.dir.join("requests"), &requests);
+        }
         let why = format!("{}\nlog of bosfs:\n{}\nrequests:\n{}", wrong.why, tail(&log, 60), tail(&requests, 60));
         Failure { why, bytes_lost: wrong.bytes_lost, calls }
     })
 }
 
+/// Copies a folder with all that is in it, holes and times too.
+///
+/// # Errors
+/// What `cp` says.
+pub fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    let output = std::process::Command::new("cp").arg("-a").arg(from).arg(to).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned())),
+    }
+}
+
 struct Round<'a> {
     place: &'a Place,
     plan: &'a Plan,
+    began: Instant,
     spec: MountSpec,
     mount: Option<Mounted>,
     writer: Option<Writer>,
@@ -180,7 +202,16 @@ impl Round<'_> {
     }
 
     fn note(&mut self, line: String) {
-        self.calls.push(line);
+        self.calls.push(format!("{:6} ms {line}", self.began.elapsed().as_millis()));
+    }
+
+    /// What a kill left in the state directory.
+    fn put_aside(&self) -> std::io::Result<()> {
+        if self.place.keeps {
+            let aside = self.place.dir.join(format!("state.kill{}", self.kills_ms.len()));
+            copy_folder(&self.spec.state_dir, &aside)?;
+        }
+        Ok(())
     }
 
     fn log(&self) -> String {
@@ -362,6 +393,7 @@ impl Round<'_> {
             }
         }
         self.wait_quiet();
+        self.put_aside()?;
         self.check_bucket(&cut)?;
         self.mount_again(&cut)
     }
@@ -544,7 +576,7 @@ impl Round<'_> {
         }
         for lane in &mut self.lanes {
             let seen = objects.of_lane(&lane.root);
-            let (exact, loose) = lane.settle(&seen).map_err(|why| format!("after umount: {why}"))?;
+            let (exact, loose) = lane.settle(&seen, &objects.modes).map_err(|why| format!("after umount: {why}"))?;
             self.counted.keys_exact += exact;
             self.counted.keys_loose += loose;
             let kept: Vec<String> = lane.kept().into_iter().cloned().collect();

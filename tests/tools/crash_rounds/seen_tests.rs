@@ -157,20 +157,39 @@ fn what_was_not_closed_is_not_published() {
         assert_eq!(killed.published.get("w/a").settled.len(), if waits { 2 } else { 3 });
         let mut seen =
             std::collections::BTreeMap::from([("w/".to_owned(), Vec::new()), ("w/a".to_owned(), first.to_vec())]);
+        let modes = std::collections::BTreeMap::from([("w/a".to_owned(), 0o644)]);
         let mut kept = killed.clone();
-        kept.settle(&seen).unwrap();
+        kept.settle(&seen, &modes).unwrap();
         assert_eq!(kept.kept(), ["w/a"]);
         seen.insert("w/a".into(), second.to_vec());
         let mut closed = killed.clone();
-        closed.settle(&seen).unwrap();
+        closed.settle(&seen, &modes).unwrap();
         assert!(closed.kept().is_empty());
         seen.insert("w/a".into(), second[..150].to_vec());
-        assert!(killed.clone().settle(&seen).is_err(), "half a file");
+        assert!(killed.clone().settle(&seen, &modes).is_err(), "half a file");
         // Killed after it.
         run(&mut lane, &[CLOSE]);
         let killed = lane.after_kill(None, &tree_of(&lane)).unwrap();
         assert_eq!(killed.published.get("w/a").settled, [Some(second)]);
     }
+}
+
+#[test]
+fn what_was_cut_off_is_not_taken_for_an_object_with_the_same_bytes() {
+    let mut lane = with_file(true);
+    let copy = Op::Create { slot: 0, path: "w/.a.XXXXXX".into(), exclusive: true, mode: 0o600 };
+    run(&mut lane, &[copy, write(0, 1, 100)]);
+    let mut lane = lane.after_kill(None, &tree_of(&lane)).unwrap();
+    run(&mut lane, &[Op::Rename { from: "w/.a.XXXXXX".into(), to: "w/a".into() }]);
+    let bytes = lane.file("w/a").unwrap().bytes.to_vec();
+    let seen = std::collections::BTreeMap::from([("w/".to_owned(), Vec::new()), ("w/a".to_owned(), bytes)]);
+    let settled = |mode: u32| {
+        let mut lane = lane.clone();
+        lane.settle(&seen, &std::collections::BTreeMap::from([("w/a".to_owned(), mode)])).unwrap();
+        lane
+    };
+    assert_eq!(settled(0o644).kept(), ["w/a"], "the object is the one that was there before");
+    assert!(settled(0o600).kept().is_empty());
 }
 
 #[test]
