@@ -301,6 +301,38 @@ async fn a_closed_file_is_finished_by_the_next_start_alone() {
     uploads.stop().await;
 }
 
+/// Whoever remembers what objects carry is told of a publication, and of a copy with new attributes, while the file still
+/// counts as changed here and before the journal calls it done: no look at it and no kill falls in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_object_carries_is_told_before_its_file_counts_as_settled() {
+    let bench = Bench::new();
+    let uploads = bench.start(options());
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (teller, state, file_of) = (told.clone(), bench.state.join("uploads"), Arc::downgrade(&uploads));
+    uploads.on_published(Box::new(move |key, published| {
+        let file = file_of.upgrade().and_then(|uploads| uploads.find(key));
+        let is_settled = file.is_none_or(|file| file.settled().is_some());
+        let journal = std::fs::read_dir(&state).unwrap().flatten().find_map(|dir| {
+            let text = std::fs::read_to_string(dir.path().join("journal")).ok()?;
+            text.contains(&format!("\"key\":\"{key}\"")).then_some(text)
+        });
+        let journal = journal.expect("its journal is still there");
+        let lines = |kind: &str| journal.matches(&format!("\"t\":\"{kind}\"")).count();
+        let done = (lines("proved"), lines("attrs_copied"));
+        teller.lock().unwrap().push((published.attrs.mode, is_settled, done));
+    }));
+    let file = uploads.open(new_file("f")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, b"written").await;
+    file.publish().await.unwrap();
+    file.set_attrs(FileAttrs { mode: 0o100_444, ..ATTRS }).unwrap();
+    file.remove_writer(WriterEnd::Closed);
+    assert!(uploads.drain().await.is_empty());
+    assert_eq!(bench.requests("CopyObject"), 1);
+    assert_eq!(*told.lock().unwrap(), [(0o100_640, false, (0, 0)), (0o100_444, false, (1, 0))]);
+    uploads.stop().await;
+}
+
 /// A small temporary that was closed is published as it was closed when another program opens it, also if that one is
 /// killed before it wrote anything.
 #[tokio::test(flavor = "multi_thread")]

@@ -450,28 +450,35 @@ impl DirtyFile {
             // The file shrank to one part after some were sent.
             self.abort(&upload).await?;
         }
+        let (published, headers) = {
+            let mut inner = self.lock();
+            let Stage::Completed { etag, .. } = inner.state.stage.clone() else { return Ok(()) };
+            let mark = inner.state.mark(frozen.publication);
+            let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
+            let mut carried = headers.clone();
+            if let Some(sent) = inner.state.carried.as_ref().map(|carried| carried.xattrs.clone()) {
+                match sent {
+                    Some(xattrs) => carried.metadata.insert(XATTRS.to_owned(), xattrs),
+                    None => carried.metadata.remove(XATTRS),
+                };
+            }
+            let stored_between = inner.stored_between.take();
+            (Published { etag, size: frozen.size, attrs: frozen.attrs, headers: carried, stored_between }, headers)
+        };
+        // Before the line that ends it: after a kill from there on nothing else would tell what the object carries.
+        self.shared.tell_published(&key, &published);
         let mut inner = self.lock();
-        let Stage::Completed { etag, .. } = inner.state.stage.clone() else { return Ok(()) };
-        let mark = inner.state.mark(frozen.publication);
-        let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
-        self.append(&mut inner, &Record::Proved { publication: frozen.publication, proof })?;
-        log::info!("{key}: published, {} bytes, ETag {etag}, {proof:?}", frozen.size);
-        let mut carried = headers.clone();
-        if let Some(sent) = inner.state.carried.as_ref().map(|carried| carried.xattrs.clone()) {
-            match sent {
-                Some(xattrs) => carried.metadata.insert(XATTRS.to_owned(), xattrs),
-                None => carried.metadata.remove(XATTRS),
-            };
+        if !matches!(inner.state.stage, Stage::Completed { .. }) {
+            return Ok(());
         }
-        let stored_between = inner.stored_between.take();
-        let published = Published { etag, size: frozen.size, attrs: frozen.attrs, headers: carried, stored_between };
-        inner.last_published = Some(published.clone());
+        self.append(&mut inner, &Record::Proved { publication: frozen.publication, proof })?;
+        log::info!("{key}: published, {} bytes, ETag {}, {proof:?}", frozen.size, published.etag);
+        inner.last_published = Some(published);
         inner.proved_at = Some(Instant::now());
         inner.state.headers = headers;
         inner.settled_publication = frozen.publication;
         inner.reconcile = false;
         drop(inner);
-        self.shared.tell_published(&key, &published);
         self.notify();
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::Published;
 use super::complete::finished;
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
-use super::inner::{COPY_BYTES_MAX, Removal};
+use super::inner::{COPY_BYTES_MAX, Inner, Removal};
 use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
 use crate::bos::client::stored_between;
@@ -69,23 +69,26 @@ impl DirtyFile {
             }
             Err(e) => return Err(e.into()),
         };
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        let base_moved = inner.state.base.as_ref() != Some(&base) || inner.state.key != key;
-        if base_moved || inner.state.stage != Stage::Open {
-            return Ok(());
-        }
         let confirmed_at = etag.is_some().then(Instant::now);
         let carried = etag.unwrap_or_else(|| base.etag.clone());
-        self.append(inner, &Record::AttrsCopied { etag: carried.clone(), attrs, xattrs })?;
-        let published = Published { etag: carried, size: base.size, attrs, headers, stored_between: times };
-        inner.last_published = Some(published.clone());
-        inner.proved_at = confirmed_at;
-        drop(guard);
-        // Remembered before the journal goes: after a kill in between nothing else would tell of the new attributes.
+        let published = Published { etag: carried.clone(), size: base.size, attrs, headers, stored_between: times };
+        let has_moved = |inner: &Inner| {
+            inner.state.base.as_ref() != Some(&base) || inner.state.key != key || inner.state.stage != Stage::Open
+        };
+        if has_moved(&self.lock()) {
+            return Ok(());
+        }
+        // Remembered before the line that ends it: from there on nothing else tells of the new attributes, neither to a
+        // lookup, as the file is not dirty any more, nor after a kill.
         self.shared.tell_published(&key, &published);
         let mut guard = self.lock();
         let inner = &mut *guard;
+        if has_moved(inner) {
+            return Ok(());
+        }
+        self.append(inner, &Record::AttrsCopied { etag: carried, attrs, xattrs })?;
+        inner.last_published = Some(published);
+        inner.proved_at = confirmed_at;
         if inner.writers == 0 && !inner.is_pending() && inner.store.is_some() {
             let done = inner.state.published.is_some().then(|| finished(inner));
             self.retire(inner);
