@@ -38,7 +38,7 @@ fn some_records() -> Vec<Record> {
         opened(),
         Record::Initiating,
         sent(1),
-        Record::Partial { block: u64::MAX, ranges: vec![ByteRange::new(1, 5), ByteRange::new(9, 9)] },
+        Record::Partial { block: 12_206_079_999, ranges: vec![ByteRange::new(1, 5), ByteRange::new(9, 9)] },
         Record::Completing {
             publication: 1,
             mark: "00112233aabbccdd.1".into(),
@@ -210,6 +210,28 @@ fn lines_of_another_version_are_no_torn_tail_and_tell_to_update() {
         assert!(damage.contains("newer") && damage.contains(&format!("byte {whole} ")), "{damage}");
         assert_eq!(found.torn_bytes, 0);
     }
+}
+
+#[test]
+fn lines_that_name_blocks_beyond_the_largest_file_are_damage() {
+    // 10,000 parts of 4768 MiB.
+    let end = 10_000 * 4768 * (1 << 20) / 4096u64;
+    let with = |form: &str, end: u64| replay(&framed(&form.replace("END", &end.to_string()))).damage;
+    for form in [
+        r#"{"t":"spooled","blocks":[{"start":0,"end":3},{"start":7,"end":END}]}"#,
+        r#"{"t":"synced","size":40000,"blocks":[{"start":7,"end":END},{"start":3,"end":4}]}"#,
+        r#"{"t":"rebased","blocks":[{"start":7,"end":END}]}"#,
+        r#"{"t":"rebased","blocks":[{"start":END,"end":END}]}"#,
+    ] {
+        assert_eq!(with(form, end), None, "{form}");
+        for beyond in [end + 1, 84_294_967_296, u64::MAX] {
+            let damage = with(form, beyond).unwrap();
+            assert!(damage.contains("beyond the largest file"), "{form}: {damage}");
+        }
+    }
+    let partial = r#"{"t":"partial","block":END,"ranges":[]}"#;
+    assert_eq!(with(partial, end - 1), None);
+    assert!(with(partial, end).unwrap().contains("beyond the largest file"));
 }
 
 #[test]

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::log::Line;
 use crate::bos::client::ObjectHeaders;
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
-use crate::write::part_plan::PartPlan;
+use crate::write::block_map::BLOCK_BYTES;
+use crate::write::part_plan::{FILE_BYTES_MAX, PartPlan};
 
 /// Version of the format that this bosfs writes, and the highest it reads.
 pub const FORMAT: u32 = 1;
@@ -285,18 +286,37 @@ impl Line for Record {
         }
     }
 
-    /// Ranges are not reversed.
+    /// Ranges are not reversed, and no block lies beyond the largest file.
     fn check(&self) -> Result<(), String> {
         let ranges = match self {
             Record::Copied { range, .. } | Record::Zeroed { range } => std::slice::from_ref(range),
             Record::Partial { ranges, .. } => ranges.as_slice(),
-            Record::Synced { blocks: Some(blocks), .. } | Record::Rebased { blocks: Some(blocks) } => blocks.as_slice(),
-            Record::Spooled { blocks } => blocks.as_slice(),
-            _ => return Ok(()),
+            _ => self.blocks(),
         };
-        match ranges.iter().find(|range| range.end < range.start) {
-            Some(range) => Err(format!("has the impossible range {range:?}")),
-            None => Ok(()),
+        let last_block = match self {
+            Record::Partial { block, .. } => Some(*block),
+            _ => self.blocks().iter().filter_map(|range| range.end.checked_sub(1)).max(),
+        };
+        if let Some(range) = ranges.iter().find(|range| range.end < range.start) {
+            return Err(format!("has the impossible range {range:?}"));
+        }
+        match last_block {
+            Some(block) if block >= FILE_BYTES_MAX / BLOCK_BYTES => {
+                Err(format!("names block {block}, which lies beyond the largest file of {FILE_BYTES_MAX} bytes"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Record {
+    /// The blocks that the line names as ranges of their indices.
+    fn blocks(&self) -> &[ByteRange] {
+        match self {
+            Record::Synced { blocks: Some(blocks), .. }
+            | Record::Rebased { blocks: Some(blocks) }
+            | Record::Spooled { blocks } => blocks,
+            _ => &[],
         }
     }
 }

@@ -16,6 +16,8 @@ pub const PART_BYTES_MIN: u64 = 5 << 20;
 pub const PART_BYTES_MAX: u64 = COPY_BYTES_MAX / PART_UNIT_BYTES * PART_UNIT_BYTES;
 /// Largest range of one UploadPartCopy, bytes: 5 GB, read as 5 * 10^9.
 pub const COPY_BYTES_MAX: u64 = 5_000_000_000;
+/// Size of the largest file that any plan has, bytes; BOS's own limit is 48.8 TB.
+pub const FILE_BYTES_MAX: u64 = PART_NUMBER_MAX as u64 * PART_BYTES_MAX;
 /// Size of the first parts where nothing else is asked for, bytes.
 pub const PART_BYTES_DEFAULT: u64 = 8 << 20;
 
@@ -297,6 +299,7 @@ mod tests {
             let plan = PartPlan::for_length(len);
             assert_sound(&plan);
             assert!(plan.size_max() >= (20 << 40).max(len.min(48_800_000_000_000)), "{len}: {plan:?}");
+            assert!(plan.size_max() <= FILE_BYTES_MAX);
             // One size up to the announced length.
             let last = plan.part_at(len.saturating_sub(1)).unwrap_or(PartNumber::FIRST);
             assert_eq!(plan.range(last).len(), plan.first_bytes(), "{len}");
