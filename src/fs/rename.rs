@@ -139,6 +139,7 @@ impl Fs {
             None => self.expected_without_name(new_key).await?,
         };
         let displaced = Self::dirty_of(target);
+        let closed = file.is_closed();
         // The journal of the file says the new name before that of the replaced one says that it gives way.
         if !file.rename(new_key, condition)? {
             return Ok(false);
@@ -151,7 +152,7 @@ impl Fs {
             file.rename(new_key, condition)?;
         }
         self.renamed(source, names, target);
-        let closed = source.body.state.lock().writers == 0;
+        let closed = closed || source.body.state.lock().writers == 0;
         if closed && self.options.write_back {
             file.publish_in_background().await?;
         } else if closed {

@@ -85,9 +85,7 @@ impl DirtyFile {
         bytes: &[u8],
         plan: &crate::write::extents::WritePlan,
     ) -> Result<(), WriteError> {
-        if inner.state.parked {
-            self.append(inner, &Record::Reopened)?;
-        }
+        self.reopen_parked(inner)?;
         self.dirty_parts(inner, range)?;
         fail_point!("file.write");
         let key = inner.state.key.clone();
@@ -104,6 +102,14 @@ impl DirtyFile {
         inner.touched();
         inner.new_content = true;
         inner.inherited = false;
+        Ok(())
+    }
+
+    /// A file that was closed and waits for its rename is about to change: that close no longer counts.
+    pub(super) fn reopen_parked(&self, inner: &mut Inner) -> Result<(), WriteError> {
+        if inner.state.parked {
+            self.append(inner, &Record::Reopened)?;
+        }
         Ok(())
     }
 
@@ -179,6 +185,7 @@ impl DirtyFile {
             }
         }
         if size != old || size == 0 {
+            self.reopen_parked(inner)?;
             let boundary = ByteRange::at(touched.start, touched.len().max(1));
             if inner.state.keeps_changes() {
                 self.dirty_parts(inner, boundary)?;

@@ -187,12 +187,16 @@ impl DirtyFile {
             let Some(store) = &mut inner.store else { return Ok(()) };
             let before = store.extents.spool_blocks(whole);
             let spool = store.spool.clone();
-            store.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
+            let lines = store.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
             let after = store.extents.spool_blocks(whole);
             let more = after.saturating_sub(before) * crate::write::block_map::BLOCK_BYTES;
             inner.spooled_bytes += more;
             // Less than a part per file; a full spool must not stop the upload that empties it.
             self.shared.budget.take(more);
+            // The base may be gone after the next start: the source of a copy is removed once its bytes are here.
+            for (block, ranges) in lines {
+                self.append(inner, &Record::Partial { block, ranges })?;
+            }
         }
     }
 

@@ -44,6 +44,7 @@ impl DirtyFile {
             return Err(WriteError::MustWait);
         }
         self.materialise(inner)?;
+        self.reopen_parked(inner)?;
         self.dirty_parts(inner, blocks)?;
         self.append(inner, &Record::Zeroed { range: blocks })?;
         let key = inner.state.key.clone();
@@ -94,6 +95,7 @@ impl DirtyFile {
         if !inner.store()?.extents.is_untouched(whole, whole.end) {
             return Ok(false);
         }
+        self.reopen_parked(inner)?;
         self.append(inner, &Record::Resizing { size: end })?;
         self.resize_store(inner, end)?;
         self.append(inner, &Record::Cloned { base: source.clone(), end })?;

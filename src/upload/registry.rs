@@ -589,6 +589,8 @@ impl Shared {
                 inner.size
             };
             file.fill_from(Some(key), ByteRange::new(0, size)).await?;
+            // Also if the power fails after that object is gone.
+            file.sync().await?;
         }
         Ok(())
     }

@@ -240,6 +240,13 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// Whether it was closed and nobody went on with it since: no program has it open for writing, or the release of its
+    /// handle, which comes behind the close, is still to arrive.
+    pub fn is_closed(&self) -> bool {
+        let inner = self.lock();
+        inner.writers == 0 || inner.state.parked
+    }
+
     /// Whether a program has it open for writing.
     pub fn is_open(&self) -> bool {
         self.lock().writers > 0

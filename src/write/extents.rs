@@ -339,16 +339,16 @@ impl Extents {
 
     /// Takes bytes of the base that were fetched, from file offset `at` on. Only bytes that are still the base's are put
     /// into the spool, whatever was written meanwhile. A block that none of whose bytes were written is taken only if
-    /// `bytes` hold all that the base has of it. Needs no journal line: what it changes can be fetched again. Returns the
-    /// number of blocks that were not in the spool before.
+    /// `bytes` hold all that the base has of it. Returns lines to journal, as [`WritePlan::partial_changes`]: without them
+    /// a later process fetches the same bytes again, if the base is still there.
     ///
     /// # Errors
     /// Those of the disk. The call may be repeated.
-    pub fn fill(&mut self, spool: &Spool, at: u64, bytes: &[u8]) -> io::Result<u64> {
+    pub fn fill(&mut self, spool: &Spool, at: u64, bytes: &[u8]) -> io::Result<Vec<(u64, Vec<ByteRange>)>> {
         let given = ByteRange::at(at, bytes.len() as u64).intersect(ByteRange::new(0, self.base_end));
         let part_of = |range: ByteRange| &bytes[(range.start - at) as usize..(range.end - at) as usize];
         let runs: Vec<_> = self.map.runs(blocks_touching(given)).collect();
-        let mut new_blocks = 0;
+        let mut lines = Vec::new();
         for (blocks, state) in runs {
             match state {
                 BlockState::Zero | BlockState::Held => {}
@@ -368,17 +368,17 @@ impl Extents {
                     spool.write_at(taken.start, part_of(taken))?;
                     spool.zero(ByteRange::new(taken.end, (end * BLOCK_BYTES).min(spool.len())))?;
                     self.fresh.insert(start..end);
-                    new_blocks += self.map.set(start..end, BlockState::Spool)?;
+                    self.map.set(start..end, BlockState::Spool)?;
                 }
                 BlockState::Spool => {
                     let partial: Vec<u64> = self.partials.range(blocks).map(|(&block, _)| block).collect();
                     for block in partial {
-                        self.fill_partial(block, given, spool, part_of)?;
+                        lines.extend(self.fill_partial(block, given, spool, part_of)?);
                     }
                 }
             }
         }
-        Ok(new_blocks)
+        Ok(lines)
     }
 
     fn fill_partial<'a>(
@@ -387,23 +387,27 @@ impl Extents {
         given: ByteRange,
         spool: &Spool,
         part_of: impl Fn(ByteRange) -> &'a [u8],
-    ) -> io::Result<()> {
-        let Some(written) = self.partials.get(&block) else { return Ok(()) };
+    ) -> io::Result<Option<(u64, Vec<ByteRange>)>> {
+        let Some(written) = self.partials.get(&block) else { return Ok(None) };
+        let mut filled = false;
         let mut ranges = written.clone();
         for gap in gaps(self.base_bytes(block), written) {
             let taken = gap.intersect(given);
             if !taken.is_empty() {
                 spool.write_at(taken.start, part_of(taken))?;
                 ranges.push(taken);
+                filled = true;
             }
         }
-        let ranges = merged(ranges);
+        let mut ranges = merged(ranges);
         if self.completes(block, &ranges) {
+            ranges.clear();
             self.partials.remove(&block);
+            self.journaled.remove(&block);
         } else {
-            self.partials.insert(block, ranges);
+            self.partials.insert(block, ranges.clone());
         }
-        Ok(())
+        Ok(filled.then_some((block, ranges)))
     }
 
     /// The file is cut or extended from `old_size` to `new_size`. Cut bytes are neither the spool's nor the base's any

@@ -319,3 +319,34 @@ fn a_file_that_recovery_publishes_while_its_directory_is_looked_at_is_listed() {
     names.sort();
     assert_eq!(names, ["new", "old"], "{}", world.proxy.counts().log_text());
 }
+
+/// A copy within the mount that nobody closed has all its bytes after a kill in the middle of the removal of its source.
+#[test]
+fn an_unfinished_copy_has_its_bytes_after_a_kill_in_the_removal_of_its_source() {
+    let world = World::new();
+    let mut expected = random_bytes(8, 10_000);
+    world.bucket.put("source", &expected).unwrap();
+    let mut mount = world.mount(&ARGS);
+    let source = std::fs::File::open(mount.path("source")).unwrap();
+    let copy = OpenOptions::new().create_new(true).write(true).open(mount.path(KEY)).unwrap();
+    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, expected.len()).unwrap(), expected.len());
+    // Within blocks whose other bytes are the source's, and behind its end.
+    copy.write_all_at(b"changed", 5000).unwrap();
+    copy.write_all_at(b"and longer", 10_100).unwrap();
+    expected[5000..5007].copy_from_slice(b"changed");
+    expected.resize(10_100, 0);
+    expected.extend_from_slice(b"and longer");
+    drop(source);
+    let removed = world.proxy.hold(When::call(Call::DeleteObject).key("source").once(), HoldAt::BeforeAnswer);
+    let name = mount.path("source");
+    let removing = std::thread::spawn(move || std::fs::remove_file(name));
+    assert!(removed.wait_hit(WAIT), "{}", mount.log_text());
+    mount.kill();
+    let _ = removing.join();
+    drop(copy);
+    world.proxy.clear_rules();
+    world.wait_quiet();
+    assert!(world.bucket.head("source").unwrap().is_none());
+    mount.remount().unwrap();
+    assert!(std::fs::read(mount.path(KEY)).unwrap() == expected, "{}", mount.log_text());
+}
