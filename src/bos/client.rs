@@ -14,7 +14,7 @@ pub use super::body::{Body, BodySource};
 pub use super::get::{GetObject, given_range};
 pub use super::model::{
     BucketInfo, CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta,
-    StoredOutcome, UploadsPage, stored_between,
+    StoredOutcome, UploadsMarker, UploadsPage, stored_between,
 };
 
 use super::credentials::CredentialsProvider;
@@ -196,19 +196,19 @@ impl BosClient {
     }
 
     /// ListMultipartUploads, one page.
-    pub async fn list_uploads(&self, prefix: &str, next: Option<&(String, Option<String>)>) -> Result<UploadsPage> {
+    pub async fn list_uploads(&self, prefix: &str, marker: Option<&UploadsMarker>) -> Result<UploadsPage> {
         let mut call = self.call("ListMultipartUploads", Method::GET, None);
         call.query = query([("uploads", ""), ("maxUploads", PAGE_KEYS_MAX.to_string().as_str())]);
         if !prefix.is_empty() {
             call.query.push(("prefix".to_owned(), prefix.to_owned()));
         }
-        if let Some((key, upload_id)) = next {
-            call.query.push(("keyMarker".to_owned(), key.clone()));
-            if let Some(upload_id) = upload_id {
+        if let Some(marker) = marker {
+            call.query.push(("keyMarker".to_owned(), marker.key.clone()));
+            if let Some(upload_id) = &marker.upload_id {
                 call.query.push(("uploadIdMarker".to_owned(), upload_id.clone()));
             }
         }
-        self.sender.gather(&call, ANSWER_BYTES_MAX, json(|wire: WireListUploads| wire.into_page(next))).await
+        self.sender.gather(&call, ANSWER_BYTES_MAX, json(|wire: WireListUploads| wire.into_page(prefix, marker))).await
     }
 
     /// Days after which a lifecycle rule of the bucket aborts unfinished uploads under `prefix`; `None`: no such rule.

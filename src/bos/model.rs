@@ -1,6 +1,6 @@
 //! What calls take and give: the domain types of [`client`](super::client), which re-exports them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::object::{ETag, PartNumber, UploadId};
@@ -122,8 +122,37 @@ pub struct ListedUpload {
 pub struct UploadsPage {
     /// Uploads, by key.
     pub uploads: Vec<ListedUpload>,
-    /// `keyMarker` (and `uploadIdMarker`, where BOS gave one) of the next page; `None` at the end.
-    pub next: Option<(String, Option<String>)>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<UploadsMarker>,
+}
+
+/// Where a page of ListMultipartUploads starts. A page can only lead to where none before it began, so that a list ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadsMarker {
+    /// `keyMarker`, not empty.
+    pub key: String,
+    /// `uploadIdMarker`, where BOS gave one.
+    pub upload_id: Option<String>,
+    /// The `uploadIdMarker`s of earlier pages with this key: the order of IDs within a key is not known.
+    earlier_ids: HashSet<Option<String>>,
+}
+
+impl UploadsMarker {
+    /// What follows a page that began `after` there. `None`: the list goes back, or began there before.
+    pub(super) fn following(after: Option<&Self>, key: &str, upload_id: Option<&str>) -> Option<Self> {
+        let (key, upload_id) = (key.to_owned(), upload_id.map(str::to_owned));
+        let mut earlier_ids = HashSet::new();
+        let goes_back = match after {
+            None => key.is_empty(),
+            Some(after) if after.key == key => {
+                earlier_ids.clone_from(&after.earlier_ids);
+                earlier_ids.insert(after.upload_id.clone());
+                earlier_ids.contains(&upload_id)
+            }
+            Some(after) => key < after.key,
+        };
+        (!goes_back).then_some(Self { key, upload_id, earlier_ids })
+    }
 }
 
 /// What HEAD of a bucket tells.

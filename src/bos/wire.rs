@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{
     CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome,
-    UploadsPage,
+    UploadsMarker, UploadsPage,
 };
 use super::sign::parse_timestamp;
 use crate::object::{ETag, PART_NUMBER_MAX, PartNumber, UploadId};
@@ -132,16 +132,13 @@ impl TryFrom<WireObject> for ListedObject {
 }
 
 impl WireListObjects {
-    /// The page that follows `marker`. Refused: keys outside `prefix`, and a marker that does not advance, which would
-    /// make a listing endless.
+    /// The page that follows `marker`. Refused: keys outside `prefix` and empty ones, and a marker that does not advance,
+    /// which would make a listing endless.
     pub fn into_page(self, prefix: &str, marker: Option<&str>) -> Result<ListPage, Odd> {
         let objects: Vec<ListedObject> =
             self.contents.unwrap_or_default().into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
         let prefixes: Vec<String> = self.common_prefixes.unwrap_or_default().into_iter().map(|p| p.prefix).collect();
-        let names = objects.iter().map(|object| &object.key).chain(&prefixes);
-        if let Some(stray) = names.into_iter().find(|name| !name.starts_with(prefix)) {
-            return Err(format!("the listing of {prefix:?} names {stray:?}"));
-        }
+        check_names(objects.iter().map(|object| &object.key).chain(&prefixes), prefix, "listing")?;
         let next_marker = if self.is_truncated {
             // Documented to be there; without a delimiter the last key says the same.
             let next = self
@@ -233,8 +230,9 @@ pub struct WireListUploads {
 }
 
 impl WireListUploads {
-    /// The page that follows `after`. A marker that does not advance is refused.
-    pub fn into_page(self, after: Option<&(String, Option<String>)>) -> Result<UploadsPage, Odd> {
+    /// The page that follows `marker`. Refused as in [`WireListObjects::into_page`]: keys outside `prefix` and empty ones,
+    /// and a marker that does not advance.
+    pub fn into_page(self, prefix: &str, marker: Option<&UploadsMarker>) -> Result<UploadsPage, Odd> {
         let uploads: Vec<ListedUpload> = self
             .uploads
             .unwrap_or_default()
@@ -244,6 +242,7 @@ impl WireListUploads {
                 Ok(ListedUpload { initiated: timestamp_of(&wire.initiated), upload_id, key: wire.key })
             })
             .collect::<Result<_, Odd>>()?;
+        check_names(uploads.iter().map(|upload| &upload.key), prefix, "list of uploads")?;
         if !self.is_truncated {
             return Ok(UploadsPage { uploads, next: None });
         }
@@ -252,13 +251,28 @@ impl WireListUploads {
             .filter(|key| !key.is_empty())
             .or_else(|| uploads.last().map(|upload| upload.key.clone()))
             .ok_or("the list of uploads is cut off but does not say where to go on")?;
-        let next = (key, self.next_upload_id_marker.filter(|id| !id.is_empty()));
-        // Within one key the IDs have no known order, so there only a repeat can be told.
-        if after.is_some_and(|after| next.0 < after.0 || next == *after) {
-            return Err(format!("the list of uploads does not advance after {:?}", next.0));
-        }
+        let id = self.next_upload_id_marker.filter(|id| !id.is_empty());
+        let id = id.map(|id| upload_id_of(&id)).transpose()?;
+        let id = id.as_ref().map(UploadId::as_str);
+        let next = UploadsMarker::following(marker, &key, id).ok_or_else(|| {
+            let from = marker.map(|marker| (&marker.key, &marker.upload_id));
+            format!("the list of uploads does not advance: after {from:?} comes {:?}", (&key, id))
+        })?;
         Ok(UploadsPage { uploads, next: Some(next) })
     }
+}
+
+/// Refuses a list of `prefix` that has other names, or a name that nothing can have.
+fn check_names<'a>(names: impl Iterator<Item = &'a String>, prefix: &str, list: &str) -> Result<(), Odd> {
+    for name in names {
+        if !name.starts_with(prefix) {
+            return Err(format!("the {list} of {prefix:?} names {name:?}"));
+        }
+        if name.is_empty() {
+            return Err(format!("the {list} of {prefix:?} has an entry with an empty key"));
+        }
+    }
+    Ok(())
 }
 
 /// Answer of InitiateMultipartUpload.

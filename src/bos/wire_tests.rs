@@ -76,20 +76,65 @@ fn parts_of_several_pages_are_joined_in_order() {
     }
 }
 
+fn uploads(json: &str, prefix: &str, marker: Option<&UploadsMarker>) -> Result<UploadsPage, Odd> {
+    parse::<WireListUploads>(json.as_bytes())?.ok_or("empty")?.into_page(prefix, marker)
+}
+
+/// A page that is cut off after `key`, and after `id` where there is one.
+fn cut_off_after(key: &str, id: &str) -> String {
+    format!(r#"{{"isTruncated":true,"nextKeyMarker":"{key}","nextUploadIdMarker":"{id}"}}"#)
+}
+
 #[test]
 fn uploads_page_by_key_alone_where_no_id_is_given() {
-    let page = |json: &str, after: Option<&(String, Option<String>)>| {
-        parse::<WireListUploads>(json.as_bytes()).unwrap().unwrap().into_page(after)
-    };
+    let next = |page: &UploadsPage| page.next.clone().map(|next| (next.key, next.upload_id));
     let json = r#"{"isTruncated":true,"nextKeyMarker":"k","uploads":[{"key":"k","uploadId":"u",
         "initiated":"2026-01-02T03:04:05.123Z"}]}"#;
-    let first = page(json, None).unwrap();
-    assert_eq!(first.next, Some(("k".to_owned(), None)));
+    let first = uploads(json, "", None).unwrap();
+    assert_eq!(next(&first), Some(("k".to_owned(), None)));
     assert_eq!(first.uploads[0].initiated, 1_767_323_045);
-    assert!(page(json, first.next.as_ref()).is_err(), "the same marker again");
+    assert!(uploads(json, "", first.next.as_ref()).is_err(), "the same marker again");
     let with_id = json.replace("\"nextKeyMarker\"", "\"nextUploadIdMarker\":\"u\",\"nextKeyMarker\"");
-    assert_eq!(page(&with_id, first.next.as_ref()).unwrap().next, Some(("k".to_owned(), Some("u".to_owned()))));
-    assert!(page(&with_id, Some(&("l".to_owned(), None))).is_err(), "backwards");
+    assert_eq!(
+        next(&uploads(&with_id, "", first.next.as_ref()).unwrap()),
+        Some(("k".to_owned(), Some("u".to_owned())))
+    );
+}
+
+#[test]
+fn a_list_of_uploads_that_stands_still_goes_back_or_in_circles_is_refused() {
+    let mut marker = None;
+    // IDs in any order within a key, then by key alone, then another key with an ID that was there before.
+    for (key, id) in [("k", "2"), ("k", "3"), ("k", "1"), ("k", ""), ("k/x", "2"), ("l", "")] {
+        marker = uploads(&cut_off_after(key, id), "", marker.as_ref()).unwrap().next;
+        let refused = |key: &str, id: &str| uploads(&cut_off_after(key, id), "", marker.as_ref()).unwrap_err();
+        for (key, id) in [(key, id), ("k", "2"), ("j", "9"), ("j", "")] {
+            let why = refused(key, id);
+            assert!(why.contains("does not advance") && why.contains(key), "{why}");
+        }
+    }
+    let first = uploads(&cut_off_after("k", "2"), "", None).unwrap().next;
+    let second = uploads(&cut_off_after("k", "1"), "", first.as_ref()).unwrap().next;
+    let why = uploads(&cut_off_after("k", "2"), "", second.as_ref()).unwrap_err();
+    assert!(why.contains("does not advance"), "{why}");
+    assert!(uploads(r#"{"isTruncated":true}"#, "", None).is_err(), "nowhere to go on");
+    assert!(uploads(&cut_off_after("k", "a\nb"), "", None).is_err(), "an ID that none is");
+}
+
+#[test]
+fn lists_with_an_empty_key_or_one_outside_the_prefix_are_refused() {
+    let upload = |key: &str, rest: &str| format!(r#"{{"uploads":[{{"key":"{key}","uploadId":"u"}}]{rest}}}"#);
+    let cut_off = r#","isTruncated":true"#;
+    assert_eq!(uploads(&upload("d/k", cut_off), "d/", None).unwrap().next.unwrap().key, "d/k");
+    for rest in ["", cut_off, r#","isTruncated":true,"nextKeyMarker":"a""#] {
+        assert!(uploads(&upload("", rest), "", None).unwrap_err().contains("empty key"), "{rest}");
+        assert!(uploads(&upload("e/k", rest), "d/", None).unwrap_err().contains(r#"names "e/k""#), "{rest}");
+        let objects = format!(r#"{{"contents":[{{"key":""}}]{rest}}}"#);
+        assert!(list(&objects, "", None).unwrap_err().contains("empty key"), "{rest}");
+    }
+    assert!(list(r#"{"commonPrefixes":[{"prefix":""}]}"#, "", None).is_err());
+    // Keys that are no names of files are the matter of whoever shows them.
+    assert_eq!(uploads(&upload("a/../b", ""), "", None).unwrap().uploads[0].key, "a/../b");
 }
 
 #[test]
@@ -177,7 +222,7 @@ proptest! {
         for body in [body.as_slice(), text.as_bytes()] {
             let _ = parse::<WireListObjects>(body).map(|page| page.map(|page| page.into_page("", Some("m"))));
             let _ = parse::<WireListParts>(body).map(|page| page.map(|page| page.append_to(&mut Vec::new())));
-            let _ = parse::<WireListUploads>(body).map(|page| page.map(|page| page.into_page(None)));
+            let _ = parse::<WireListUploads>(body).map(|page| page.map(|page| page.into_page("", None)));
             let _ = parse::<WireDeleted>(body);
             let _ = WireError::in_body(body);
         }

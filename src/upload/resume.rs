@@ -183,7 +183,7 @@ pub async fn find_uploads(client: &BosClient, key: &ObjectKey) -> Result<Vec<Lis
         found.extend(page.uploads.into_iter().filter(|upload| upload.key == key.as_str()));
         match page.next {
             // Sorted by key, and every other key with this prefix comes later.
-            Some(marker) if marker.0 == key.as_str() => next = Some(marker),
+            Some(marker) if marker.key == key.as_str() => next = Some(marker),
             _ => break,
         }
     }

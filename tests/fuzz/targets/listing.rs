@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use bosfs::bos::client::ListPage;
+use bosfs::bos::client::{ListPage, UploadsMarker};
 use bosfs::bos::wire::{self, WireListObjects, WireListUploads};
 use bosfs::namespace::listing::{Listing, NextPage, check_name, just_before};
 
@@ -14,7 +14,7 @@ pub fn check(data: &[u8]) {
     let kind = feed.line();
     let prefix = feed.text().into_owned();
     match kind {
-        b"u" => uploads(feed),
+        b"u" => uploads(feed, &prefix),
         _ => objects(feed, &prefix),
     }
 }
@@ -39,7 +39,7 @@ fn objects(mut feed: Feed<'_>, prefix: &str) {
 /// What may be relied on of a page that was accepted.
 fn check_page(page: &ListPage, prefix: &str, marker: Option<&str>, json_len: usize) {
     for object in &page.objects {
-        assert!(object.key.starts_with(prefix), "a key outside the prefix");
+        assert!(object.key.starts_with(prefix) && !object.key.is_empty(), "a key outside the prefix");
         assert!(i64::try_from(object.size).is_ok(), "a size beyond what files can have");
         // No value was made up out of nothing: memory stays in proportion to the answer.
         assert!(object.key.len() + object.etag.as_str().len() <= 3 * json_len, "more than was sent");
@@ -48,8 +48,9 @@ fn check_page(page: &ListPage, prefix: &str, marker: Option<&str>, json_len: usi
         assert!(name.starts_with(prefix), "a prefix outside the prefix");
     }
     assert!(page.objects.len() + page.prefixes.len() <= json_len, "more entries than bytes");
-    if let (Some(next), Some(marker)) = (&page.next_marker, marker) {
-        assert!(next.as_str() > marker, "the listing does not advance");
+    if let Some(next) = &page.next_marker {
+        // An empty one begins anew.
+        assert!(next.as_str() > marker.unwrap_or_default(), "the listing does not advance");
     }
 }
 
@@ -91,24 +92,21 @@ fn add(listing: &mut Listing, page: ListPage, prefix: &str) {
     }
 }
 
-fn uploads(mut feed: Feed<'_>) {
-    let mut after: Option<(String, Option<String>)> = None;
-    let mut seen = HashSet::new();
+fn uploads(mut feed: Feed<'_>, prefix: &str) {
+    let mut marker: Option<UploadsMarker> = None;
+    let mut asked = HashSet::new();
     while !feed.is_empty() {
         let line = feed.line();
         let Ok(Some(page)) = wire::parse::<WireListUploads>(line) else { continue };
-        let Ok(page) = page.into_page(after.as_ref()) else { return };
+        let Ok(page) = page.into_page(prefix, marker.as_ref()) else { return };
         assert!(page.uploads.len() <= line.len(), "more uploads than bytes");
+        for upload in &page.uploads {
+            assert!(upload.key.starts_with(prefix) && !upload.key.is_empty(), "a key outside the prefix");
+        }
         let Some(next) = page.next else { return };
-        assert!(!next.0.is_empty(), "an empty marker begins anew");
-        if let Some(after) = &after {
-            assert!(next.0 >= after.0, "the list of uploads goes back");
-            assert_ne!(next, *after, "the list of uploads stands still");
-        }
-        if after.as_ref().is_some_and(|after| next.0 > after.0) {
-            seen.clear();
-        }
-        seen.insert(next.1.clone());
-        after = Some(next);
+        assert!(!next.key.is_empty(), "an empty marker begins anew");
+        assert!(marker.is_none_or(|marker| next.key >= marker.key), "the list of uploads goes back");
+        assert!(asked.insert((next.key.clone(), next.upload_id.clone())), "a page is asked for twice");
+        marker = Some(next);
     }
 }
