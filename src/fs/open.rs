@@ -227,16 +227,24 @@ impl Fs {
             let verdict = writer.verdict.lock().clone();
             self.end_write(&open.node, &writer.file, Some(&verdict));
         }
-        let mut state = open.node.body.state.lock();
-        state.handles = state.handles.saturating_sub(1);
-        if state.handles > 0 || open.node.is_linked() {
+        {
+            let mut state = open.node.body.state.lock();
+            state.handles = state.handles.saturating_sub(1);
+        }
+        Self::orphan_of(&open.node)
+    }
+
+    /// What is to be buried of an inode once it has neither name nor handles.
+    pub(super) fn orphan_of(node: &Arc<Node>) -> Option<Orphan> {
+        let state = node.body.state.lock();
+        if state.handles > 0 || node.is_linked() {
             return None;
         }
         match &state.content {
             Content::Dirty(file) => {
                 // At once, so that an unmount right behind the close waits for it; what fails is told by `bury`.
                 let _ = file.begin_unlink();
-                Some(Orphan { node: open.node.clone(), file: file.clone() })
+                Some(Orphan { node: node.clone(), file: file.clone() })
             }
             _ => None,
         }

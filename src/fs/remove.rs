@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::Fs;
 use super::attr::{Content, Node};
 use super::error::{FsError, FsResult};
+use crate::fail_point::fail_point;
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
 use crate::object::{BaseObject, Condition, ETag, Md5, ObjectKey};
@@ -85,8 +86,13 @@ impl Fs {
             state.settle(false);
             (state.content.clone(), state.handles > 0)
         };
+        fail_point!("fs.remove");
         match content {
-            Content::Dirty(file) if open => self.hide(node, key, || Ok(file.orphan()?))?,
+            Content::Dirty(file) if open => {
+                self.hide(node, key, || Ok(file.orphan()?))?;
+                // It may have been published, and its inode let go of it, since it was looked at.
+                node.body.state.lock().content = Content::Dirty(file);
+            }
             Content::Dirty(file) => file.unlink().await?,
             Content::Object(object) if open => self.hide(node, key, || self.orphan_object(node, key, object))?,
             Content::Object(object) => self.delete(key, &object).await?,
@@ -94,6 +100,10 @@ impl Fs {
         }
         self.inodes.unlink(node);
         self.namespace.changed(key.as_str(), true);
+        // The last handle may have been released in between, while the name was still there: nobody else removes it then.
+        if open && let Some(orphan) = Self::orphan_of(node) {
+            self.bury(orphan).await;
+        }
         Ok(())
     }
 

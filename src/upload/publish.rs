@@ -501,6 +501,10 @@ impl DirtyFile {
     /// When the journal cannot be written.
     pub fn begin_unlink(self: &Arc<Self>) -> Result<bool, WriteError> {
         let mut inner = self.lock();
+        if inner.removal == Removal::Done {
+            // A journal that nothing would ever take away must not be begun again.
+            return Ok(false);
+        }
         // A file whose name another one took leaves the object to that one.
         if inner.state.discarded && inner.store.is_none() {
             inner.removal = Removal::Done;
@@ -513,9 +517,7 @@ impl DirtyFile {
                 self.append(&mut inner, &Record::Unlinked)?;
             }
         }
-        if inner.removal != Removal::Done {
-            inner.removal = Removal::Wanted;
-        }
+        inner.removal = Removal::Wanted;
         inner.retry_at = None;
         Ok(true)
     }
