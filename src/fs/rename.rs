@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::Fs;
 use super::attr::{Content, Node, published_object};
 use super::error::{FsError, FsResult};
+use crate::fail_point::fail_point;
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
 use crate::object::{BaseObject, Condition, ObjectKey};
@@ -138,18 +139,22 @@ impl Fs {
             Some(target) => self.expected_at(target, new_key).await?,
             None => self.expected_without_name(new_key).await?,
         };
+        fail_point!("fs.rename");
         let displaced = Self::dirty_of(target);
         let closed = file.is_closed();
         // The journal of the file says the new name before that of the replaced one says that it gives way.
-        if !file.rename(new_key, condition)? {
+        if !file.rename(new_key, condition.clone())? {
             return Ok(false);
         }
-        if let (Some(target), Some(displaced)) = (target, displaced)
-            && give_way(target, &displaced).await?
-        {
-            // It was published in the last moment.
-            let condition = self.expected_at(target, new_key).await?;
-            file.rename(new_key, condition)?;
+        if let Some(target) = target {
+            if let Some(displaced) = displaced {
+                give_way(target, &displaced).await?;
+            }
+            // It may have been published in the last moment, also wholly between the first look and here.
+            let present = self.expected_at(target, new_key).await?;
+            if present != condition {
+                file.expect(present)?;
+            }
         }
         self.renamed(source, names, target);
         let closed = closed || source.body.state.lock().writers == 0;
@@ -317,15 +322,13 @@ impl Fs {
     }
 }
 
-/// The dirty file of `target` loses its name to another one. `true`: a publication of it had to be waited for.
-async fn give_way(target: &Arc<Node>, displaced: &Arc<DirtyFile>) -> FsResult<bool> {
-    let mut waited = false;
+/// The dirty file of `target` loses its name to another one, after a publication of it that is on its way.
+async fn give_way(target: &Arc<Node>, displaced: &Arc<DirtyFile>) -> FsResult<()> {
     loop {
         let keep = target.body.state.lock().handles > 0;
         match displaced.displace(keep)? {
             Displaced::Busy => displaced.changed().await,
-            Displaced::Gone => return Ok(waited),
+            Displaced::Gone => return Ok(()),
         }
-        waited = true;
     }
 }

@@ -91,6 +91,20 @@ impl DirtyFile {
         Ok(true)
     }
 
+    /// What the next publication demands of its key is another thing now: what had the name was published once more.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn expect(&self, condition: Condition) -> Result<(), WriteError> {
+        let mut inner = self.lock();
+        let unsent = matches!(inner.state.stage, Stage::Open | Stage::Closed(_)) && !inner.state.rebasing;
+        if inner.store.is_none() || !unsent || inner.removal != Removal::None {
+            return Ok(());
+        }
+        let key = inner.state.key.clone();
+        self.append(&mut inner, &Record::Renamed { key, condition, base: None })
+    }
+
     /// Its object was copied to `key`, where it has `etag` and carries what this file has now as attributes; the old one is
     /// gone or going. What is dirty stays so, over the new object.
     ///
