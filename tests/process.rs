@@ -1,8 +1,10 @@
 //! What can happen to the process itself: signals, the OOM killer, too few descriptors, panics, a jumping clock, another
-//! boot, credentials that end. Each on a real mount, with the fault counted where it happens.
+//! boot, credentials that end, a call that is slow between two of its steps. Each on a real mount, with the fault counted where it happens.
 
 mod support;
 
+#[path = "process/between.rs"]
+mod between;
 #[path = "process/boot.rs"]
 mod boot;
 #[path = "process/clock.rs"]

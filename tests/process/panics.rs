@@ -27,7 +27,7 @@ fn armed_binary() -> PathBuf {
 }
 
 /// A mount in which `points` are armed.
-fn armed(world: &World, args: &[&str], points: &str) -> Mounted {
+pub fn armed(world: &World, args: &[&str], points: &str) -> Mounted {
     let mut spec = world.spec(args);
     spec.binary = armed_binary();
     spec.env.push(("FAILPOINTS".into(), points.into()));
