@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -155,7 +156,7 @@ pub struct RenamedObject {
 
 /// Journals what a rename means for files that are dirty under either name, before the journal of the rename goes. May be
 /// called again for the same rename after a crash.
-pub type RenameFollower = Box<dyn Fn(&RenamedObject) -> Result<(), WriteError> + Send + Sync>;
+pub type RenameFollower = Box<dyn Fn(RenamedObject) -> BoxFuture<'static, Result<(), WriteError>> + Send + Sync>;
 
 /// All moves of one mount.
 pub struct Moves {

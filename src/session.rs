@@ -22,7 +22,7 @@ use crate::config::CredentialsSource;
 use crate::config::paths::BucketPath;
 use crate::journal::StateDir;
 use crate::journal::state_dir::{Holder, Identity, StateDirError};
-use crate::moves::{Moves, RenamedObject};
+use crate::moves::{Moves, RenameFollower, RenamedObject};
 use crate::object::{ObjectKey, Timestamp};
 use crate::observe::StatusSnapshot;
 use crate::observe::control::SOCKET_NAME;
@@ -263,9 +263,9 @@ pub async fn run(
     let uploads = Uploads::start(options.uploads.clone(), options.client.clone(), state.clone())
         .map_err(step("cannot take up the journal"))?;
     let followers = uploads.clone();
-    let follower = Box::new(move |renamed: &RenamedObject| {
-        let RenamedObject { from, from_etag, to, etag, recovered } = renamed;
-        followers.follow_rename((from, from_etag), (to, etag), *recovered)
+    let follower: RenameFollower = Box::new(move |renamed: RenamedObject| {
+        let followers = followers.clone();
+        Box::pin(async move { followers.follow_rename(&renamed).await })
     });
     let moves = Moves::start(options.client.clone(), state.clone(), options.uploads.uploads_max, follower)
         .map_err(step("cannot take up the renames of the journal"))?;

@@ -58,7 +58,9 @@ impl Move {
         self.remove_source(&from, &to, &copied, just_seen).await?;
         if let Some(follow) = &self.shared.followers {
             let (from_etag, etag) = (copied.from_etag.clone(), copied.etag.clone());
-            follow(&RenamedObject { from, from_etag, to, etag, recovered: self.recovered }).map_err(Ended::Kept)?;
+            follow(RenamedObject { from, from_etag, to, etag, recovered: self.recovered })
+                .await
+                .map_err(Ended::Kept)?;
         }
         Ok(Renamed { etag: copied.etag, last_modified })
     }

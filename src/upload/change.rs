@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::dirty_file::{DirtyFile, disk_error};
-use super::inner::Inner;
+use super::inner::{Inner, Removal};
 use super::state::Stage;
 use super::{DirtyRead, WriteError};
 use crate::fail_point::fail_point;
@@ -33,7 +33,7 @@ impl DirtyFile {
                 format!("{}: {} bytes are more than an upload can hold", inner.state.key, range.end),
             ));
         }
-        if inner.is_frozen(range) {
+        if self.is_held(inner, range) {
             return Err(WriteError::MustWait);
         }
         self.materialise(inner)?;
@@ -105,6 +105,14 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// Whether a change of `range` must wait: it belongs to a state that was closed and is not in BOS yet. A state that was
+    /// closed while an earlier one was on its way is frozen once that one is there, and must be the same then. With
+    /// `--write-back` nobody waits for it, and the close of whoever changes it publishes in its place.
+    pub(super) fn is_held(&self, inner: &Inner, range: ByteRange) -> bool {
+        let closed_again = inner.publish_again && inner.removal == Removal::None && !self.shared.options.write_back;
+        closed_again || inner.is_frozen(range)
+    }
+
     /// A file that was closed and waits for its rename is about to change: that close no longer counts.
     pub(super) fn reopen_parked(&self, inner: &mut Inner) -> Result<(), WriteError> {
         if inner.state.parked {
@@ -162,7 +170,7 @@ impl DirtyFile {
             self.supersede(inner)?;
         }
         let touched = ByteRange::new(old.min(size), old.max(size));
-        if !touched.is_empty() && inner.is_frozen(touched) {
+        if !touched.is_empty() && self.is_held(inner, touched) {
             drop(guard);
             // After a failure nobody works on what must be waited for.
             self.start_driver();

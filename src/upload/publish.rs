@@ -298,7 +298,7 @@ impl DirtyFile {
         }
     }
 
-    fn stopped(&self) -> WriteError {
+    pub(super) fn stopped(&self) -> WriteError {
         WriteError::failed(
             libc::EIO,
             format!("{}: bosfs is stopping; the journal keeps the bytes, mount again to go on", self.key()),
@@ -433,7 +433,7 @@ impl DirtyFile {
                 changed.borrow_and_update();
                 let frozen = {
                     let inner = self.lock();
-                    let frozen = inner.is_frozen(range);
+                    let frozen = self.is_held(&inner, range);
                     if frozen {
                         inner.trouble()?;
                     }

@@ -40,7 +40,7 @@ impl DirtyFile {
         if blocks.is_empty() {
             return Ok(());
         }
-        if inner.is_frozen(blocks) {
+        if self.is_held(inner, blocks) {
             return Err(WriteError::MustWait);
         }
         self.materialise(inner)?;

@@ -16,6 +16,7 @@ use super::{Published, WriteError};
 use crate::bos::BosErrorKind;
 use crate::bos::client::ObjectHeaders;
 use crate::journal::Record;
+use crate::moves::RenamedObject;
 use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PartNumber};
 use crate::posix_meta::{XATTRS, write_attrs};
 
@@ -451,18 +452,13 @@ impl DirtyFile {
 }
 
 impl Uploads {
-    /// An object was renamed (each side: key and ETag there): what is dirty over it goes along, and what is dirty under the
-    /// name that it took is given up. Journaled before the rename leaves its own journal, so that a crash in between ends on
-    /// the same side. `recovered`: nobody has either name open.
+    /// An object was renamed: what is dirty over it goes along, and what is dirty under the name that it took is given up.
+    /// Journaled before the rename leaves its own journal, so that a crash in between ends on the same side.
     ///
     /// # Errors
     /// When a journal cannot be written.
-    pub fn follow_rename(
-        &self,
-        (from, from_etag): (&ObjectKey, &ETag),
-        (to, to_etag): (&ObjectKey, &ETag),
-        recovered: bool,
-    ) -> Result<(), WriteError> {
+    pub async fn follow_rename(&self, renamed: &RenamedObject) -> Result<(), WriteError> {
+        let RenamedObject { from, from_etag, to, etag: to_etag, recovered } = renamed;
         let over = |file: &Arc<DirtyFile>, etag: &ETag| {
             file.lock().state.base.as_ref().is_some_and(|base| base.key.is_none() && base.etag == *etag)
         };
@@ -470,8 +466,17 @@ impl Uploads {
         if let Some(there) = self.find(to) {
             // After a crash behind these lines it is the renamed file itself.
             let followed = moving.is_none() && over(&there, to_etag);
-            if !followed && there.displace(!recovered)? == Displaced::Busy {
-                log::warn!("{to}: it was replaced by a rename while it was being published");
+            while !followed && there.displace(!recovered)? == Displaced::Busy {
+                if !recovered {
+                    // Whoever renames waits for it.
+                    log::warn!("{to}: it was replaced by a rename while it was being published");
+                    break;
+                }
+                // After a start its publication goes on beside this. The condition that it was sent under no longer holds.
+                if there.shared.stop.is_cancelled() {
+                    return Err(there.stopped());
+                }
+                there.changed().await;
             }
         }
         match moving {

@@ -1,10 +1,12 @@
 //! How writers end, and what of them is published.
 
+use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::support::files::random_bytes;
 use crate::support::mounted::{SlowWriter, cp, run, start_cp, wait_child};
 use crate::support::{Call, HoldAt, KeyWatch, When, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell};
@@ -242,6 +244,40 @@ fn two_writers_of_one_file_share_it() {
     ));
     mount.wait_settled("f", WAIT);
     assert_eq!(world.bucket.get("f").unwrap(), b"firstd");
+}
+
+/// A close that comes while an earlier one is being published publishes the file as it is then: what another program writes
+/// meanwhile waits, and is not in the object.
+#[test]
+fn a_second_close_publishes_what_was_closed_and_not_what_another_program_writes_meanwhile() {
+    let world = World::new();
+    let mut bytes = random_bytes(9, 2 * PART as usize + 100);
+    let mount = world.mount(&SMALL_PARTS);
+    let held = world.proxy.hold(When::call(Call::Complete).key("f").once(), HoldAt::BeforeForward);
+    let (path, first) = (mount.path("f"), bytes.clone());
+    let closing = std::thread::spawn(move || std::fs::write(path, first));
+    assert!(held.wait_hit(WAIT), "{}", mount.log_text());
+    let open = || std::fs::OpenOptions::new().write(true).open(mount.path("f")).unwrap();
+    let (second, third) = (open(), open());
+    second.write_all_at(b"closed", 10).unwrap();
+    bytes[10..16].copy_from_slice(b"closed");
+    let closing_again = std::thread::spawn(move || drop(second));
+    let journal = world.journals().remove(0).join("journal");
+    let end = std::time::Instant::now() + WAIT;
+    while !std::fs::read_to_string(&journal).unwrap().contains("closed_again") {
+        assert!(std::time::Instant::now() < end, "the second close does not arrive");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let writing = std::thread::spawn(move || third.write_all_at(b"not closed", 100).map(|()| third));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!writing.is_finished(), "a write changes what was closed");
+    held.release();
+    closing.join().unwrap().unwrap();
+    closing_again.join().unwrap();
+    assert!(world.bucket.get("f").unwrap() == bytes, "published with what was not closed");
+    drop(writing.join().unwrap().unwrap());
+    bytes[100..110].copy_from_slice(b"not closed");
+    assert!(world.bucket.get("f").unwrap() == bytes);
 }
 
 /// With `--fsync bos`, BOS holds every byte as a part when `fsync` returns, and nothing is published by it.

@@ -350,3 +350,36 @@ fn an_unfinished_copy_has_its_bytes_after_a_kill_in_the_removal_of_its_source() 
     mount.remount().unwrap();
     assert!(std::fs::read(mount.path(KEY)).unwrap() == expected, "{}", mount.log_text());
 }
+
+/// A file that was closed, and over whose name an object was renamed, gives way to that one, also where bosfs was killed in
+/// the middle of the rename and the next mount goes on with both.
+#[test]
+fn a_rename_over_a_file_on_its_way_counts_after_a_kill_too() {
+    let world = World::new();
+    let mut mount = world.mount(&ARGS);
+    world.bucket.put("other", b"the renamed one").unwrap();
+    let parts = world.proxy.hold(When::call(Call::UploadPart).key(KEY), HoldAt::BeforeForward);
+    std::fs::write(mount.path(KEY), random_bytes(9, LEN)).unwrap();
+    assert!(parts.wait_hit(WAIT), "{}", mount.log_text());
+    let removed = world.proxy.hold(When::call(Call::DeleteObject).key("other").once(), HoldAt::BeforeAnswer);
+    let (from, to) = (mount.path("other"), mount.path(KEY));
+    let renaming = std::thread::spawn(move || std::fs::rename(from, to));
+    assert!(removed.wait_hit(WAIT), "{}", mount.log_text());
+    mount.kill();
+    let _ = renaming.join();
+    world.proxy.clear_rules();
+    world.wait_quiet();
+
+    // The file is about to be completed when the rename goes on.
+    let complete = world.proxy.hold(When::call(Call::Complete).key(KEY).once(), HoldAt::BeforeForward);
+    let renamed = world.proxy.hold(When::call(Call::HeadObject).key("other").once(), HoldAt::BeforeForward);
+    mount.remount().unwrap();
+    assert!(complete.wait_hit(WAIT) && renamed.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
+    renamed.release();
+    std::thread::sleep(Duration::from_millis(300));
+    complete.release();
+    wait_no_journal(&world);
+    assert_eq!(world.bucket.get(KEY).unwrap(), b"the renamed one", "{}", mount.log_text());
+    assert_eq!(std::fs::read(mount.path(KEY)).unwrap(), b"the renamed one", "{}", mount.log_text());
+    assert!(world.bucket.head("other").unwrap().is_none() && world.bucket.uploads("").unwrap().is_empty());
+}
