@@ -52,8 +52,8 @@ impl DirtyFile {
         let work = async {
             let _slot = self.shared.slot().await;
             match job.kind {
-                PartKind::Upload { range } => self.upload_part(number, range).await,
-                PartKind::Copy { range } => self.copy_part(number, range).await,
+                PartKind::Upload { range } => self.upload_part(number, range, &job.cancel).await,
+                PartKind::Copy { range } => self.copy_part(number, range, &job.cancel).await,
             }
         };
         let result = tokio::select! {
@@ -68,7 +68,12 @@ impl DirtyFile {
         (number, result)
     }
 
-    async fn copy_part(self: &Arc<Self>, number: PartNumber, range: ByteRange) -> Result<(), Trouble> {
+    async fn copy_part(
+        self: &Arc<Self>,
+        number: PartNumber,
+        range: ByteRange,
+        cancel: &CancellationToken,
+    ) -> Result<(), Trouble> {
         let (source, upload, base) = {
             let inner = self.lock();
             let (Some(upload), Some(base)) = (inner.state.upload.clone(), inner.base()) else { return Ok(()) };
@@ -78,16 +83,27 @@ impl DirtyFile {
         let copied = self.shared.client.upload_part_copy(&upload.key, &upload.id, number, &source, range, if_match);
         let etag = copied.await?.etag;
         let mut inner = self.lock();
+        if cancel.is_cancelled() {
+            return Ok(());
+        }
         self.append(&mut inner, &Record::Copied { part: number, range, etag })?;
         Ok(())
     }
 
-    async fn upload_part(self: &Arc<Self>, number: PartNumber, range: ByteRange) -> Result<(), Trouble> {
+    async fn upload_part(
+        self: &Arc<Self>,
+        number: PartNumber,
+        range: ByteRange,
+        cancel: &CancellationToken,
+    ) -> Result<(), Trouble> {
         fail_point!("upload.part");
         self.fill(range).await?;
         let Some(sum) = self.seal(number, range).await? else { return Ok(()) };
         let (key, upload, spool) = {
             let mut inner = self.lock();
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
             let held = inner.state.parts.get(&number).and_then(|part| part.held.clone());
             if let Some(held) = held.filter(|held| held.equals(&sum)) {
                 self.append(&mut inner, &Record::Sent { part: number, sum, etag: held.etag, kept: true })?;
@@ -107,7 +123,12 @@ impl DirtyFile {
             Err(e) if e.kind == BosErrorKind::BadDigest => Err(e.to_string()),
             Err(e) => return Err(e.into()),
         };
+        fail_point!("upload.answered");
         let mut inner = self.lock();
+        if cancel.is_cancelled() {
+            // Written again between the answer and here: a line that calls it sent would hide that.
+            return Ok(());
+        }
         match checked {
             Ok(outcome) => {
                 self.append(&mut inner, &Record::Sent { part: number, sum, etag: outcome.etag, kept: false })?;
