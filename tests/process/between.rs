@@ -2,13 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::time::{Duration, Instant};
 
 use crate::panics::armed;
 use crate::support::mounted::within;
 use crate::support::{Call, World};
-use crate::{WAIT, wait_no_journal};
+use crate::{ARGS, KEY, PART, WAIT, wait_no_journal, wait_until};
 
 /// How long the step lasts.
 const STEP: Duration = Duration::from_secs(2);
@@ -67,5 +67,23 @@ fn a_file_that_is_published_in_the_middle_of_a_rename_over_it_is_replaced() {
     assert_eq!(world.bucket.get("file").unwrap(), b"third and last");
     assert_eq!(std::fs::read(&target).unwrap(), b"third and last");
     assert_eq!(world.proxy.counts().requests(Call::PutObject), 3, "the second version was published");
+    wait_no_journal(&world);
+}
+
+/// Bytes of a part that are written again in the moment when BOS has just taken its former bytes are sent again: the object
+/// has them.
+#[test]
+fn a_part_that_is_written_again_just_when_bos_took_it_is_sent_again() {
+    let world = World::new();
+    let mount = armed(&world, &ARGS, &format!("upload.answered=1*sleep({})->off", STEP.as_millis()));
+    let mut content = vec![7; PART as usize + 1000];
+    let file = File::create(mount.path(KEY)).unwrap();
+    file.write_all_at(&content, 0).unwrap();
+    wait_until("the first part is in the server", || world.proxy.counts().of(Call::UploadPart).accepted >= 1);
+    content[100..200].fill(9);
+    file.write_all_at(&content[100..200], 100).unwrap();
+    drop(file);
+    assert!(world.bucket.get(KEY).unwrap() == content, "the object lacks what was written last");
+    assert_eq!(world.proxy.counts().requests(Call::UploadPart), 3);
     wait_no_journal(&world);
 }
