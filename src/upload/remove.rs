@@ -142,6 +142,10 @@ impl DirtyFile {
                 copied.etag
             }
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
+                if !self.lock().is_clone(frozen.size) {
+                    // This mount changed the source, after it had fetched the bytes: they are sent instead.
+                    return Ok(());
+                }
                 return Err(Trouble::Final {
                     errno: libc::EIO,
                     message: format!(

@@ -164,3 +164,27 @@ fn a_copy_that_is_finished_while_its_source_is_overwritten_disturbs_nobody() {
     assert!(world.bucket.get("b").unwrap() == bytes);
     assert_eq!(world.bucket.get("a").unwrap(), b"overwritten");
 }
+
+/// A copy within the mount whose CopyObject has to be sent again after its source was overwritten here is finished with the
+/// bytes that were fetched before.
+#[test]
+fn a_copy_that_is_tried_again_after_its_source_was_overwritten_is_finished() {
+    let world = World::new();
+    let bytes = random_bytes(8, 100_000);
+    world.bucket.put("a", &bytes).unwrap();
+    let mut mount = world.mount(&["--write-back"]);
+    let hold = || world.proxy.hold(When::call(Call::CopyObject).key("b").once(), HoldAt::BeforeForward);
+    let lost = hold();
+    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("b")).unwrap());
+    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap(), bytes.len());
+    drop((source, copy));
+    assert!(lost.wait_hit(WAIT), "{}", mount.log_text());
+    let again = hold();
+    lost.drop_held();
+    assert!(again.wait_hit(WAIT), "it is not tried again\n{}", mount.log_text());
+    std::fs::write(mount.path("a"), b"overwritten").unwrap();
+    world.wait_object("a", 11, WAIT);
+    again.release();
+    unmount(&mut mount);
+    assert!(world.bucket.get("b").unwrap() == bytes, "{}", mount.log_text());
+}
