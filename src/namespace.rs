@@ -189,8 +189,9 @@ impl Namespace {
     /// # Errors
     /// BOS could not be asked.
     pub async fn head(&self, key: &ObjectKey) -> Result<Option<Object>, BosError> {
+        let asked_at = Instant::now();
         match self.client.head_object(key).await {
-            Ok(meta) => Ok(Some(self.learn(key, meta))),
+            Ok(meta) => Ok(Some(self.learn(key, meta, asked_at))),
             Err(error) if error.kind == BosErrorKind::NoSuchKey => Ok(None),
             Err(error) => Err(error),
         }
@@ -210,7 +211,8 @@ impl Namespace {
         Object { size, etag, last_modified, attrs, headers }
     }
 
-    fn learn(&self, key: &ObjectKey, meta: ObjectMeta) -> Object {
+    /// What HEAD said, asked for at `asked_at`; remembered unless this mount changed the key since.
+    fn learn(&self, key: &ObjectKey, meta: ObjectMeta, asked_at: Instant) -> Object {
         let object = self.object(meta.size, meta.etag, meta.last_modified, meta.headers);
         let fact = Fact::Object {
             size: object.size,
@@ -219,8 +221,10 @@ impl Namespace {
             headers: Box::new(object.headers.clone()),
         };
         let mut memory = self.memory.lock();
-        memory.absent.remove(key.as_str());
-        memory.attributes.learn(key.as_str(), fact);
+        if !memory.changes.overtook(key.as_str(), asked_at) {
+            memory.absent.remove(key.as_str());
+            memory.attributes.learn(key.as_str(), fact);
+        }
         object
     }
 

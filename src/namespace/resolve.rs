@@ -228,7 +228,7 @@ impl Namespace {
             return Ok(Found::Dir { attrs });
         }
         if let Some(meta) = head {
-            return Ok(Found::Object(self.learn(key, meta)));
+            return Ok(Found::Object(self.learn(key, meta, asked_at)));
         }
         let kept = self.memory.lock().kept_dirs.contains(&prefix);
         if kept {
