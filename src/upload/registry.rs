@@ -83,6 +83,8 @@ pub(super) struct Shared {
     forget_above: AtomicUsize,
     /// Files without a name whose object has still to go, by the key of that object.
     removals: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
+    /// Files whose name another one took, as long as their uploads have to end.
+    displaced: Mutex<Vec<Arc<DirtyFile>>>,
     listener: OnceLock<Listener>,
     /// What was stored before there was a listener: recovery begins before anything else of the mount is made. `None` since
     /// there is one.
@@ -163,6 +165,7 @@ impl Uploads {
             act_slots: Semaphore::new(options.uploads_max.max(1) + ACTS_MAX),
             files: Mutex::default(),
             removals: Mutex::default(),
+            displaced: Mutex::default(),
             forget_above: AtomicUsize::new(REMEMBERED_MAX),
             listener: OnceLock::new(),
             untold: Mutex::new(Some(Vec::new())),
@@ -465,6 +468,7 @@ impl Uploads {
             let mut files = self.files();
             // Those that have no name any more, and objects that have to go.
             files.extend(self.shared.removals.lock().values().cloned());
+            files.extend(self.shared.displaced.lock().iter().cloned());
             let pending = files.into_iter().find(|file| {
                 let inner = file.lock();
                 let stuck = inner.state.failed.is_some() || inner.state.conflict.is_some();
@@ -494,6 +498,7 @@ impl Uploads {
         self.shared.tasks.wait().await;
         // Files and what they share hold each other; the lease on the state directory must end with the last handle.
         self.shared.files.lock().clear();
+        self.shared.displaced.lock().clear();
     }
 }
 
@@ -556,12 +561,21 @@ impl Shared {
         self.removals.lock().insert(key.clone(), file.clone());
     }
 
+    /// Another file took its name; what it has in BOS besides its object has to go.
+    pub(super) fn displaced(&self, file: &Arc<DirtyFile>) {
+        let mut displaced = self.displaced.lock();
+        if !displaced.iter().any(|known| Arc::ptr_eq(known, file)) {
+            displaced.push(file.clone());
+        }
+    }
+
     fn removal_of(&self, key: &ObjectKey) -> Option<Arc<DirtyFile>> {
         self.removals.lock().get(key).cloned()
     }
 
     /// Its object is gone, or left to another file.
     pub(super) fn removed(&self, file: &DirtyFile, key: &ObjectKey) {
+        self.displaced.lock().retain(|known| !std::ptr::eq(known.as_ref(), file));
         let mut removals = self.removals.lock();
         if removals.get(key).is_some_and(|found| std::ptr::eq(found.as_ref(), file)) {
             removals.remove(key);

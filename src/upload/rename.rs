@@ -371,6 +371,7 @@ impl DirtyFile {
                 inner.state.discarded = true;
             }
             inner.removal = if keep { Removal::Orphaned } else { Removal::Wanted };
+            self.shared.displaced(self);
         } else if inner.removal == Removal::Orphaned && !keep {
             inner.removal = Removal::Wanted;
         }

@@ -217,3 +217,27 @@ fn attributes_set_between_close_and_rename_are_shown_and_kept() {
     let mount = mount_afresh(&world);
     assert_eq!(look(&mount.dir().display().to_string()), "444 1500000000\n");
 }
+
+/// `bosfs umount` ends the upload of a file that was replaced by a rename while its upload was being begun.
+#[test]
+fn umount_ends_the_upload_of_a_file_that_a_rename_replaced() {
+    use crate::support::{HoldAt, When};
+    let world = World::new();
+    let mut mount = world.mount(&["--part-size", "5MiB", "--write-back"]);
+    let begun = world.proxy.hold(When::call(Call::Initiate).key("f").once(), HoldAt::BeforeAnswer);
+    fs::write(mount.path("f"), random_bytes(7, 2 * PART as usize)).unwrap();
+    assert!(begun.wait_hit(crate::WAIT), "{}", mount.log_text());
+    fs::write(mount.path("g"), b"instead").unwrap();
+    fs::rename(mount.path("g"), mount.path("f")).unwrap();
+    world.wait_object("f", 7, crate::WAIT);
+    let answering = std::thread::spawn(move || {
+        // Long after an unmount that waits for nothing.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        begun.release();
+    });
+    unmount(&mut mount);
+    answering.join().unwrap();
+    assert_eq!(world.bucket.get("f").unwrap(), b"instead");
+    assert!(world.bucket.uploads("").unwrap().is_empty(), "{}", world.proxy.counts().log_text());
+    assert!(world.journals().is_empty());
+}
