@@ -260,7 +260,7 @@ pub async fn run(
     for sentence in state.weakened() {
         log::warn!("{sentence}");
     }
-    let uploads = Uploads::start(options.uploads.clone(), options.client.clone(), state.clone())
+    let uploads = Uploads::start_before_renames(options.uploads.clone(), options.client.clone(), state.clone())
         .map_err(step("cannot take up the journal"))?;
     let followers = uploads.clone();
     let follower: RenameFollower = Box::new(move |renamed: RenamedObject| {
@@ -269,6 +269,14 @@ pub async fn run(
     });
     let moves = Moves::start(options.client.clone(), state.clone(), options.uploads.uploads_max, follower)
         .map_err(step("cannot take up the renames of the journal"))?;
+    let left = moves.clone();
+    uploads.renames_taken_up(Arc::new(move |key| {
+        let left = left.clone();
+        Box::pin(async move {
+            // One that cannot be finished is told by itself.
+            let _ = left.wait_clear(key.as_str()).await;
+        })
+    }));
     if options.uploads.adopt {
         let found = tokio::select! {
             found = uploads.find_adoptable(&options.bucket.prefix) => found,

@@ -12,6 +12,7 @@ use crate::bos::client::{Body, StoredOutcome};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, Checksum, Hasher, ObjectKey, PartNumber};
+use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::Source;
 use crate::write::spool::Spool;
 
@@ -161,6 +162,8 @@ impl DirtyFile {
         source: Option<&ObjectKey>,
         range: ByteRange,
     ) -> Result<(), Trouble> {
+        // Blocks are taken whole.
+        let range = ByteRange::new(range.start / BLOCK_BYTES * BLOCK_BYTES, range.end.next_multiple_of(BLOCK_BYTES));
         loop {
             let (key, base, gap) = {
                 let mut inner = self.lock();
@@ -196,13 +199,16 @@ impl DirtyFile {
                     _ => return Ok(()),
                 }
             };
-            let source = base.key.as_ref().unwrap_or(&key);
-            let bytes: Bytes = self.shared.client.get_range(source, gap, Some(&base.etag)).await?;
+            let from = base.key.as_ref().unwrap_or(&key);
+            let bytes: Bytes = self.shared.client.get_range(from, gap, Some(&base.etag)).await?;
             let mut guard = self.lock();
             let inner = &mut *guard;
             if inner.base() != Some(&base) {
-                // Published meanwhile, by a copy within BOS: what is missing is another object's now.
-                continue;
+                if source.is_some() {
+                    return Ok(());
+                }
+                // These are not its bytes any more: emptied and written anew, or published meanwhile.
+                return Err(Trouble::Again(format!("{gap:?} of what it was made of is another object's now")));
             }
             let whole = ByteRange::new(0, inner.size);
             let Some(store) = &mut inner.store else { return Ok(()) };
@@ -210,7 +216,7 @@ impl DirtyFile {
             let spool = store.spool.clone();
             let lines = store.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
             let after = store.extents.spool_blocks(whole);
-            let more = after.saturating_sub(before) * crate::write::block_map::BLOCK_BYTES;
+            let more = after.saturating_sub(before) * BLOCK_BYTES;
             inner.spooled_bytes += more;
             // Less than a part per file; a full spool must not stop the upload that empties it.
             self.shared.budget.take(more);

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -63,6 +64,9 @@ type Recovered = Result<Option<Arc<DirtyFile>>, Box<FileStatus>>;
 /// Hears of every object that this mount stores.
 pub type Listener = Box<dyn Fn(&ObjectKey, &Published) + Send + Sync>;
 
+/// Waits until no rename that an earlier process left has to do with this key.
+pub type RenamesLeft = Arc<dyn Fn(ObjectKey) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// What the files of one mount share.
 pub(super) struct Shared {
     pub(super) options: UploadOptions,
@@ -86,6 +90,8 @@ pub(super) struct Shared {
     /// Files whose name another one took, as long as their uploads have to end.
     displaced: Mutex<Vec<Arc<DirtyFile>>>,
     listener: OnceLock<Listener>,
+    /// `None`: not taken up yet.
+    renames_left: watch::Sender<Option<RenamesLeft>>,
     /// What was stored before there was a listener: recovery begins before anything else of the mount is made. `None` since
     /// there is one.
     untold: Mutex<Option<Vec<(ObjectKey, Published)>>>,
@@ -137,6 +143,20 @@ impl Uploads {
         Self::start_in_boot(options, client, state_dir, crate::journal::state_dir::boot_id())
     }
 
+    /// As [`Uploads::start`] for a mount whose state directory may know renames that were not finished: as long as they are
+    /// not taken up ([`Uploads::renames_taken_up`]), and finished, objects that they have to do with are not copied onto
+    /// themselves.
+    ///
+    /// # Errors
+    /// See [`Uploads::start`].
+    pub fn start_before_renames(
+        options: UploadOptions,
+        client: BosClient,
+        state_dir: Arc<StateDir>,
+    ) -> io::Result<Arc<Self>> {
+        Self::start_with(options, client, state_dir, crate::journal::state_dir::boot_id(), None)
+    }
+
     /// As [`Uploads::start`] in the boot that `boot_id` names: journals of another one are only trusted as far as they
     /// were synced.
     ///
@@ -147,6 +167,17 @@ impl Uploads {
         client: BosClient,
         state_dir: Arc<StateDir>,
         boot_id: String,
+    ) -> io::Result<Arc<Self>> {
+        let none_left: RenamesLeft = Arc::new(|_| Box::pin(std::future::ready(())));
+        Self::start_with(options, client, state_dir, boot_id, Some(none_left))
+    }
+
+    fn start_with(
+        options: UploadOptions,
+        client: BosClient,
+        state_dir: Arc<StateDir>,
+        boot_id: String,
+        renames_left: Option<RenamesLeft>,
     ) -> io::Result<Arc<Self>> {
         // Fewer than a few parts could never be sealed and sent.
         let limit_min = SPOOL_PARTS_MIN * PartPlan::growing(options.part_bytes).first_bytes();
@@ -166,6 +197,7 @@ impl Uploads {
             files: Mutex::default(),
             removals: Mutex::default(),
             displaced: Mutex::default(),
+            renames_left: watch::Sender::new(renames_left),
             forget_above: AtomicUsize::new(REMEMBERED_MAX),
             listener: OnceLock::new(),
             untold: Mutex::new(Some(Vec::new())),
@@ -282,6 +314,11 @@ impl Uploads {
             }
         }
         Ok(self.shared.adoptable.lock().len())
+    }
+
+    /// The renames that an earlier process left were taken up: see [`Uploads::start_before_renames`].
+    pub fn renames_taken_up(&self, left: RenamesLeft) {
+        self.shared.renames_left.send_replace(Some(left));
     }
 
     /// Calls `listener` for every object that was stored since the start; the first listener stays.
@@ -499,6 +536,7 @@ impl Uploads {
         // Files and what they share hold each other; the lease on the state directory must end with the last handle.
         self.shared.files.lock().clear();
         self.shared.displaced.lock().clear();
+        self.shared.renames_left.send_replace(None);
     }
 }
 
@@ -531,6 +569,16 @@ impl Shared {
     /// One of the requests that do something to a whole object at once.
     pub(super) async fn act_slot(&self) -> Option<SemaphorePermit<'_>> {
         self.act_slots.acquire().await.ok()
+    }
+
+    /// Waits until nobody but this file changes the object at `key`: renames that an earlier process left delete what they
+    /// copied only as long as it is the same.
+    pub(super) async fn wait_renames_left(&self, key: ObjectKey) {
+        let mut left = self.renames_left.subscribe();
+        let wait = left.wait_for(Option::is_some).await.ok().and_then(|left| left.clone());
+        if let Some(wait) = wait {
+            wait(key).await;
+        }
     }
 
     pub(super) fn register(&self, file: &Arc<DirtyFile>, key: &ObjectKey) {

@@ -21,6 +21,7 @@ const ABORTS_MAX: u32 = 10;
 impl DirtyFile {
     /// [`DirtyFile::copy_attrs`], unless somebody moves the object at this moment.
     pub(super) async fn send_attrs_now(self: &Arc<Self>) -> Result<(), Trouble> {
+        self.shared.wait_renames_left(self.key()).await;
         {
             let mut inner = self.lock();
             if inner.attrs_held > 0 {

@@ -188,3 +188,24 @@ fn a_copy_that_is_tried_again_after_its_source_was_overwritten_is_finished() {
     unmount(&mut mount);
     assert!(world.bucket.get("b").unwrap() == bytes, "{}", mount.log_text());
 }
+
+/// Bytes of a file's former object that come late, after the file was emptied and made a copy of another one, do not get
+/// into it.
+#[test]
+fn bytes_of_the_former_object_that_come_late_do_not_get_into_a_copy() {
+    let world = World::new();
+    let bytes = random_bytes(9, 100_000);
+    world.bucket.put("a", &bytes).unwrap();
+    world.bucket.put("f", &random_bytes(10, 5000)).unwrap();
+    let mut mount = world.mount(&["--write-back"]);
+    let late = world.proxy.hold(When::call(Call::GetObject).key("f").once(), HoldAt::BeforeAnswer);
+    OpenOptions::new().write(true).open(mount.path("f")).unwrap().write_all_at(b"changed", 2000).unwrap();
+    assert!(late.wait_hit(WAIT), "{}", mount.log_text());
+    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("f")).unwrap());
+    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap(), bytes.len());
+    drop((source, copy));
+    late.release();
+    unmount(&mut mount);
+    assert!(world.bucket.get("f").unwrap() == bytes, "{}", mount.log_text());
+    assert_eq!(world.proxy.counts().requests(Call::CopyObject), 1, "{}", world.proxy.counts().log_text());
+}
