@@ -133,11 +133,22 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Hears of every key of a batch: whether it is gone.
     deleted: OnceLock<DeletedListener>,
+    replaced_markers: Mutex<ReplacedMarkers>,
     followers: Option<RenameFollower>,
 }
 
 /// Hears of keys that were deleted later than they were removed here, and whether BOS did it.
 pub type DeletedListener = Box<dyn Fn(&str, bool) + Send + Sync>;
+
+/// Hears of directories, by prefix, whose marker was replaced by that of one that was renamed.
+pub type MarkerListener = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Whoever hears of replaced markers, and those that recovery replaced before anybody did.
+#[derive(Default)]
+struct ReplacedMarkers {
+    listener: Option<MarkerListener>,
+    untold: Vec<String>,
+}
 
 /// An object that was renamed: everything is done but for what is dirty here under either name.
 #[derive(Clone, Debug)]
@@ -203,6 +214,7 @@ impl Moves {
             changed: watch::Sender::new(0),
             queue: Mutex::default(),
             deleted: OnceLock::new(),
+            replaced_markers: Mutex::default(),
             followers,
             state_dir: state_dir.clone(),
         });
@@ -231,6 +243,14 @@ impl Moves {
     /// listener stays.
     pub fn on_deleted(&self, listener: DeletedListener) {
         let _ = self.shared.deleted.set(listener);
+    }
+
+    /// Calls `listener` for every directory whose marker a rename has replaced, also for those that recovery replaced
+    /// before this call.
+    pub fn on_marker_replaced(&self, listener: MarkerListener) {
+        let mut replaced = self.shared.replaced_markers.lock();
+        std::mem::take(&mut replaced.untold).iter().for_each(|prefix| listener(prefix));
+        replaced.listener = Some(listener);
     }
 
     /// Gives the object `source` at `from` the key `to`. `replace`: other headers than
@@ -288,7 +308,8 @@ impl Moves {
     }
 
     /// Moves all objects below `from` to below `to` (prefixes ending in `/`, neither within the other, nothing below
-    /// `to`), but for the keys in `leave_out`. `marker`: headers of the marker that `to` is given if `from` has none.
+    /// `to` but its marker), but for the keys in `leave_out`. `marker`: headers of the marker that `to` is given if `from`
+    /// has none. One that `to` has stays as it is until everything else is copied.
     ///
     /// When this returns, everything is copied and the new names count; the old ones go with
     /// [`CopiedDir::remove_sources`].
@@ -534,6 +555,16 @@ impl Shared {
             updated_at: Timestamp::now().sec,
             ..FileStatus::default()
         });
+    }
+
+    /// Tells whoever remembers what the marker at `prefix` was.
+    fn tell_replaced(&self, prefix: &str, recovered: bool) {
+        let mut replaced = self.replaced_markers.lock();
+        match &replaced.listener {
+            Some(listener) => listener(prefix),
+            None if recovered => replaced.untold.push(prefix.to_owned()),
+            None => {}
+        }
     }
 
     fn notify(&self) {

@@ -67,6 +67,8 @@ impl Fs {
         self.check_empty(&new_prefix).await?;
         // A marker that arrives later would bring the old name back.
         self.dir_attrs.settle_tree(&prefix).await;
+        // The directory there keeps its attributes should the rename fail.
+        self.dir_attrs.settle_tree(&new_prefix).await;
         self.dir_attrs.forget_tree(&new_prefix).await;
         for copied in self.uploads.clone_sources().iter().filter(|key| key.as_str().starts_with(&prefix)) {
             self.uploads.release_clones(copied).await?;
@@ -80,7 +82,9 @@ impl Fs {
         posix_meta::write_attrs(&mut marker.metadata, &attrs);
         let mut leave_out = self.hidden_below(&prefix)?;
         leave_out.extend(apart.iter().map(|file| file.old.clone()));
-        let copied = self.moves.copy_dir(&prefix, &new_prefix, leave_out, Some(marker)).await?;
+        let copied = self.moves.copy_dir(&prefix, &new_prefix, leave_out, Some(marker)).await;
+        // Pages that came while the copies were there are no news, also when those were taken back.
+        let copied = copied.inspect_err(|_| self.namespace.tree_changed(&new_prefix))?;
         for file in along {
             let Some(object) = file.file.object() else { continue };
             let rest = &file.old.as_str()[prefix.len()..];

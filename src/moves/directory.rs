@@ -13,7 +13,7 @@ use super::copy::{CopyJob, CopyTrouble};
 use super::object::Ended;
 use super::record::{Listed, MoveRecord};
 use super::running::Move;
-use super::state::{Kind, Stage, difference, is_copy};
+use super::state::{Kind, Stage, TargetMarker, difference, is_copy};
 use crate::bos::client::{Body, EMPTY_PAGES_MAX, ListPage, ListedObject, ObjectHeaders};
 use crate::object::{BaseObject, Condition, Md5, ObjectKey};
 use crate::upload::WriteError;
@@ -42,7 +42,13 @@ impl Move {
     /// Copies everything, up to the line that makes the new names count. On any failure the copies are taken back.
     pub(super) async fn copy_directory(&self, marker: Option<&ObjectHeaders>) -> Result<(), Ended> {
         let error = match self.copy_all(marker).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                // Before anybody looks at the new names. What fails is tried again, and told, when the old ones are removed.
+                return match self.replace_marker().await {
+                    Err(CopyTrouble::Stopped) => Err(Ended::Stopped),
+                    Ok(()) | Err(_) => Ok(()),
+                };
+            }
             Err(CopyTrouble::Stopped) => return Err(Ended::Stopped),
             Err(CopyTrouble::Failed(error)) => error,
             // Sources that changed are copied again by the next round, targets have no condition.
@@ -55,10 +61,12 @@ impl Move {
 
     async fn copy_all(&self, marker: Option<&ObjectHeaders>) -> Result<(), CopyTrouble> {
         let (from, to, leave_out) = self.prefixes();
+        let replaces_marker = self.note_target_marker(&parse(&to)?, marker).await?;
         let mut marker_listed = false;
         for round in 0.. {
-            let listed = self.list_all(&from).await?;
+            let mut listed = self.list_all(&from).await?;
             marker_listed |= listed.iter().any(|object| object.key == from);
+            listed.retain(|object| !replaces_marker || object.key != from);
             let difference = difference(&self.state.lock().entries, &from, &to, &leave_out, &listed);
             if let Some(key) = &difference.too_long {
                 let message = format!(
@@ -86,20 +94,70 @@ impl Move {
             self.copy_entries(&from, &to, &difference.copy).await?;
             self.drop_gone(&to, &difference.gone).await?;
         }
-        if let Some(headers) = marker.filter(|_| !marker_listed) {
+        if let Some(headers) = marker.filter(|_| !marker_listed && !replaces_marker) {
             self.append(&MoveRecord::MarkerMade)?;
-            let key = parse(&to)?;
-            let put = || {
-                let body = Body::Bytes(Bytes::new());
-                self.shared.client.put_object(&key, body, &EMPTY_MD5, headers, &Condition::Any)
-            };
-            self.patiently(&key, put).await?.map_err(|e| self.refused("making the directory", &key, &e))?;
+            self.put_marker(&parse(&to)?, headers).await?;
         }
         self.sync().await?;
         self.append(&MoveRecord::AllCopied)?;
         // Not answered before this is on the disk: behind it the old names go.
         self.sync().await?;
         Ok(())
+    }
+
+    /// Journals the marker that the new prefix has already; `false`: it has none. `headers`: of one that takes its place.
+    async fn note_target_marker(&self, to: &ObjectKey, headers: Option<&ObjectHeaders>) -> Result<bool, CopyTrouble> {
+        let Some(found) = self.head(to).await? else { return Ok(false) };
+        let (etag, last_modified, headers) = (found.etag, found.last_modified, headers.cloned());
+        self.append(&MoveRecord::TargetMarker { etag, last_modified, headers })?;
+        Ok(true)
+    }
+
+    async fn put_marker(&self, key: &ObjectKey, headers: &ObjectHeaders) -> Result<(), CopyTrouble> {
+        let put = || {
+            let body = Body::Bytes(Bytes::new());
+            self.shared.client.put_object(key, body, &EMPTY_MD5, headers, &Condition::Any)
+        };
+        self.patiently(key, put).await?.map_err(|e| self.refused("making the directory", key, &e))?;
+        Ok(())
+    }
+
+    /// Behind the line that all is copied: the marker that the new prefix had before gives way to that of the directory.
+    /// One that was written meanwhile stays: by an earlier process that did just this, or by somebody who comes later.
+    async fn replace_marker(&self) -> Result<(), CopyTrouble> {
+        let (from, to, _) = self.prefixes();
+        let (before, is_done) = {
+            let state = self.state.lock();
+            let is_done = state.marker_made || state.entries.get("").is_some_and(|entry| entry.copied.is_some());
+            (state.target_marker.clone(), is_done)
+        };
+        let Some(before) = before.filter(|_| !is_done || self.recovered) else { return Ok(()) };
+        let replaced = if is_done { Ok(()) } else { self.replace_marker_of(&from, &to, before).await };
+        // Also when the outcome is not known, and when an earlier process may have been killed before it did.
+        self.shared.tell_replaced(&to, self.recovered);
+        replaced
+    }
+
+    async fn replace_marker_of(&self, from: &str, to: &str, before: TargetMarker) -> Result<(), CopyTrouble> {
+        let (old, new) = (parse(from)?, parse(to)?);
+        let (source, found) = (self.head(&old).await?, self.head(&new).await?);
+        let later = found.filter(|found| found.etag != before.etag || found.last_modified != before.last_modified);
+        let Some(source) = source else {
+            if let (None, Some(headers)) = (later, &before.headers) {
+                self.put_marker(&new, headers).await?;
+            }
+            return Ok(self.append(&MoveRecord::MarkerMade)?);
+        };
+        let (etag, size, last_modified) = (source.etag, source.size, source.last_modified);
+        let entry = Listed { rest: String::new(), etag, size, last_modified };
+        self.plan(std::slice::from_ref(&entry))?;
+        match later {
+            None => self.copy_entry(from, to, entry, &AtomicBool::new(false)).await,
+            Some(later) => {
+                let (from_etag, from_last_modified) = (entry.etag, Some(entry.last_modified));
+                Ok(self.append(&MoveRecord::Copied { to: new, from_etag, from_last_modified, etag: later.etag })?)
+            }
+        }
     }
 
     fn plan(&self, entries: &[Listed]) -> Result<(), WriteError> {
@@ -179,6 +237,7 @@ impl Move {
 
     /// Deletes the old names, page by page of a fresh listing: only what still is what was copied.
     pub(super) async fn remove_sources(&self) -> Result<(), Ended> {
+        self.replace_marker().await.map_err(ended)?;
         let (from, to, leave_out) = self.prefixes();
         let mut kept: u64 = 0;
         let mut marker: Option<String> = None;

@@ -85,6 +85,16 @@ pub enum MoveRecord {
         /// Seconds since 1970.
         at: i64,
     },
+    /// The new prefix of a directory has a marker of its own. It stays as it is until everything else is copied, so that the
+    /// directory there is what it was when the move is taken back.
+    TargetMarker {
+        /// What is there.
+        etag: ETag,
+        /// `Last-Modified` of what is there, seconds since 1970.
+        last_modified: i64,
+        /// Headers of the marker that takes its place if the old prefix has none.
+        headers: Option<ObjectHeaders>,
+    },
     /// These objects below the directory are about to be copied. A later line for the same `rest` replaces an earlier one.
     Planned {
         /// Which.
@@ -127,7 +137,7 @@ pub enum MoveRecord {
         /// Key of the copy.
         to: ObjectKey,
     },
-    /// A marker is about to be written at the new prefix of a directory that had none.
+    /// A marker is about to be written at the new prefix of a directory that had none; behind `AllCopied`: was written.
     MarkerMade,
     /// Everything is copied: from here on the new names count.
     AllCopied,

@@ -1,6 +1,7 @@
 //! A move as its journal tells it, and what has to be done next: pure.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
 
 use super::record::{Listed, MoveRecord};
 use crate::bos::client::{ListedObject, ObjectHeaders, ObjectMeta};
@@ -94,6 +95,17 @@ pub struct CopyUpload {
     pub parts: BTreeMap<PartNumber, ETag>,
 }
 
+/// The marker that the new prefix of a directory had before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetMarker {
+    /// ETag of it.
+    pub etag: ETag,
+    /// `Last-Modified` of it.
+    pub last_modified: i64,
+    /// Headers of the marker that takes its place if the old prefix has none.
+    pub headers: Option<ObjectHeaders>,
+}
+
 /// A move, folded from its lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoveState {
@@ -107,6 +119,8 @@ pub struct MoveState {
     pub entries: BTreeMap<String, Entry>,
     /// Whether the new prefix was given a marker that the old one did not have.
     pub marker_made: bool,
+    /// The marker that the new prefix had before, and has until everything else is copied.
+    pub target_marker: Option<TargetMarker>,
     /// Uploads under way, by key.
     pub uploads: BTreeMap<ObjectKey, CopyUpload>,
     /// Objects to be deleted, with ETag and `Last-Modified` (0: not known).
@@ -157,6 +171,7 @@ impl MoveState {
             copies: BTreeMap::new(),
             entries: BTreeMap::new(),
             marker_made: false,
+            target_marker: None,
             uploads: BTreeMap::new(),
             deletes: BTreeMap::new(),
         })
@@ -169,6 +184,10 @@ impl MoveState {
             | MoveRecord::Directory { .. }
             | MoveRecord::Exchange { .. }
             | MoveRecord::Deletions { .. } => {}
+            MoveRecord::TargetMarker { etag, last_modified, headers } => {
+                let (etag, headers) = (etag.clone(), headers.clone());
+                self.target_marker = Some(TargetMarker { etag, last_modified: *last_modified, headers });
+            }
             MoveRecord::Planned { entries } => entries.iter().for_each(|listed| self.plan(listed)),
             MoveRecord::Initiated { to, upload_id } => {
                 let upload = CopyUpload { id: upload_id.clone(), parts: BTreeMap::new() };
@@ -242,17 +261,28 @@ impl MoveState {
                     || marker().is_some_and(|marker| self.deletes.contains_key(&marker))
             }
             Kind::Directory { from, to, .. } => {
-                let prefix = match self.stage {
-                    Stage::Copying | Stage::RollingBack => to,
-                    Stage::AllCopied => from,
+                let (prefix, goes_itself) = match self.stage {
+                    // A directory that was there before stays; only what is copied into it goes.
+                    Stage::Copying | Stage::RollingBack => {
+                        let made = self.target_marker.is_none() && (self.marker_made || !self.entries.is_empty());
+                        (to, made)
+                    }
+                    Stage::AllCopied => (from, true),
                     Stage::Done => return false,
                 };
                 if prefix.strip_suffix('/') == Some(key) {
-                    return true;
+                    return goes_itself;
                 }
-                key.strip_prefix(prefix.as_str()).is_some_and(|rest| self.entries.contains_key(rest))
+                key.strip_prefix(prefix.as_str()).is_some_and(|rest| self.has_entry(rest))
             }
         }
+    }
+
+    /// Whether an object of the directory is at `rest`, or below it.
+    fn has_entry(&self, rest: &str) -> bool {
+        let below = format!("{rest}/");
+        let next = self.entries.range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded)).next();
+        self.entries.contains_key(rest) || next.is_some_and(|(entry, _)| entry.starts_with(&below))
     }
 
     /// Whether the move has to do with `key`, or with something below the prefix `key` (ending in `/`).

@@ -107,6 +107,22 @@ fn what_recovery_hides_is_what_is_about_to_go() {
     assert!(state.hides("a") && !state.hides("b"));
 }
 
+#[test]
+fn a_directory_that_was_there_before_is_not_hidden_but_what_is_copied_into_it_is() {
+    assert!(!replay(&[directory()]).hides("new"), "nothing is there yet");
+    let marker = MoveRecord::TargetMarker { etag: etag("m"), last_modified: 5, headers: None };
+    let entries = vec![listed("sub/y", "2"), listed("x", "1")];
+    let mut lines = vec![directory(), marker, MoveRecord::Planned { entries }];
+    let state = replay(&lines);
+    assert!(!state.hides("new") && !state.hides("new/su") && !state.hides("new/y"));
+    for hidden in ["new/x", "new/sub", "new/sub/y"] {
+        assert!(state.hides(hidden), "{hidden}: half of a copy");
+    }
+    lines.push(MoveRecord::AllCopied);
+    let state = replay(&lines);
+    assert!(state.hides("old") && !state.hides("new") && !state.hides("new/sub"));
+}
+
 fn deletions(keys: &[&str]) -> MoveState {
     let mut lines = vec![MoveRecord::Deletions { format: 1, boot_id: "boot".into(), at: 0 }];
     lines.extend(keys.iter().map(|k| MoveRecord::Delete { key: key(k), etag: etag("e"), last_modified: 0 }));

@@ -182,6 +182,18 @@ impl Attributes {
         }
     }
 
+    /// Nothing is known of the directory with `prefix` any more, also after a kill: another one has its place, whose marker
+    /// may look alike.
+    pub fn forget_dir(&mut self, prefix: &str) {
+        self.known.remove(prefix);
+        self.times.insert(prefix.to_owned(), None);
+        if let Some(file) = &self.file {
+            for row in [times_row(prefix), object_row(prefix)] {
+                file.set_over(&row, None, |_| true);
+            }
+        }
+    }
+
     fn insert(&mut self, key: &str, known: Known) {
         if let Some(file) = &self.file {
             let row = serde_json::to_vec(&known.fact).ok();

@@ -244,6 +244,16 @@ impl Namespace {
         memory.note_change(prefix.trim_end_matches('/'), now, true);
     }
 
+    /// Another directory took the place of the one at `prefix`: what was known of its marker and times counts no more. A
+    /// listing may show the new marker as the old one, with its second.
+    pub fn marker_replaced(&self, prefix: &str) {
+        let now = Instant::now();
+        let mut memory = self.memory.lock();
+        memory.attributes.forget_dir(prefix);
+        memory.pages.forget_tree(prefix);
+        memory.note_change(prefix, now, false);
+    }
+
     /// The directory at `prefix` stays visible although its last child may have gone.
     pub fn keep_dir(&self, prefix: &str) {
         if prefix != self.prefix {

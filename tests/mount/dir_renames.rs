@@ -284,6 +284,75 @@ fn a_refused_copy_leaves_the_old_names() {
     assert_eq!(shell(&format!("find '{}' -type f | wc -l", mount.path("new").display())).trim(), "38");
 }
 
+/// A rename of a folder over an empty one that BOS refuses leaves the empty one as it was.
+#[test]
+fn a_refused_directory_rename_leaves_the_empty_one_in_its_way() {
+    let world = World::new();
+    world.bucket.put("implicit/f", b"f").unwrap();
+    let foreign = b"a marker with content, as other tools write them";
+    world.bucket.put("foreign/", foreign).unwrap();
+    world.bucket.put("unmarked/f", b"f").unwrap();
+    let mut mount = world.mount(&["--metadata-ttl", "0"]);
+    let path = |name: &str| mount.path(name);
+    fs::remove_file(path("implicit/f")).unwrap();
+    fs::create_dir(path("marked")).unwrap();
+    fs::create_dir(path("old")).unwrap();
+    fs::write(path("old/f"), b"f").unwrap();
+    world.proxy.fault(When::call(Call::CopyObject), crate::support::Action::error(403, "AccessDenied"));
+    for (count, old) in (1..).zip(["old", "unmarked"]) {
+        // Just set, and not in BOS yet.
+        fs::set_permissions(path("marked"), fs::Permissions::from_mode(0o711)).unwrap();
+        let seconds = std::time::Duration::from_secs(1_100_000_000 + count);
+        File::open(path("marked")).unwrap().set_modified(std::time::UNIX_EPOCH + seconds).unwrap();
+        for name in ["marked", "foreign", "implicit"] {
+            let seen = || {
+                let meta = fs::metadata(path(name)).unwrap_or_else(|e| panic!("{old} to {name}: {e}"));
+                (meta.ino(), meta.mode(), meta.mtime())
+            };
+            let before = seen();
+            world.proxy.take_counts();
+            assert_eq!(errno(fs::rename(path(old), path(name))), libc::EACCES, "{old} to {name}");
+            assert!(world.proxy.counts().requests(Call::CopyObject) > 0);
+            assert_eq!(seen(), before, "{old} to {name}");
+            assert_eq!(fs::read_dir(path(name)).unwrap().count(), 0, "{old} to {name}");
+            assert_eq!(fs::read(path(old).join("f")).unwrap(), b"f");
+        }
+        assert_eq!(world.bucket.list("").unwrap(), ["foreign/", "marked/", "old/", "old/f", "unmarked/f"]);
+        assert_eq!(world.bucket.get("foreign/").unwrap(), foreign);
+    }
+    world.proxy.clear_rules();
+    mount.remount().unwrap();
+    let meta = fs::metadata(mount.path("marked")).unwrap();
+    assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o711, 1_100_000_002));
+}
+
+/// A folder that is renamed over an empty one keeps its own mode and time.
+#[test]
+fn a_directory_renamed_over_an_empty_one_keeps_its_attributes() {
+    let world = World::new();
+    let mut mount = world.mount(&["--metadata-ttl", "0"]);
+    for name in ["old", "new"] {
+        fs::create_dir(mount.path(name)).unwrap();
+    }
+    fs::set_permissions(mount.path("new"), fs::Permissions::from_mode(0o711)).unwrap();
+    // In BOS, and known to the mount, within the same second.
+    mount.remount().unwrap();
+    assert_eq!(fs::metadata(mount.path("new")).unwrap().mode() & 0o7777, 0o711);
+    fs::set_permissions(mount.path("old"), fs::Permissions::from_mode(0o750)).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    File::open(mount.path("old")).unwrap().set_modified(time).unwrap();
+    fs::rename(mount.path("old"), mount.path("new")).unwrap();
+    for remounted in [false, true] {
+        let meta = fs::metadata(mount.path("new")).unwrap();
+        assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o750, 1_000_000_000), "remounted: {remounted}");
+        assert!(!mount.path("old").exists());
+        assert_eq!(world.bucket.list("").unwrap(), ["new/"]);
+        if !remounted {
+            mount.remount().unwrap();
+        }
+    }
+}
+
 #[test]
 fn large_objects_below_go_by_parts_and_open_handles_follow_their_new_etags() {
     let world = World::new();

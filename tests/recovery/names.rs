@@ -2,10 +2,13 @@
 //! began, or takes it back. Where the kill fell is counted at the fault proxy.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::time::{Duration, Instant};
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::WAIT;
+use crate::support::bucket::Reply;
 use crate::support::mounted::within;
 use crate::support::{Call, HoldAt, Mounted, When, World};
 
@@ -160,5 +163,86 @@ fn names_removed_before_a_kill_do_not_come_back() {
         assert_eq!(after, expected);
         assert_eq!(etags(&world, "other/"), other);
         assert_eq!(fs::read(mount.path(&rewritten)).unwrap(), b"by somebody else");
+    }
+}
+
+/// What a folder shows: mode, time, names in it.
+fn folder(path: &Path) -> (u32, i64, Vec<String>) {
+    let meta = fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let entries = fs::read_dir(path).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    (meta.mode() & 0o7777, meta.mtime(), names)
+}
+
+/// A rename of a folder over an empty one that is cut off by a kill leaves the empty one as it was, or has wholly
+/// replaced it.
+#[test]
+fn a_directory_rename_over_an_empty_one_that_is_killed_leaves_or_replaces_it() {
+    use HoldAt::{BeforeAnswer, BeforeForward};
+    let (copy, put) = (|key| When::call(Call::CopyObject).key(key), |key| When::call(Call::PutObject).key(key));
+    // (has the renamed folder a marker, moment, is the empty folder replaced)
+    let mut moments = Vec::new();
+    for hold in [BeforeForward, BeforeAnswer] {
+        for marked in [true, false] {
+            moments.push((marked, copy("new/sub/f"), hold, false));
+        }
+        moments.push((true, copy("new/"), hold, true));
+        moments.push((false, put("new/"), hold, true));
+        moments.push((true, When::call(Call::BatchDelete), hold, true));
+    }
+    for (marked, when, hold, replaced) in moments {
+        let world = World::new();
+        if !marked {
+            world.bucket.put("old/g", b"an object without the marker of a folder above").unwrap();
+        }
+        let mut mount = world.mount(&["--metadata-ttl", "0"]);
+        let (old, new) = (mount.path("old"), mount.path("new"));
+        fs::create_dir_all(old.join("sub")).unwrap();
+        fs::write(old.join("sub/f"), b"content").unwrap();
+        fs::create_dir(&new).unwrap();
+        for (path, mode, seconds) in [(&old, 0o750, 1_000_000_000), (&new, 0o711, 1_100_000_000)] {
+            if path == &new || marked {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+                File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+            }
+        }
+        // All of it is in BOS before the rename.
+        assert!(mount.umount(WAIT).status.success(), "{}", mount.log_text());
+        let mut mount = world.mount(&["--metadata-ttl", "0"]);
+        let (before_old, before_new) = (folder(&old), folder(&new));
+        assert_eq!(before_new, (0o711, 1_100_000_000, Vec::new()));
+        let before = world.bucket.head_reply("new/").unwrap().unwrap();
+        let told = |mount: &Mounted| format!("{when:?} {hold:?} marked {marked}\n{}", mount.log_text());
+        let (from, to) = (old.clone(), new.clone());
+        killed_at(&world, &mut mount, when.clone(), hold, move || fs::rename(from, to));
+        mount.remount().unwrap();
+        for recovered in [false, true] {
+            if recovered {
+                wait_moves(&world);
+            }
+            let told = || format!("recovered {recovered}, {}", told(&mount));
+            if replaced {
+                assert_eq!((old.exists(), folder(&new).2), (false, before_old.2.clone()), "{}", told());
+            } else {
+                assert_eq!((folder(&old), folder(&new)), (before_old.clone(), before_new.clone()), "{}", told());
+            }
+        }
+        if replaced {
+            assert_eq!(folder(&new).0, before_old.0, "{}", told(&mount));
+            assert!(!marked || folder(&new).1 == before_old.1, "{}", told(&mount));
+        } else {
+            let after = world.bucket.head_reply("new/").unwrap().unwrap();
+            let of_marker = |reply: &Reply| {
+                let is_ours = |name: &str| name.starts_with("x-bce-meta-") || name == "last-modified" || name == "etag";
+                let all = reply.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+                all.filter(|(name, _)| is_ours(name)).collect::<BTreeSet<_>>()
+            };
+            assert_eq!(of_marker(&after), of_marker(&before), "{}", told(&mount));
+        }
+        let top = if replaced { "new" } else { "old" };
+        assert_eq!(fs::read(mount.path(top).join("sub/f")).unwrap(), b"content");
+        let output = mount.umount(WAIT);
+        assert!(output.status.success(), "{output:?}\n{}", told(&mount));
     }
 }
