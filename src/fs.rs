@@ -36,6 +36,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::bos::client::BosClient;
 use crate::moves::Moves;
@@ -153,6 +155,8 @@ pub struct Fs {
     burst: Mutex<Burst>,
     status_json: StatusSource,
     runtime: tokio::runtime::Handle,
+    /// Acts that go on when their callers leave.
+    acts: TaskTracker,
 }
 
 impl Fs {
@@ -198,6 +202,7 @@ impl Fs {
             burst: Mutex::default(),
             status_json,
             runtime,
+            acts: TaskTracker::new(),
         });
         if !removed.is_empty() {
             fs.runtime.spawn(fs.clone().show_after_removal(removed));
@@ -234,6 +239,18 @@ impl Fs {
     /// Where the tasks of this file system run.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         &self.runtime
+    }
+
+    /// To be held as long as an act is worked on that goes on when its caller leaves.
+    pub fn act_under_way(&self) -> TaskTrackerToken {
+        self.acts.token()
+    }
+
+    /// Waits until no act is under way any more, with what its end leaves to be done. For when the mount is gone: nothing
+    /// new comes.
+    pub async fn acts_ended(&self) {
+        self.acts.close();
+        self.acts.wait().await;
     }
 
     /// Free space. A bucket has no end; only a spool that can take nothing more shows as a full disk, because writers

@@ -355,6 +355,10 @@ pub async fn run(
 /// Waits until everything is in BOS; what is left cannot get there now.
 async fn drain(mounted: &mount::Mounted, running: &Running) -> Vec<FileStatus> {
     mounted.settle().await;
+    // What acts wait for whose callers have left: removals, publications, renames.
+    running.drain().await;
+    mounted.acts_ended().await;
+    mounted.settle().await;
     running.drain().await
 }
 

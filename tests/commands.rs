@@ -5,10 +5,10 @@ mod support;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::mounted::{bosfs_binary, is_mounted, run};
-use support::{Mounted, World};
+use support::{Call, HoldAt, Mounted, When, World};
 
 /// Longest wait for anything that must happen.
 const WAIT: Duration = Duration::from_secs(60);
@@ -131,6 +131,55 @@ fn umount_names_interrupted_files_and_is_no_failure() {
     assert!(world.server.bucket().head("half").unwrap().is_none());
     let output = run(Command::new(bosfs_binary()).arg("status").arg(world.state_dir()), WAIT);
     ends(&output, 0, &["not mounted", "interrupted", &published]);
+}
+
+/// Whether the process `pid` is seen in open(2) for a while.
+fn is_opening(pid: u32) -> bool {
+    let in_open = || {
+        let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        call.split(' ').next() == Some(libc::SYS_openat.to_string().as_str())
+    };
+    (0..5).all(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        in_open()
+    })
+}
+
+/// `bosfs umount` behind a program that was killed while its `open` waited names the interrupted file, and exits 0.
+#[test]
+fn umount_waits_for_an_open_whose_program_was_killed() {
+    let world = World::new();
+    let mut mount = world.mount(&[]);
+    let path = mount.path("f");
+    std::fs::write(&path, b"first").unwrap();
+    // The creation waits until the object of the unlinked file is gone, and then asks what is there.
+    let removal = world.proxy.hold(When::call(Call::DeleteObject).key("f"), HoldAt::BeforeForward);
+    let script = format!("import os\nf = open({path:?}, 'wb')\nos.unlink({path:?})\nf.close()\nopen({path:?}, 'wb')");
+    let mut program = Command::new("python3").args(["-c", &script]).spawn().unwrap();
+    assert!(removal.wait_hit(WAIT), "{}", mount.log_text());
+    let end = Instant::now() + WAIT;
+    while !is_opening(program.id()) {
+        assert!(Instant::now() < end, "the program does not wait in open\n{}", mount.log_text());
+    }
+    let asked = world.proxy.hold(When::call(Call::HeadObject).key("f"), HoldAt::BeforeForward);
+    removal.release();
+    assert!(asked.wait_hit(WAIT), "{}", mount.log_text());
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let dir = mount.dir().to_owned();
+    let umount = std::thread::spawn(move || (mount.umount(WAIT), mount));
+    let end = Instant::now() + WAIT;
+    while is_mounted(&dir) {
+        assert!(Instant::now() < end, "it stays mounted\n{}", world.log_text());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Time to end without it.
+    std::thread::sleep(Duration::from_millis(500));
+    asked.release();
+    let (output, mount) = umount.join().unwrap();
+    ends(&output, 0, &["f was interrupted"]);
+    assert!(mount.log_text().contains("was killed by signal 9"), "{}", mount.log_text());
+    assert_eq!(world.journals().len(), 1);
 }
 
 /// `bosfs uploads complete` works through the mount and without one, and `bosfs uploads resume` of an interrupted file

@@ -86,7 +86,10 @@ pub(super) fn answer<T: Send + 'static>(
     if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
         return reply(result);
     }
+    // What the act leaves behind when its caller has left belongs to it.
+    let under_way = wait.goes_on().then(|| fs.act_under_way());
     fs.runtime().spawn(async move {
+        let _under_way = under_way;
         let mut task = tokio::spawn(work);
         let given_up = tokio::select! {
             biased;

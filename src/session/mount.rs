@@ -12,6 +12,9 @@ use crate::read::reader::ReadPool;
 /// Longest wait for the last requests after a detach.
 const LAST_REQUESTS_WITHIN: Duration = Duration::from_millis(200);
 
+/// Longest wait for acts whose callers have left, once there is nothing in BOS that they could wait for.
+const LAST_ACTS_WITHIN: Duration = Duration::from_secs(10);
+
 /// A mount that is served.
 pub(super) struct Mounted {
     handle: Arc<MountHandle>,
@@ -38,6 +41,14 @@ impl Mounted {
     /// Waits until BOS has what only the file system still knows.
     pub(super) async fn settle(&self) {
         self.fs.settle_dir_attrs().await;
+    }
+
+    /// Waits until acts have ended that went on behind callers who left: of a file that was just being opened, only its end
+    /// tells what becomes of it.
+    pub(super) async fn acts_ended(&self) {
+        if tokio::time::timeout(LAST_ACTS_WITHIN, self.fs.acts_ended()).await.is_err() {
+            log::warn!("a call whose program has left is still worked on; the next mount goes on with what it began");
+        }
     }
 
     /// Takes the mount away at once, also when it is in use.
