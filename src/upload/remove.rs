@@ -24,7 +24,8 @@ impl DirtyFile {
         self.shared.wait_renames_left(self.key()).await;
         {
             let mut inner = self.lock();
-            if inner.attrs_held > 0 {
+            // They may have gone along with the rename.
+            if inner.attrs_held > 0 || !inner.attrs_pending() {
                 return Ok(());
             }
             inner.copying_attrs = true;

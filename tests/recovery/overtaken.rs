@@ -383,3 +383,35 @@ fn a_rename_over_a_file_on_its_way_counts_after_a_kill_too() {
     assert_eq!(std::fs::read(mount.path(KEY)).unwrap(), b"the renamed one", "{}", mount.log_text());
     assert!(world.bucket.head("other").unwrap().is_none() && world.bucket.uploads("").unwrap().is_empty());
 }
+
+/// A mode that was set right before a rename, which a kill cut off behind its copy, is not sent to the old name by the next
+/// mount: the rename is finished, and only the new name is left.
+#[test]
+fn attributes_wait_for_a_rename_that_the_next_mount_finishes() {
+    let world = World::new();
+    world.bucket.put("a", b"the file").unwrap();
+    let mut mount = world.mount(&[]);
+    let removed = world.proxy.hold(When::call(Call::DeleteObject).key("a").once(), HoldAt::BeforeForward);
+    let (a, b) = (mount.path("a"), mount.path("b"));
+    std::fs::set_permissions(&a, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let renaming = std::thread::spawn(move || std::fs::rename(a, b));
+    assert!(removed.wait_hit(WAIT), "{}", mount.log_text());
+    mount.kill();
+    let _ = renaming.join();
+    world.proxy.clear_rules();
+    world.wait_quiet();
+    world.proxy.take_counts();
+    // The rename goes on with a look at the old name. What is stored a second later is told apart from what was copied.
+    let looked = world.proxy.hold(When::call(Call::HeadObject).key("a").once(), HoldAt::BeforeForward);
+    mount.remount().unwrap();
+    assert!(looked.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
+    std::thread::sleep(Duration::from_millis(1500));
+    looked.release();
+    wait_no_journal(&world);
+    assert!(mount.umount(WAIT).status.success(), "{}", mount.log_text());
+    let counts = world.proxy.counts();
+    assert_eq!(counts.requests(Call::CopyObject), 0, "{}", counts.log_text());
+    assert_eq!(world.bucket.list("").unwrap(), ["b"], "{}", counts.log_text());
+    mount.remount().unwrap();
+    assert_eq!(std::fs::metadata(mount.path("b")).unwrap().permissions().mode() & 0o777, 0o640);
+}
