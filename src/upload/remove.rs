@@ -121,7 +121,9 @@ impl DirtyFile {
         let (frozen, headers) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
-            if inner.removal != Removal::None {
+            // While BOS was asked it may have been emptied, written anew and closed: that is no copy, or one of another object.
+            let is_copy = inner.is_clone(frozen.size) && inner.base() == Some(&base) && inner.state.key == key;
+            if inner.removal != Removal::None || !is_copy {
                 return Ok(());
             }
             let mark = inner.state.mark(frozen.publication);

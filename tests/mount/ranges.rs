@@ -209,3 +209,24 @@ fn bytes_of_the_former_object_that_come_late_do_not_get_into_a_copy() {
     assert!(world.bucket.get("f").unwrap() == bytes, "{}", mount.log_text());
     assert_eq!(world.proxy.counts().requests(Call::CopyObject), 1, "{}", world.proxy.counts().log_text());
 }
+
+/// A copy within the mount that is emptied and written anew right before its CopyObject is sent is published as it was
+/// closed last.
+#[test]
+fn a_copy_that_is_written_anew_before_it_is_made_is_published_as_it_was_closed_last() {
+    let world = World::new();
+    world.bucket.put("a", &random_bytes(11, 5000)).unwrap();
+    world.bucket.put("f", b"before").unwrap();
+    let mut mount = world.mount(&["--write-back", "--metadata-ttl", "60s"]);
+    assert_eq!(std::fs::metadata(mount.path("f")).unwrap().len(), 6);
+    let looking = world.proxy.hold(When::call(Call::HeadObject).key("f").once(), HoldAt::BeforeAnswer);
+    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("f")).unwrap());
+    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, 5000).unwrap(), 5000);
+    drop((source, copy));
+    assert!(looking.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
+    std::fs::write(mount.path("f"), b"written anew").unwrap();
+    looking.release();
+    unmount(&mut mount);
+    assert_eq!(world.bucket.get("f").unwrap(), b"written anew", "{}", world.proxy.counts().log_text());
+    assert_eq!(world.proxy.counts().requests(Call::CopyObject), 0, "{}", world.proxy.counts().log_text());
+}
