@@ -18,6 +18,9 @@ struct Seen {
     stack: String,
 }
 
+/// Place of `starttime` in `/proc/PID/stat`, counted from the state (proc(5)).
+const STARTED_FIELD: usize = 19;
+
 /// A thread that looks at some processes and all their threads.
 pub struct Sampler {
     stop: Arc<AtomicBool>,
@@ -69,8 +72,11 @@ fn look(pid: u32, since: &mut std::collections::HashMap<String, Instant>, seen: 
     for thread in threads.flatten().map(|entry| entry.path()) {
         let Ok(stat) = std::fs::read_to_string(thread.join("stat")) else { continue };
         seen.lock().samples += 1;
-        let name = thread.display().to_string();
-        let is_stuck = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('D'));
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        // With its start: in an hour a number may be given to another process.
+        let started = rest.split_ascii_whitespace().nth(STARTED_FIELD).unwrap_or_default();
+        let name = format!("{} of {started}", thread.display());
+        let is_stuck = rest.starts_with('D');
         // A wait for the disk is none for the mount; where the stack cannot be read, every wait counts.
         let stack =
             if is_stuck { std::fs::read_to_string(thread.join("stack")).unwrap_or_default() } else { String::new() };
