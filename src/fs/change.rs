@@ -49,6 +49,8 @@ impl Fs {
         }
         // No handle: a writer for just this act.
         let file = self.begin_write(node).await?;
+        // Also where another handle is open, or its release, which comes behind the close, is still to arrive.
+        let all_closed = file.is_all_closed();
         let cut = async {
             if file.size() != size {
                 cut_waiting(&file, size).await?;
@@ -56,7 +58,7 @@ impl Fs {
             }
             self.set_attrs(node, change).await?;
             let alone = node.body.state.lock().writers == 1;
-            if alone && !self.options.write_back && node.is_linked() {
+            if (alone || all_closed) && !self.options.write_back && node.is_linked() {
                 file.publish_and_wait().await?;
             }
             Ok(())

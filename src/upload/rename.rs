@@ -262,6 +262,12 @@ impl DirtyFile {
         inner.writers == 0 || inner.state.parked
     }
 
+    /// Whether nothing was changed since the last close.
+    pub fn is_all_closed(&self) -> bool {
+        let inner = self.lock();
+        !inner.new_content && !inner.new_file
+    }
+
     /// Whether a program has it open for writing.
     pub fn is_open(&self) -> bool {
         self.lock().writers > 0

@@ -108,6 +108,26 @@ fn a_close_says_nothing_of_what_a_killed_program_wrote_after_it() {
     assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"second");
 }
 
+/// `truncate` of a file that was closed returns only once the object has the new size, also if the release of a handle,
+/// which comes behind the close, is still to arrive.
+#[test]
+fn a_truncate_of_a_closed_file_waits_for_the_object_before_the_release() {
+    let world = World::new();
+    let mount = world.mount(&SMALL_PARTS);
+    let mut first = Command::new("python3");
+    first.args(["-c", MAPPED]).arg(mount.path("f")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut first = first.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(first.stdout.take().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "closed\n");
+    let script = "import os, sys; os.truncate(sys.argv[1], 3)";
+    let cut = run(Command::new("python3").args(["-c", script]).arg(mount.path("f")), WAIT);
+    assert!(cut.status.success(), "{cut:?}");
+    assert_eq!(world.bucket.get("f").unwrap(), b"fir");
+    drop(first.stdin.take());
+    assert!(wait_child(&mut first, WAIT).unwrap().success());
+}
+
 #[test]
 fn a_killed_cp_is_not_published_and_the_next_one_goes_on() {
     let world = World::new();
