@@ -50,15 +50,18 @@ impl Fs {
         // No handle: a writer for just this act.
         let file = self.begin_write(node).await?;
         // Also where another handle is open, or its release, which comes behind the close, is still to arrive.
-        let all_closed = file.is_all_closed();
+        let unchanged_at = file.is_unchanged().then(|| node.body.state.lock().endings.writes());
         let cut = async {
             if file.size() != size {
                 cut_waiting(&file, size).await?;
                 drop_privileges(&file)?;
             }
             self.set_attrs(node, change).await?;
-            let alone = node.body.state.lock().writers == 1;
-            if (alone || all_closed) && !self.options.write_back && node.is_linked() {
+            let complete = {
+                let state = node.body.state.lock();
+                state.writers == 1 || unchanged_at == Some(state.endings.writes())
+            };
+            if complete && !self.options.write_back && node.is_linked() {
                 file.publish_and_wait().await?;
             }
             Ok(())

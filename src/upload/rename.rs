@@ -263,7 +263,7 @@ impl DirtyFile {
     }
 
     /// Whether nothing was changed since the last close.
-    pub fn is_all_closed(&self) -> bool {
+    pub fn is_unchanged(&self) -> bool {
         let inner = self.lock();
         !inner.new_content && !inner.new_file
     }
