@@ -205,6 +205,11 @@ impl Namespace {
         Some(self.object(size, etag.clone(), last_modified, headers))
     }
 
+    /// Whether a listing that shows the object under `key` may tell all of it.
+    pub fn remembers(&self, key: &ObjectKey) -> bool {
+        !self.ttl.is_zero() && self.memory.lock().attributes.fact(key.as_str()).is_some()
+    }
+
     fn object(&self, size: u64, etag: ETag, last_modified: i64, headers: ObjectHeaders) -> Object {
         let plain = self.defaults.file(Timestamp { sec: last_modified, nsec: 0 });
         let attrs = posix_meta::read_attrs(&headers.metadata, plain);

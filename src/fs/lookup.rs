@@ -59,7 +59,7 @@ impl Fs {
     /// See [`Fs::lookup`]; `ENOENT` when the object is gone.
     pub async fn getattr(&self, ino: u64) -> FsResult<Attr> {
         let node = self.node(ino)?;
-        self.refresh(&node).await?;
+        self.refresh_from(&node, true).await?;
         Ok(self.attr_of(&node))
     }
 
@@ -247,8 +247,14 @@ impl Fs {
         self.uploads.files_below(prefix).iter().any(|file| file.settled().is_none())
     }
 
-    /// Asks BOS again for what is not fresh.
+    /// Asks BOS again for what is not fresh; for a file by HEAD, as an open must see what others closed.
     pub(super) async fn refresh(&self, node: &Arc<Node>) -> FsResult<()> {
+        self.refresh_from(node, false).await
+    }
+
+    /// [`Fs::refresh`]; `listing`: of a remembered object a page of the listing, as lookups believe it, tells enough, and of
+    /// its neighbours, which are asked for next.
+    async fn refresh_from(&self, node: &Arc<Node>, listing: bool) -> FsResult<()> {
         let is_dir = {
             let mut state = node.body.state.lock();
             state.settle(false);
@@ -258,7 +264,7 @@ impl Fs {
             matches!(state.content, Content::Dir(_))
         };
         if is_dir {
-            return self.refresh_dir(node).await;
+            return self.refresh_by_name(node).await;
         }
         // A recovered rename may have given the name a dirty file. Who asks BOS over and over would never see it.
         if let Some(file) = self.key_of(node).ok().and_then(|key| self.local(&key))
@@ -267,10 +273,11 @@ impl Fs {
             node.body.state.lock().take_over(file);
             return Ok(());
         }
-        self.confirm(node).await
+        let remembered = listing && self.key_of(node).is_ok_and(|key| self.namespace.remembers(&key));
+        if remembered { self.refresh_by_name(node).await } else { self.confirm(node).await }
     }
 
-    async fn refresh_dir(&self, node: &Arc<Node>) -> FsResult<()> {
+    async fn refresh_by_name(&self, node: &Arc<Node>) -> FsResult<()> {
         let Some(parent) = node.parent() else { return Ok(()) };
         match self.find(&parent, &node.name()).await? {
             Some(found) if found.node.ino == node.ino => Ok(()),

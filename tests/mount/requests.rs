@@ -241,6 +241,29 @@ fn listings_that_come_later_than_their_time_to_live_answer_the_looks_they_were_f
     assert_eq!(counts.requests_all(), counts.requests(Call::ListObjects), "{}", counts.log_text());
 }
 
+/// Files that are remembered and were looked up a while ago are confirmed by a page of their listing, all together, and not
+/// one by one.
+#[test]
+fn looks_at_open_files_that_are_remembered_cost_listings_only() {
+    let world = World::new();
+    let mount = world.mount(&["--metadata-ttl", "2s"]);
+    let names: Vec<_> = (0..20).map(|i| mount.path(&format!("f{i}"))).collect();
+    for name in &names {
+        std::fs::write(name, b"x").unwrap();
+    }
+    let flags = rustix::fs::OFlags::PATH;
+    let open = |name| rustix::fs::open(name, flags, rustix::fs::Mode::empty()).unwrap();
+    let open: Vec<_> = names.iter().map(open).collect();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    world.proxy.take_counts();
+    for file in &open {
+        assert_eq!(rustix::fs::fstat(file).unwrap().st_size, 1);
+    }
+    let counts = world.proxy.counts();
+    assert!(counts.requests(Call::ListObjects) > 0, "{}", counts.log_text());
+    assert_eq!(counts.requests_all(), counts.requests(Call::ListObjects), "{}", counts.log_text());
+}
+
 fn write_and_rename(temporary: &std::path::Path, name: &std::path::Path) {
     let mut file = std::fs::File::options().read(true).write(true).create_new(true).open(temporary).unwrap();
     std::io::Write::write_all(&mut file, &random_bytes(3, 2 * PART as usize)).unwrap();
