@@ -4,14 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::call::Call;
-use crate::support::fault::{HoldAt, When};
 use crate::support::files::random_bytes;
-use crate::support::mounted::wait_child;
-use crate::support::world::World;
+use crate::support::{HoldAt, MappedFile, When, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell, unmount};
 
 /// What mkstemp(3) does.
@@ -61,22 +58,6 @@ fn a_temporary_renamed_elsewhere_is_sent_again_from_the_spool() {
     assert!(world.bucket.uploads("").unwrap().is_empty());
 }
 
-/// Writes a temporary, maps and closes it, and renames it: the mapping keeps the kernel from telling that the handle is gone.
-const MAPPED: &str = r#"
-import ctypes, os, sys
-dir = sys.argv[1]
-fd = os.open(dir + "/.f.AbCd12", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-os.write(fd, b"closed")
-mmap = ctypes.CDLL(None).mmap
-mmap.restype = ctypes.c_void_p
-mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-assert mmap(None, 4096, 1, 1, fd, 0) not in (None, 2**64 - 1)
-os.close(fd)
-os.rename(dir + "/.f.AbCd12", dir + "/f")
-print("renamed", flush=True)
-sys.stdin.read()
-"#;
-
 /// The rename of a closed temporary returns only once the object is there, also if the release of its handle, which comes
 /// behind the close, is still to arrive.
 #[test]
@@ -84,17 +65,14 @@ fn the_rename_of_a_closed_temporary_waits_for_the_object_before_its_release() {
     let world = World::new();
     let mount = world.mount(&[]);
     let put = world.proxy.hold(When::call(Call::PutObject).key("f").once(), HoldAt::BeforeForward);
-    let mut program = Command::new("python3");
-    program.args(["-c", MAPPED]).arg(mount.dir()).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut program = program.spawn().unwrap();
+    let closed = MappedFile::closed(&mount.path(".f.AbCd12"), "closed");
+    let (temporary, name) = (mount.path(".f.AbCd12"), mount.path("f"));
+    let renaming = std::thread::spawn(move || std::fs::rename(temporary, name));
     assert!(put.wait_hit(WAIT), "the rename does not publish\n{}", mount.log_text());
     put.release();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(program.stdout.take().unwrap()), &mut line).unwrap();
-    assert_eq!(line, "renamed\n");
+    renaming.join().unwrap().unwrap();
     assert_eq!(world.bucket.get("f").unwrap(), b"closed", "not there when the rename had returned");
-    drop(program.stdin.take());
-    assert!(wait_child(&mut program, WAIT).unwrap().success());
+    closed.release(WAIT);
     assert_eq!(world.proxy.counts().requests(Call::PutObject), 1, "{}", world.proxy.counts().log_text());
 }
 

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::support::files::random_bytes;
 use crate::support::mounted::{SlowWriter, cp, run, start_cp, wait_child};
-use crate::support::{Call, HoldAt, KeyWatch, When, World};
+use crate::support::{Call, HoldAt, KeyWatch, MappedFile, When, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell};
 
 /// A program with threads that writes 6 MiB and ends without closing: by itself, or waits to be killed.
@@ -71,38 +71,18 @@ fn a_threaded_program_that_is_terminated_is_not_published() {
     }
 }
 
-/// Writes `first`, maps the file, closes it, and keeps the mapping until its input ends: so long the kernel keeps the handle.
-const MAPPED: &str = r#"
-import ctypes, os, sys
-fd = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR, 0o644)
-os.write(fd, b"first")
-mmap = ctypes.CDLL(None).mmap
-mmap.restype = ctypes.c_void_p
-mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-assert mmap(None, 4096, 1, 1, fd, 0) not in (None, 2**64 - 1)
-os.close(fd)
-print("closed", flush=True)
-sys.stdin.read()
-"#;
-
 /// A program that closed its file properly before another one wrote to it says nothing of what that one wrote: killed,
 /// it leaves an interrupted file and the object as it was closed.
 #[test]
 fn a_close_says_nothing_of_what_a_killed_program_wrote_after_it() {
     let world = World::new();
     let mount = world.mount(&SMALL_PARTS);
-    let mut first = Command::new("python3");
-    first.args(["-c", MAPPED]).arg(mount.path("f")).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut first = first.spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(first.stdout.take().unwrap()), &mut line).unwrap();
-    assert_eq!(line, "closed\n");
+    let first = MappedFile::closed(&mount.path("f"), "first");
     assert_eq!(world.bucket.get("f").unwrap(), b"first");
     let script = "import os, sys; os.write(os.open(sys.argv[1], os.O_WRONLY), b'second'); os.kill(os.getpid(), 9)";
     let second = run(Command::new("python3").args(["-c", script]).arg(mount.path("f")), WAIT);
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&second.status), Some(9), "{second:?}");
-    drop(first.stdin.take());
-    assert!(wait_child(&mut first, WAIT).unwrap().success());
+    first.release(WAIT);
     mount.wait_state("f", WAIT, |entry| entry.is_some_and(|e| e["state"] == "interrupted"));
     assert_eq!(world.bucket.get("f").unwrap(), b"first");
     assert_eq!(std::fs::read(mount.path("f")).unwrap(), b"second");
@@ -114,18 +94,12 @@ fn a_close_says_nothing_of_what_a_killed_program_wrote_after_it() {
 fn a_truncate_of_a_closed_file_waits_for_the_object_before_the_release() {
     let world = World::new();
     let mount = world.mount(&SMALL_PARTS);
-    let mut first = Command::new("python3");
-    first.args(["-c", MAPPED]).arg(mount.path("f")).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut first = first.spawn().unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(first.stdout.take().unwrap()), &mut line).unwrap();
-    assert_eq!(line, "closed\n");
+    let first = MappedFile::closed(&mount.path("f"), "first");
     let script = "import os, sys; os.truncate(sys.argv[1], 3)";
     let cut = run(Command::new("python3").args(["-c", script]).arg(mount.path("f")), WAIT);
     assert!(cut.status.success(), "{cut:?}");
     assert_eq!(world.bucket.get("f").unwrap(), b"fir");
-    drop(first.stdin.take());
-    assert!(wait_child(&mut first, WAIT).unwrap().success());
+    first.release(WAIT);
 }
 
 #[test]
