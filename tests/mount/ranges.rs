@@ -7,10 +7,15 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 use crate::support::call::Call;
-use crate::support::fault::{HoldAt, When};
 use crate::support::files::random_bytes;
-use crate::support::world::World;
+use crate::support::{HoldAt, Mounted, When, World};
 use crate::{PART, SMALL_PARTS, WAIT, shell, unmount};
+
+/// What `cp FROM TO` does with a file of `len` bytes in one mount.
+fn copy_within(mount: &Mounted, from: &str, to: &str, len: usize) {
+    let (source, copy) = (File::open(mount.path(from)).unwrap(), File::create(mount.path(to)).unwrap());
+    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, len).unwrap(), len);
+}
 
 /// `fallocate` punches and zeroes ranges as on a disk: they read as zeros at once, and so they are published.
 #[test]
@@ -150,9 +155,7 @@ fn a_copy_that_is_finished_while_its_source_is_overwritten_disturbs_nobody() {
     let mut mount = world.mount(&["--write-back"]);
     let copying = world.proxy.hold(When::call(Call::CopyObject).key("b").once(), HoldAt::BeforeForward);
     let fetching = world.proxy.hold(When::call(Call::GetObject).key("a").once(), HoldAt::BeforeAnswer);
-    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("b")).unwrap());
-    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap(), bytes.len());
-    drop((source, copy));
+    copy_within(&mount, "a", "b", bytes.len());
     assert!(copying.wait_hit(WAIT), "{}", mount.log_text());
     std::fs::write(mount.path("a"), b"overwritten").unwrap();
     assert!(fetching.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
@@ -175,9 +178,7 @@ fn a_copy_that_is_tried_again_after_its_source_was_overwritten_is_finished() {
     let mut mount = world.mount(&["--write-back"]);
     let hold = || world.proxy.hold(When::call(Call::CopyObject).key("b").once(), HoldAt::BeforeForward);
     let lost = hold();
-    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("b")).unwrap());
-    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap(), bytes.len());
-    drop((source, copy));
+    copy_within(&mount, "a", "b", bytes.len());
     assert!(lost.wait_hit(WAIT), "{}", mount.log_text());
     let again = hold();
     lost.drop_held();
@@ -201,9 +202,7 @@ fn bytes_of_the_former_object_that_come_late_do_not_get_into_a_copy() {
     let late = world.proxy.hold(When::call(Call::GetObject).key("f").once(), HoldAt::BeforeAnswer);
     OpenOptions::new().write(true).open(mount.path("f")).unwrap().write_all_at(b"changed", 2000).unwrap();
     assert!(late.wait_hit(WAIT), "{}", mount.log_text());
-    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("f")).unwrap());
-    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap(), bytes.len());
-    drop((source, copy));
+    copy_within(&mount, "a", "f", bytes.len());
     late.release();
     unmount(&mut mount);
     assert!(world.bucket.get("f").unwrap() == bytes, "{}", mount.log_text());
@@ -220,9 +219,7 @@ fn a_copy_that_is_written_anew_before_it_is_made_is_published_as_it_was_closed_l
     let mut mount = world.mount(&["--write-back", "--metadata-ttl", "60s"]);
     assert_eq!(std::fs::metadata(mount.path("f")).unwrap().len(), 6);
     let looking = world.proxy.hold(When::call(Call::HeadObject).key("f").once(), HoldAt::BeforeAnswer);
-    let (source, copy) = (File::open(mount.path("a")).unwrap(), File::create(mount.path("f")).unwrap());
-    assert_eq!(rustix::fs::copy_file_range(&source, None, &copy, None, 5000).unwrap(), 5000);
-    drop((source, copy));
+    copy_within(&mount, "a", "f", 5000);
     assert!(looking.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
     std::fs::write(mount.path("f"), b"written anew").unwrap();
     looking.release();
