@@ -59,7 +59,7 @@ impl Fs {
     /// See [`Fs::lookup`]; `ENOENT` when the object is gone.
     pub async fn getattr(&self, ino: u64) -> FsResult<Attr> {
         let node = self.node(ino)?;
-        self.refresh_from(&node, true).await?;
+        self.refresh_attrs(&node).await?;
         Ok(self.attr_of(&node))
     }
 
@@ -252,8 +252,12 @@ impl Fs {
         self.refresh_from(node, false).await
     }
 
-    /// [`Fs::refresh`]; `listing`: of a remembered object a page of the listing, as lookups believe it, tells enough, and of
-    /// its neighbours, which are asked for next.
+    /// [`Fs::refresh`] for who only looks: of a remembered object a page of the listing, as lookups believe it, tells enough,
+    /// and of its neighbours, which are asked for next.
+    pub(super) async fn refresh_attrs(&self, node: &Arc<Node>) -> FsResult<()> {
+        self.refresh_from(node, true).await
+    }
+
     async fn refresh_from(&self, node: &Arc<Node>, listing: bool) -> FsResult<()> {
         let is_dir = {
             let mut state = node.body.state.lock();

@@ -57,7 +57,7 @@ impl Fs {
             return Err(missing);
         }
         let node = self.node(ino)?;
-        self.refresh(&node).await?;
+        self.refresh_attrs(&node).await?;
         xattrs_of(&node).remove(name).ok_or(missing)
     }
 
@@ -67,7 +67,7 @@ impl Fs {
     /// What BOS says.
     pub async fn listxattr(&self, ino: u64) -> FsResult<Vec<u8>> {
         let node = self.node(ino)?;
-        self.refresh(&node).await?;
+        self.refresh_attrs(&node).await?;
         Ok(xattrs_of(&node).into_keys().flat_map(|name| [name.into_bytes(), vec![0]].concat()).collect())
     }
 

@@ -242,9 +242,11 @@ fn listings_that_come_later_than_their_time_to_live_answer_the_looks_they_were_f
 }
 
 /// Files that are remembered and were looked up a while ago are confirmed by a page of their listing, all together, and not
-/// one by one.
+/// one by one; also where their extended attributes are asked for.
 #[test]
 fn looks_at_open_files_that_are_remembered_cost_listings_only() {
+    use std::os::fd::AsRawFd as _;
+
     let world = World::new();
     let mount = world.mount(&["--metadata-ttl", "2s"]);
     let names: Vec<_> = (0..20).map(|i| mount.path(&format!("f{i}"))).collect();
@@ -254,14 +256,23 @@ fn looks_at_open_files_that_are_remembered_cost_listings_only() {
     let flags = rustix::fs::OFlags::PATH;
     let open = |name| rustix::fs::open(name, flags, rustix::fs::Mode::empty()).unwrap();
     let open: Vec<_> = names.iter().map(open).collect();
-    std::thread::sleep(std::time::Duration::from_millis(2500));
-    world.proxy.take_counts();
-    for file in &open {
-        assert_eq!(rustix::fs::fstat(file).unwrap().st_size, 1);
+    let size = |file: &std::os::fd::OwnedFd| assert_eq!(rustix::fs::fstat(file).unwrap().st_size, 1);
+    let xattrs = |file: &std::os::fd::OwnedFd| {
+        // The name is not looked up on this way.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // First: the kernel asks for the attributes before it asks for the value of one.
+        assert_eq!(rustix::fs::listxattr(path.as_str(), &mut [0; 8]).unwrap(), 0);
+        let value = rustix::fs::getxattr(path.as_str(), "user.none", &mut [0; 8]);
+        assert_eq!(value.unwrap_err(), rustix::io::Errno::NODATA);
+    };
+    for look in [&size as &dyn Fn(&_), &xattrs] {
+        std::thread::sleep(std::time::Duration::from_millis(2500));
+        world.proxy.take_counts();
+        open.iter().for_each(look);
+        let counts = world.proxy.counts();
+        assert!(counts.requests(Call::ListObjects) > 0, "{}", counts.log_text());
+        assert_eq!(counts.requests_all(), counts.requests(Call::ListObjects), "{}", counts.log_text());
     }
-    let counts = world.proxy.counts();
-    assert!(counts.requests(Call::ListObjects) > 0, "{}", counts.log_text());
-    assert_eq!(counts.requests_all(), counts.requests(Call::ListObjects), "{}", counts.log_text());
 }
 
 fn write_and_rename(temporary: &std::path::Path, name: &std::path::Path) {
