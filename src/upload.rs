@@ -10,11 +10,14 @@ pub mod meter;
 mod part;
 mod publish;
 mod ranges;
+mod rate_limit;
 mod recover;
 mod registry;
 mod remove;
 mod rename;
 pub mod resume;
+mod room;
+mod shared;
 pub mod state;
 pub mod verify;
 

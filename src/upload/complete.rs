@@ -548,8 +548,8 @@ impl DirtyFile {
     }
 }
 
-pub(super) fn finished(inner: &Inner) -> super::registry::Finished {
-    super::registry::Finished {
+pub(super) fn finished(inner: &Inner) -> super::shared::Finished {
+    super::shared::Finished {
         key: inner.state.key.to_string(),
         journal_id: inner.state.journal_id.clone(),
         size: inner.size,

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::inner::{Inner, Removal, Store};
-use super::registry::Shared;
+use super::shared::Shared;
 use super::state::{FileState, Stage};
 use super::{Opening, Published, WriteError};
 use crate::bos::client::ObjectHeaders;

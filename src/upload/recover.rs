@@ -1,12 +1,16 @@
 //! From the files of a journal directory back to a dirty file.
 
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
 
 use super::dirty_file::DirtyFile;
 use super::inner::Store;
 use super::part::hash;
-use super::registry::Shared;
+use super::shared::Shared;
 use super::state::{FileState, Stage};
 use super::{FileStatus, InterruptedPolicy, WriteError};
 use crate::fail_point::fail_point;
@@ -16,6 +20,37 @@ use crate::object::{ByteRange, Timestamp};
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::Extents;
 use crate::write::spool::Spool;
+
+/// Journals that are read side by side when a mount starts.
+const RECOVERY_THREADS_MAX: usize = 8;
+
+/// What became of a journal directory: see [`recover`].
+type Recovered = Result<Option<Arc<DirtyFile>>, Box<FileStatus>>;
+
+/// What each of `dirs` describes, in their order. Journals are read side by side: the mount answers only after the last.
+pub(super) fn recover_all(shared: &Arc<Shared>, dirs: &[PathBuf]) -> Vec<Recovered> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(RECOVERY_THREADS_MAX);
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(dirs.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(dirs.len()) {
+            scope.spawn(|| {
+                // A policy may start tasks for the file.
+                let _runtime = shared.runtime.enter();
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(dir) = dirs.get(index) else { break };
+                    let recovered = catch_unwind(AssertUnwindSafe(|| recover(shared, dir)));
+                    let recovered = recovered.unwrap_or_else(|_| Err(Box::new(unrecovered(dir))));
+                    done.lock().push((index, recovered));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner();
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, recovered)| recovered).collect()
+}
 
 /// The dirty file that `dir` describes; `None` if it holds nothing that was ever accepted.
 ///
@@ -111,6 +146,26 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
     }
     drop(inner);
     Ok(Some(file))
+}
+
+/// The status entry of a journal whose recovery panicked.
+fn unrecovered(dir: &Path) -> FileStatus {
+    let first = catch_unwind(|| match Journal::read(dir).ok()?.records.into_iter().next() {
+        Some(Record::Opened { key, .. }) => Some(key.to_string()),
+        _ => None,
+    });
+    FileStatus {
+        key: first.ok().flatten().unwrap_or_default(),
+        journal_id: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        state: "failed".into(),
+        last_error: Some(format!(
+            "{}: taking it up again made bosfs panic; nothing of it was deleted: please report the panic that the log shows; the \
+             next mount tries again",
+            dir.display()
+        )),
+        updated_at: Timestamp::now().sec,
+        ..FileStatus::default()
+    }
 }
 
 /// Finishes what a kill or a power loss left half-done on the local disk.

@@ -1,0 +1,191 @@
+//! Room on the local disk: bytes of the spool, given back by punching out what BOS holds, and descriptors for more files.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::WriteError;
+use super::dirty_file::DirtyFile;
+use super::inner::Removal;
+use super::registry::Uploads;
+use super::shared::Shared;
+use super::state::Stage;
+use crate::journal::Record;
+use crate::object::{ByteRange, ObjectKey, PartNumber};
+use crate::write::block_map::BLOCK_BYTES;
+
+/// Spool bytes that are punched out at once when a writer needs room.
+const ROOM_BYTES: u64 = 64 << 20;
+/// Files with a place on the local disk at once, before the next one waits for others to be finished: each keeps three
+/// descriptors open.
+const STORES_MAX: usize = 1500;
+/// However few descriptors there may be.
+const STORES_MIN: usize = 4;
+/// Descriptors of what is no file on its way: the kernel's, the logs, the idle connections.
+const DESCRIPTORS_ELSE: u64 = 64;
+/// Longest wait for one of them that is on its way to BOS.
+const STORE_WITHIN: Duration = Duration::from_secs(25);
+/// The same where all are open for writing: the very program that asks may be the one that has to close some, and the kernel
+/// lets nobody else into the directory while it is asked for a new file.
+const STORE_OPEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// See [`STORES_MAX`]; fewer where this process may have few descriptors. Half of them stay for the connections that bring
+/// the files to BOS: without those, no file would ever be finished and give its own back. Asked each time, as the limit of a
+/// running process can be changed.
+fn stores_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = |limit: u64| usize::try_from(limit.saturating_sub(DESCRIPTORS_ELSE) / 6).unwrap_or(usize::MAX);
+    limit.map_or(usize::MAX, share).clamp(STORES_MIN, STORES_MAX)
+}
+
+impl Uploads {
+    /// Waits until one more file may be begun without running out of descriptors.
+    ///
+    /// # Errors
+    /// `ENFILE` when none of those that are under way is finished within half a minute.
+    pub async fn room_for_file(&self) -> Result<(), WriteError> {
+        let from = tokio::time::Instant::now();
+        loop {
+            let stores_max = stores_max();
+            if self.shared.stores.load(Ordering::Relaxed) < stores_max {
+                return Ok(());
+            }
+            let (waited, written) = (from.elapsed(), self.shared.written_now());
+            if waited >= STORE_OPEN_WITHIN && written >= stores_max {
+                return Err(WriteError::failed(
+                    libc::ENFILE,
+                    format!(
+                        "{written} files are open for writing, as many as this process may have at once; nothing was changed: \
+                         close some, or mount with a higher limit of descriptors (ulimit -n)"
+                    ),
+                ));
+            }
+            if waited >= STORE_WITHIN {
+                return Err(WriteError::failed(
+                    libc::ENFILE,
+                    format!(
+                        "{stores_max} files are on their way to BOS and none was finished for {} s; nothing was changed: try \
+                         again, and see `bosfs status`",
+                        STORE_WITHIN.as_secs()
+                    ),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Files that have a place on the local disk because somebody has them open for writing; not those being closed.
+    fn written_now(&self) -> usize {
+        let files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        let written = |file: &Arc<DirtyFile>| {
+            let inner = file.lock();
+            inner.store.is_some() && inner.writers > 0 && inner.state.stage == Stage::Open
+        };
+        files.iter().filter(|file| written(file)).count()
+    }
+
+    /// Punches parts that BOS holds out of spools, oldest files and lowest parts first; the first part of a file only
+    /// when nothing else is left, the last one never. True if room was made.
+    pub(super) fn make_room(&self) -> bool {
+        if !self.punch.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        files.sort_by_cached_key(|file| file.lock().state.opened_at);
+        let mut freed = 0;
+        for spare_first in [true, false] {
+            for file in &files {
+                freed += file.punch(spare_first, ROOM_BYTES - freed.min(ROOM_BYTES));
+                if freed >= ROOM_BYTES {
+                    return true;
+                }
+            }
+            if freed > 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether waiting for room makes sense: some upload is under way that will free some.
+    pub(super) fn room_may_come(&self, key: &ObjectKey) -> Result<(), WriteError> {
+        let files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        let frozen = files.iter().any(|file| file.lock().driving);
+        if frozen {
+            return Ok(());
+        }
+        Err(WriteError::failed(
+            libc::ENOSPC,
+            format!(
+                "{key}: the spool is full and no upload is under way that would make room; nothing of this write was \
+                 accepted, what was accepted before is kept; free disk space or mount with a larger --spool-limit"
+            ),
+        ))
+    }
+}
+
+impl DirtyFile {
+    /// Punches sent parts out of the spool until `wanted` bytes are free. Returns the bytes freed.
+    fn punch(&self, spare_first: bool, wanted: u64) -> u64 {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if inner.store.is_none() || inner.removal != Removal::None || inner.state.rebasing {
+            return 0;
+        }
+        // A wrong guess about a temporary is paid from the spool.
+        if inner.temporary.is_some() || inner.is_misplaced() {
+            return 0;
+        }
+        if matches!(inner.state.stage, Stage::Putting { .. } | Stage::Completed { .. }) {
+            return 0;
+        }
+        let size = inner.state.stage.frozen().map_or(inner.size, |frozen| frozen.size);
+        let last = PartNumber::new(inner.plan.part_count(size));
+        let candidates: Vec<(PartNumber, ByteRange)> = inner
+            .state
+            .parts
+            .iter()
+            .filter(|(number, part)| {
+                let first = spare_first && **number == PartNumber::FIRST;
+                !first && Some(**number) != last && !part.contested && !part.punched && part.sending.is_none()
+            })
+            .map(|(number, _)| (*number, inner.part_range(*number, size)))
+            .filter(|(number, range)| inner.state.is_sent(*number, range.len()))
+            .collect();
+        let (mut chosen, mut freed) = (Vec::new(), 0);
+        for candidate in candidates {
+            if freed >= wanted {
+                break;
+            }
+            freed += candidate.1.len();
+            chosen.push(candidate);
+        }
+        if chosen.is_empty() {
+            return 0;
+        }
+        freed = 0;
+        let punched = (|| {
+            for (part, _) in &chosen {
+                self.append(inner, &Record::Punched { part: *part })?;
+            }
+            let store = inner.store()?;
+            // Without these lines, and those that say what BOS holds, a power loss would leave holes that nobody can explain.
+            store.journal.sync()?;
+            for (_, range) in &chosen {
+                for hole in store.extents.hold(*range)? {
+                    store.spool.punch(hole)?;
+                    freed += hole.len().next_multiple_of(BLOCK_BYTES);
+                }
+            }
+            Ok::<(), WriteError>(())
+        })();
+        if let Err(e) = punched {
+            log::warn!("{}: parts that BOS holds cannot be taken out of the spool: {e}", inner.state.key);
+        }
+        inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
+        self.shared.budget.release(freed);
+        freed
+    }
+}
