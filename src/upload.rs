@@ -5,6 +5,7 @@ mod complete;
 pub mod decide;
 mod dirty_file;
 mod driver;
+mod file_status;
 mod inner;
 pub mod meter;
 mod part;
@@ -19,7 +20,10 @@ pub mod resume;
 mod room;
 mod shared;
 pub mod state;
+mod sync;
+mod unlink;
 pub mod verify;
+mod writers;
 
 pub use dirty_file::DirtyFile;
 pub use inner::COPY_BYTES_MAX;

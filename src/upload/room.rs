@@ -1,4 +1,4 @@
-//! Room on the local disk: bytes of the spool, given back by punching out what BOS holds, and descriptors for more files.
+//! Room on the local disk, and the wait for it: spool bytes, freed by punching out what BOS holds, and descriptors.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -127,6 +127,45 @@ impl Shared {
 }
 
 impl DirtyFile {
+    /// Awaited after [`WriteError::MustWait`]: returns when the write has a chance.
+    ///
+    /// # Errors
+    /// `ENOSPC` when nothing can ever make room; `EIO` after `--timeout`.
+    pub async fn wait_writable(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), WriteError> {
+        let range = ByteRange::at(offset, len);
+        let wait = async {
+            let mut changed = self.subscribe();
+            let mut freed = self.shared.budget.freed();
+            loop {
+                changed.borrow_and_update();
+                let frozen = {
+                    let inner = self.lock();
+                    let frozen = self.is_held(&inner, range);
+                    if frozen {
+                        inner.trouble()?;
+                    }
+                    frozen
+                };
+                if !frozen {
+                    if self.shared.budget.free_bytes() >= len + 2 * crate::write::block_map::BLOCK_BYTES {
+                        return Ok(());
+                    }
+                    if self.shared.make_room() {
+                        continue;
+                    }
+                    // Of a file that failed, that is the reason why its bytes stay in the spool.
+                    self.lock().trouble()?;
+                    self.shared.room_may_come(&self.key())?;
+                }
+                tokio::select! {
+                    result = changed.changed() => if result.is_err() { return Err(self.stopped()) },
+                    () = freed.wait() => {}
+                }
+            }
+        };
+        self.bounded(wait).await
+    }
+
     /// Punches sent parts out of the spool until `wanted` bytes are free. Returns the bytes freed.
     fn punch(&self, spare_first: bool, wanted: u64) -> u64 {
         let mut guard = self.lock();
