@@ -16,6 +16,7 @@ mod recover;
 mod registry;
 mod remove;
 mod rename;
+mod replay;
 pub mod resume;
 mod room;
 mod shared;

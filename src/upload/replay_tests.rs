@@ -1,6 +1,9 @@
 //! Tests of the fold.
 
 use super::*;
+use crate::bos::client::ObjectHeaders;
+use crate::object::{Checksum, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
+use crate::write::part_plan::PartPlan;
 
 pub(crate) fn opened(base: Option<BaseObject>) -> Record {
     Record::Opened {
