@@ -167,6 +167,9 @@ impl DirtyFile {
     }
 
     fn with_inner(shared: Arc<Shared>, inner: Inner) -> Self {
+        if inner.state.reads_elsewhere() {
+            shared.has_clones.store(true, Ordering::SeqCst);
+        }
         Self { shared, inner: Mutex::new(inner), changed: watch::Sender::new(0), wake: Notify::new() }
     }
 
@@ -300,6 +303,9 @@ impl DirtyFile {
         let key = inner.state.key.clone();
         inner.store()?.journal.append(record).map_err(|e| disk_error(&key, &e))?;
         inner.state.apply(record);
+        if inner.state.reads_elsewhere() {
+            self.shared.has_clones.store(true, Ordering::SeqCst);
+        }
         Ok(())
     }
 

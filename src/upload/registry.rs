@@ -117,6 +117,7 @@ impl Uploads {
             adoptable: Mutex::default(),
             punch: AtomicBool::new(punch),
             stores: AtomicUsize::new(0),
+            has_clones: AtomicBool::new(false),
             options,
             state_dir: state_dir.clone(),
         });

@@ -1,7 +1,7 @@
 //! What the files of one mount share: who has which name, the slots of requests, and who hears of publications.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub(super) punch: AtomicBool,
     /// Files that have their place on the local disk open.
     pub(super) stores: AtomicUsize,
+    /// Whether any file ever began as a copy of another object; as long as none did, no publication looks for them.
+    pub(super) has_clones: AtomicBool,
 }
 
 /// A file that is wholly in BOS, for the list of the last ones.
@@ -168,6 +170,9 @@ impl Shared {
 
     /// Fetches what files that began as copies of `key` still read from there: it is about to change.
     pub(super) async fn release_clones(&self, key: &ObjectKey) -> Result<(), super::driver::Trouble> {
+        if !self.has_clones.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
         for file in files {
             let size = {

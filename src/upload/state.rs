@@ -261,6 +261,11 @@ impl FileState {
         self.carried.as_ref().is_some_and(|carried| *carried != now)
     }
 
+    /// Whether the base's bytes are those of an object under another key.
+    pub fn reads_elsewhere(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.key.is_some())
+    }
+
     /// Key that the base's bytes are read from.
     pub fn base_key(&self) -> &ObjectKey {
         self.base.as_ref().and_then(|base| base.key.as_ref()).unwrap_or(&self.key)
