@@ -18,6 +18,7 @@ mod model;
 mod multipart;
 mod objects;
 mod send;
+mod wire_headers;
 
 pub mod client;
 pub mod credentials;

@@ -1,23 +1,15 @@
 //! The JSON of requests and answers, and how answers become domain types. Hostile input is refused, never trusted to
 //! be bounded or to make sense, and nothing here panics on it.
 
-use http::HeaderMap;
-use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use serde::{Deserialize, Serialize};
 
-use super::model::{
-    CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome,
-    UploadsMarker, UploadsPage,
-};
+use super::model::{ListPage, ListedObject, ListedPart, ListedUpload, UploadsMarker, UploadsPage};
 use super::sign::parse_timestamp;
+pub use super::wire_headers::{ascii, copy_outcome, http_date, object_meta, stored_outcome, text};
 use crate::object::{ETag, PART_NUMBER_MAX, PartNumber, UploadId};
 
 /// Longest answer body that is read, except object data. A full page of 1000 keys of 1 KiB with escapes fits twice.
 pub const ANSWER_BYTES_MAX: u64 = 16 << 20;
-/// BOS makes up an `Expires` of now and three days for objects without one (BOS docs, PutObject).
-const MADE_UP_EXPIRY_S: i64 = 3 * 24 * 3600;
-const MADE_UP_EXPIRY_SLACK_S: i64 = 10 * 60;
-
 /// Most entries of one list in an answer. BOS gives at most 1000 a page; more would be more than was asked for.
 const LIST_ENTRIES_MAX: usize = 10_000;
 /// Longest ETag and upload ID, bytes. BOS's have 32 to 64.
@@ -417,96 +409,6 @@ pub fn delete_body<'a>(keys: impl Iterator<Item = &'a str>) -> Vec<u8> {
     serde_json::json!({ "objects": objects }).to_string().into_bytes()
 }
 
-/// What the headers of HEAD or GET tell of an object of `size` bytes. `now_s` stands in for a missing `Date`.
-pub fn object_meta(headers: &HeaderMap, size: u64, now_s: i64) -> Result<ObjectMeta, Odd> {
-    let etag = given_etag(&text(headers, "etag").unwrap_or_default())?;
-    if i64::try_from(size).is_err() {
-        return Err(format!("the object is said to have {size} bytes"));
-    }
-    let (crc32c, crc32, crc64) = crcs(headers);
-    Ok(ObjectMeta {
-        size,
-        etag,
-        last_modified: text(headers, "last-modified").and_then(|text| http_date(&text)).unwrap_or_default(),
-        crc32c,
-        crc32,
-        crc64,
-        headers: object_headers(headers, now_s),
-    })
-}
-
-/// ETag and CRCs of an answer to PutObject or UploadPart; of Complete with the ETag from its body.
-pub fn stored_outcome(headers: &HeaderMap, body_etag: Option<String>) -> Result<StoredOutcome, Odd> {
-    let etag = given_etag(&body_etag.or_else(|| text(headers, "etag")).unwrap_or_default())?;
-    let (crc32c, crc32, crc64) = crcs(headers);
-    Ok(StoredOutcome { etag, crc32c, crc32, crc64, date: date(headers) })
-}
-
-/// What the answer to CopyObject or UploadPartCopy tells.
-pub fn copy_outcome(headers: &HeaderMap, body: WireStored) -> Result<CopyOutcome, Odd> {
-    let etag = given_etag(&body.etag)?;
-    let last_modified = body.last_modified.map(|text| timestamp_of(&text)).filter(|at| *at != 0);
-    Ok(CopyOutcome { etag, last_modified, date: date(headers) })
-}
-
-/// Server time of an answer.
-fn date(headers: &HeaderMap) -> Option<i64> {
-    text(headers, "date").and_then(|text| http_date(&text))
-}
-
-fn crcs(headers: &HeaderMap) -> (Option<u32>, Option<u32>, Option<u64>) {
-    let of = |name| text(headers, name);
-    (
-        of("x-bce-content-crc32c").and_then(|text| text.trim().parse().ok()),
-        of("x-bce-content-crc32").and_then(|text| text.trim().parse().ok()),
-        of("x-bce-content-crc64ecma").and_then(|text| text.trim().parse().ok()),
-    )
-}
-
-fn object_headers(headers: &HeaderMap, now_s: i64) -> ObjectHeaders {
-    let metadata = headers
-        .iter()
-        .filter_map(|(name, value)| {
-            let name = name.as_str().strip_prefix("x-bce-meta-")?;
-            (!name.is_empty()).then(|| (name.to_owned(), ascii(value.as_bytes())))
-        })
-        .collect();
-    let answered_at = date(headers).unwrap_or(now_s);
-    let expires = text(headers, "expires").filter(|expires| {
-        // One that cannot be read was not made up by BOS.
-        http_date(expires).is_none_or(|at| {
-            (at.saturating_sub(answered_at).saturating_sub(MADE_UP_EXPIRY_S)).abs() > MADE_UP_EXPIRY_SLACK_S
-        })
-    });
-    ObjectHeaders {
-        content_type: text(headers, "content-type"),
-        cache_control: text(headers, "cache-control"),
-        content_encoding: text(headers, "content-encoding"),
-        content_disposition: text(headers, "content-disposition"),
-        expires,
-        storage_class: text(headers, "x-bce-storage-class"),
-        metadata,
-    }
-}
-
-/// The value of a header, made ASCII.
-pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name).map(|value| ascii(value.as_bytes()))
-}
-
-/// Seconds since 1970 of an HTTP date.
-pub fn http_date(text: &str) -> Option<i64> {
-    let time = httpdate::parse_http_date(text).ok()?;
-    Some(crate::object::Timestamp::from(time).sec)
-}
-
-const NOT_PLAIN: &AsciiSet = CONTROLS;
-
-/// `bytes` with everything that is not printable ASCII as `%XX`; a `%` stays as it is.
-pub fn ascii(bytes: &[u8]) -> String {
-    percent_encode(bytes, NOT_PLAIN).to_string()
-}
-
 /// An ETag as it came; possibly none.
 fn etag_of(text: &str) -> Result<ETag, Odd> {
     let etag = ETag::new(text);
@@ -517,7 +419,7 @@ fn etag_of(text: &str) -> Result<ETag, Odd> {
 }
 
 /// An ETag that must be there: without one, a condition on it would hold for anything.
-fn given_etag(text: &str) -> Result<ETag, Odd> {
+pub(super) fn given_etag(text: &str) -> Result<ETag, Odd> {
     let etag = etag_of(text)?;
     if etag.as_str().is_empty() { Err("the answer has no ETag".to_owned()) } else { Ok(etag) }
 }
@@ -535,7 +437,7 @@ fn size_of(size: i64, what: &str) -> Result<u64, Odd> {
 }
 
 /// Seconds since 1970 of `2026-01-02T03:04:05Z`, with or without a fraction; 0 where it cannot be read.
-fn timestamp_of(text: &str) -> i64 {
+pub(super) fn timestamp_of(text: &str) -> i64 {
     let plain = text.split_once('.').map(|(seconds, _)| format!("{seconds}Z"));
     parse_timestamp(plain.as_deref().unwrap_or(text)).unwrap_or_default()
 }

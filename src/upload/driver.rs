@@ -1,7 +1,8 @@
 //! The task that does for one file what its state asks for, one remote step after the other, parts side by side.
 //!
 //! There is at most one driver per file, so publications, deletes and attribute copies of one key are a queue by
-//! construction. [`DirtyFile::next`] only looks at the state; the steps it names are in `part.rs` and `complete.rs`.
+//! construction. [`DirtyFile::next`] only looks at the state; the steps it names are in `reconcile.rs`, `part.rs`,
+//! `complete.rs` and `proof.rs`.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

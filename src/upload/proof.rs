@@ -1,0 +1,180 @@
+//! The proof that an object is what was written: HEAD and compare, and what follows from the verdict.
+
+use std::sync::Arc;
+
+use super::dirty_file::DirtyFile;
+use super::driver::Trouble;
+use super::inner::Inner;
+use super::part::check_stored;
+use super::state::{Frozen, Held, Stage};
+use crate::bos::client::StoredOutcome;
+use crate::journal::Record;
+use crate::journal::record::Proof;
+use crate::object::{Crcs, ETag, PartNumber, composed_etag};
+use crate::posix_meta::MARK;
+
+/// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
+const MISSING_MAX: u32 = 6;
+/// Publications of one state that may be disproved before the file fails.
+const DISPROOFS_MAX: u32 = 3;
+
+impl DirtyFile {
+    /// HEAD and compare.
+    pub(super) async fn prove(self: &Arc<Self>) -> Result<(), Trouble> {
+        let (key, frozen, etag, put) = {
+            let inner = self.lock();
+            let Stage::Completed { frozen, etag, put } = &inner.state.stage else { return Ok(()) };
+            (inner.state.key.clone(), *frozen, etag.clone(), *put)
+        };
+        let Some(head) = self.head(&key).await? else {
+            let mut inner = self.lock();
+            if inner.tries < MISSING_MAX {
+                return Err(Trouble::Again(format!("the object with ETag {etag} is not to be seen yet")));
+            }
+            self.conflict(&mut inner, "no object, although this file was published");
+            return Ok(());
+        };
+        let mark = self.lock().state.mark(frozen.publication);
+        if head.etag != etag && head.headers.metadata.get(MARK) != Some(&mark) {
+            log::warn!("{key}: published as ETag {etag}, and replaced by somebody else since");
+            return self.finish(frozen, Proof::Composed).await;
+        }
+        let outcome = StoredOutcome {
+            etag: head.etag.clone(),
+            crc32c: head.crc32c,
+            crc32: head.crc32,
+            crc64: head.crc64,
+            date: None,
+        };
+        if head.size != frozen.size {
+            return self.disproved(frozen, format!("{} bytes where {} were written", head.size, frozen.size));
+        }
+        let verdict = match put {
+            Some(sum) => check_stored(&sum, &outcome).map(|()| Proof::Proved),
+            None => {
+                let listed = self.lock().listed(frozen.size);
+                let whole = listed.as_ref().and_then(|listed| whole_crcs(listed));
+                let predicted = listed.map(|listed| predicted_etag(&listed));
+                judge_composed(whole, &outcome, predicted.as_ref(), true).unwrap_or(Ok(Proof::Composed))
+            }
+        };
+        self.conclude(frozen, verdict).await
+    }
+
+    pub(super) async fn conclude(
+        self: &Arc<Self>,
+        frozen: Frozen,
+        verdict: Result<Proof, String>,
+    ) -> Result<(), Trouble> {
+        match verdict {
+            Ok(proof) => self.finish(frozen, proof).await,
+            Err(message) => self.disproved(frozen, message),
+        }
+    }
+
+    pub(super) fn disproved(self: &Arc<Self>, frozen: Frozen, message: String) -> Result<(), Trouble> {
+        let mut inner = self.lock();
+        let key = inner.state.key.clone();
+        log::error!("{key}: the object is not what was written ({message}); it is published again from the spool");
+        self.append(&mut inner, &Record::Disproved { publication: frozen.publication, message: message.clone() })?;
+        inner.live.clear();
+        if inner.state.disproofs >= DISPROOFS_MAX {
+            return Err(Trouble::Final {
+                errno: libc::EIO,
+                message: format!(
+                    "{key}: the object came out wrong {DISPROOFS_MAX} times ({message}); the bytes are kept"
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// What BOS holds of every piece of a publication of `size` bytes; `None` if something is missing.
+    pub(super) fn listed(&self, size: u64) -> Option<Vec<(PartNumber, Held)>> {
+        let held = |number| self.state.parts.get(&number).and_then(|part| part.held.clone());
+        self.pieces(size).iter().map(|piece| Some((piece.part(), held(piece.part())?))).collect()
+    }
+}
+
+/// CRCs of the whole object, where every piece's are known.
+pub(super) fn whole_crcs(listed: &[(PartNumber, Held)]) -> Option<Crcs> {
+    listed.iter().try_fold(Crcs::default(), |whole, (_, held)| {
+        let sum = held.sum?;
+        Some(whole.then(sum.crcs, sum.len))
+    })
+}
+
+pub(super) fn predicted_etag(listed: &[(PartNumber, Held)]) -> ETag {
+    composed_etag(listed.iter().map(|(_, held)| &held.etag))
+}
+
+/// The verdict on a composed object, by the strongest checksum that BOS gives. `None`: nothing given, and HEAD was not
+/// asked yet.
+pub(super) fn judge_composed(
+    whole: Option<Crcs>,
+    outcome: &StoredOutcome,
+    predicted: Option<&ETag>,
+    head_asked: bool,
+) -> Option<Result<Proof, String>> {
+    if let Some(whole) = whole {
+        let checks = [
+            ("CRC32C", outcome.crc32c.map(u64::from), u64::from(whole.crc32c)),
+            ("CRC64", outcome.crc64, whole.crc64),
+            ("CRC32", outcome.crc32.map(u64::from), u64::from(whole.crc32)),
+        ];
+        for (name, given, local) in checks {
+            if let Some(given) = given {
+                let differs = || format!("{name} of the object is {given}, of what was written {local}");
+                return Some(if given == local { Ok(Proof::Proved) } else { Err(differs()) });
+            }
+        }
+        if !head_asked {
+            return None;
+        }
+    } else if !head_asked && predicted != Some(&outcome.etag) {
+        return None;
+    }
+    if predicted != Some(&outcome.etag) {
+        log::info!("BOS gives no checksum of the whole, and its ETag {} follows no known rule", outcome.etag);
+    }
+    Some(Ok(Proof::Composed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(etag: &str, crc32c: Option<u32>, crc64: Option<u64>, crc32: Option<u32>) -> StoredOutcome {
+        StoredOutcome { etag: ETag::new(etag), crc32c, crc32, crc64, date: None }
+    }
+
+    const WHOLE: Crcs = Crcs { crc32c: 1, crc32: 2, crc64: 3 };
+
+    #[test]
+    fn the_strongest_checksum_that_bos_gives_decides() {
+        let judge = |outcome: StoredOutcome| judge_composed(Some(WHOLE), &outcome, None, true).unwrap();
+        assert_eq!(judge(answer("e", Some(1), None, None)), Ok(Proof::Proved));
+        assert!(judge(answer("e", Some(9), Some(3), Some(2))).is_err());
+        assert_eq!(judge(answer("e", None, Some(3), Some(9))), Ok(Proof::Proved));
+        assert!(judge(answer("e", None, Some(9), None)).is_err());
+        assert_eq!(judge(answer("e", None, None, Some(2))), Ok(Proof::Proved));
+        assert!(judge(answer("e", None, None, Some(9))).is_err());
+        assert_eq!(judge(answer("e", None, None, None)), Ok(Proof::Composed));
+    }
+
+    #[test]
+    fn an_answer_without_checksums_is_not_the_last_word() {
+        assert_eq!(judge_composed(Some(WHOLE), &answer("e", None, None, None), None, false), None);
+    }
+
+    #[test]
+    fn copied_ranges_of_unknown_crc_are_proved_as_composed() {
+        let etag = ETag::new("-x");
+        let outcome = answer("-x", Some(5), None, None);
+        assert_eq!(judge_composed(None, &outcome, Some(&etag), false), Some(Ok(Proof::Composed)));
+        assert_eq!(judge_composed(None, &outcome, Some(&ETag::new("-y")), false), None, "size by HEAD first");
+        assert_eq!(judge_composed(None, &outcome, Some(&ETag::new("-y")), true), Some(Ok(Proof::Composed)));
+    }
+}

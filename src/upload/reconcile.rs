@@ -1,0 +1,289 @@
+//! Asking what BOS holds: the object at the key, the parts of the upload, the bytes of the base.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::decide::{Found, found};
+use super::dirty_file::{DirtyFile, disk_error};
+use super::driver::Trouble;
+use super::inner::Inner;
+use super::part::hash;
+use super::state::{Held, Stage};
+use crate::bos::BosErrorKind;
+use crate::bos::client::{ListedPart, ObjectMeta};
+use crate::journal::Record;
+use crate::object::{ByteRange, Condition, ObjectKey, PartNumber};
+use crate::posix_meta::MARK;
+use crate::write::extents::Source;
+use crate::write::part_plan::Piece;
+
+impl DirtyFile {
+    /// Asks BOS what it holds, after a start or an answer that leaves it open.
+    pub(super) async fn reconcile(self: &Arc<Self>) -> Result<(), Trouble> {
+        let (key, stage, condition, ask_object) = {
+            let inner = self.lock();
+            let sent = matches!(inner.state.stage, Stage::Putting { .. } | Stage::Completing { .. });
+            (
+                inner.state.key.clone(),
+                inner.state.stage.clone(),
+                inner.state.condition.clone(),
+                sent || inner.suspect_base,
+            )
+        };
+        if ask_object && self.settle_object(&key, &stage, &condition).await? {
+            return Ok(());
+        }
+        if self.lock().suspect_base {
+            self.check_needed_base(&key).await?;
+        }
+        let upload = self.lock().state.upload.clone();
+        let Some(upload) = upload else {
+            self.reconciled();
+            return Ok(());
+        };
+        match self.shared.client.list_parts(&upload.key, &upload.id).await {
+            Ok(listed) => {
+                let mut inner = self.lock();
+                self.compare_parts(&mut inner, &listed)?;
+            }
+            Err(e) if e.kind == BosErrorKind::NoSuchUpload => {
+                // A Complete that acted between the HEAD above and this list would look like a lost upload.
+                if ask_object && self.settle_object(&key, &stage, &condition).await? {
+                    return Ok(());
+                }
+                let mut inner = self.lock();
+                log::warn!("{key}: BOS no longer has upload {}; its parts are sent again", upload.id);
+                self.append(&mut inner, &Record::UploadEnded)?;
+                if let Some(lost) = inner.lost_in_bos() {
+                    inner.reconcile = false;
+                    inner.suspect_base = false;
+                    return Err(lost);
+                }
+                inner.resend();
+            }
+            Err(e) => return Err(e.into()),
+        }
+        self.reconciled();
+        Ok(())
+    }
+
+    /// A request for bytes of the base was refused although the key is as this file wants it: fails for good when those
+    /// bytes are gone, since nothing could ever be made of them.
+    async fn check_needed_base(self: &Arc<Self>, key: &ObjectKey) -> Result<(), Trouble> {
+        let (base, source) = {
+            let inner = self.lock();
+            let Some(base) = inner.base().filter(|_| inner.needs_base()) else { return Ok(()) };
+            (base.clone(), inner.state.base_key().clone())
+        };
+        let there = self.head(&source).await?;
+        if there.is_some_and(|head| head.etag == base.etag) {
+            return Ok(());
+        }
+        let mut inner = self.lock();
+        inner.reconcile = false;
+        inner.suspect_base = false;
+        Err(Trouble::Final {
+            errno: libc::ESTALE,
+            message: format!(
+                "{key}: the bytes that were not written here were those of the object {source} with ETag {}, which is gone: the \
+                 file cannot be made whole. Nothing was published and what was written is kept; write the file whole \
+                 again, or give it up with `bosfs uploads abort BUCKET/{key}`",
+                base.etag
+            ),
+        })
+    }
+
+    fn reconciled(&self) {
+        let mut inner = self.lock();
+        inner.reconcile = false;
+        inner.suspect_base = false;
+    }
+
+    /// HEAD and mark: whether the publication is settled (done, or in conflict).
+    async fn settle_object(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        stage: &Stage,
+        condition: &Condition,
+    ) -> Result<bool, Trouble> {
+        let head = self.head(key).await?;
+        let (mark, sent_under) = match stage {
+            Stage::Putting { mark, condition, .. } | Stage::Completing { mark, condition, .. } => {
+                (Some(mark.as_str()), condition)
+            }
+            _ => (None, condition),
+        };
+        let size = stage.frozen().map_or(0, |frozen| frozen.size);
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if inner.state.key != *key {
+            // A rename came in between: what was asked says nothing of the new name.
+            return Err(Trouble::Again(format!("it became {} while BOS was asked", inner.state.key)));
+        }
+        match found(head.as_ref(), mark, size, sent_under) {
+            Found::Ours { etag } => {
+                let publication = stage.frozen().map_or(0, |frozen| frozen.publication);
+                self.append(inner, &Record::Completed { publication, etag, size })?;
+                inner.reconcile = false;
+                Ok(true)
+            }
+            Found::AsExpected => Ok(false),
+            Found::Other { what } if self.shared.options.overwrite_on_conflict => {
+                log::warn!("{key}: BOS holds {what}; it is overwritten (--on-conflict overwrite)");
+                let key = key.clone();
+                self.append(inner, &Record::Renamed { key, condition: Condition::Any, base: None })?;
+                Ok(false)
+            }
+            Found::Other { what } => {
+                self.conflict(inner, &what);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Whether the key holds something else than `condition` asks for; the file is in conflict then.
+    pub(super) async fn settle_condition(
+        self: &Arc<Self>,
+        key: &ObjectKey,
+        condition: &Condition,
+    ) -> Result<bool, Trouble> {
+        if *condition == Condition::Any {
+            return Ok(false);
+        }
+        let stage = self.lock().state.stage.clone();
+        self.settle_object(key, &stage, condition).await
+    }
+
+    /// Looks whether the key still holds what an interrupted file began with.
+    pub(super) async fn check_base(self: &Arc<Self>) -> Result<(), Trouble> {
+        let (key, stage, condition) = {
+            let inner = self.lock();
+            (inner.state.key.clone(), inner.state.stage.clone(), inner.state.condition.clone())
+        };
+        if self.is_published_already(&key).await? {
+            let mut inner = self.lock();
+            log::info!("{key}: what is left of its journal was published before the machine was restarted");
+            self.discard(&mut inner)?;
+        } else {
+            self.settle_object(&key, &stage, &condition).await?;
+        }
+        self.lock().check_base = false;
+        Ok(())
+    }
+
+    /// Whether the object is a publication of this very journal, whose last lines a power loss took, and nothing newer that
+    /// was synced is here.
+    async fn is_published_already(&self, key: &ObjectKey) -> Result<bool, Trouble> {
+        let Some(head) = self.head(key).await? else { return Ok(false) };
+        let (synced, spool, size) = {
+            let mut inner = self.lock();
+            let ours = head.headers.metadata.get(MARK).and_then(|mark| mark.split_once('.'));
+            let ours = ours.is_some_and(|(journal, _)| journal == inner.state.journal_id) && inner.state.key == *key;
+            if !ours || !inner.inherited || inner.state.published.is_some() {
+                return Ok(false);
+            }
+            let size = inner.size;
+            let whole = ByteRange::new(0, size);
+            let store = inner.store()?;
+            let synced = store.extents.is_sealable(whole, size).then(|| store.spool.clone());
+            (inner.state.synced_size.is_some(), synced, size)
+        };
+        if !synced {
+            return Ok(true);
+        }
+        let (Some(spool), true, Some(expected)) = (spool, head.size == size, head.crc32c) else { return Ok(false) };
+        let found = tokio::task::spawn_blocking(move || hash(&spool, ByteRange::new(0, size))).await;
+        let found = found.map_err(|e| Trouble::Again(e.to_string()))?.map_err(|e| disk_error(key, &e))?;
+        Ok(found.crcs.crc32c == expected)
+    }
+
+    pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
+        match self.shared.client.head_object(key).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(e) if e.kind == BosErrorKind::NoSuchKey => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Brings the journal in line with ListParts: what BOS does not hold is sent again, what it holds is not.
+    pub(super) fn compare_parts(&self, inner: &mut Inner, listed: &[ListedPart]) -> Result<(), Trouble> {
+        let known: Vec<(PartNumber, super::state::Part)> =
+            inner.state.parts.iter().map(|(number, part)| (*number, part.clone())).collect();
+        let by_number: HashMap<PartNumber, &ListedPart> = listed.iter().map(|part| (part.number, part)).collect();
+        for (number, part) in known {
+            let there = by_number.get(&number);
+            let equal = match (&part.held, there) {
+                (Some(held), Some(there)) => held.len == there.size && held.etag == there.etag,
+                (Some(_), None) => false,
+                (None, _) => true,
+            };
+            if !equal {
+                log::warn!("{}: part {number} is not in BOS as it was sent; it is sent again", inner.state.key);
+                self.append(inner, &Record::PartLost { part: number })?;
+            }
+            if let Some(part) = inner.state.parts.get_mut(&number) {
+                part.contested = false;
+            }
+        }
+        for there in listed {
+            let part = inner.state.parts.entry(there.number).or_default();
+            if part.held.is_some() {
+                continue;
+            }
+            let answered = part.sending.filter(|sum| sum.len == there.size && there.etag.is_md5(&sum.md5));
+            if let (Some(sum), false) = (answered, part.dirty) {
+                let (part, etag) = (there.number, there.etag.clone());
+                self.append(inner, &Record::Sent { part, sum, etag, kept: true })?;
+            } else {
+                // Not known to be the file's present bytes: compared when the part is sealed again.
+                part.held = Some(Held { len: there.size, etag: there.etag.clone(), sum: None });
+                part.dirty = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Whether bytes of the base are still missing for what is to be published.
+    fn needs_base(&self) -> bool {
+        let size = self.state.stage.frozen().map_or(self.size, |frozen| frozen.size);
+        let Some(store) = &self.store else { return false };
+        let from_base = |range| store.extents.pieces(range, size).iter().any(|piece| piece.from == Source::Base);
+        self.pieces(size).iter().any(|piece| match piece {
+            Piece::Copy { part, range } => !self.state.is_copied(*part, *range),
+            Piece::Upload(number) => {
+                let range = self.plan.range_in(*number, size);
+                !self.state.is_sent_for_publication(*number, range.len()) && from_base(range)
+            }
+        })
+    }
+
+    /// The trouble of a file of which BOS has lost bytes that were taken out of the full spool.
+    pub(super) fn lost_in_bos(&self) -> Option<Trouble> {
+        let store = self.store.as_ref()?;
+        let held_by_bos = |range| {
+            let mut parts = self.plan.parts_in(range);
+            parts.all(|number| self.state.parts.get(&number).is_some_and(|part| part.held.is_some()))
+        };
+        let pieces = store.extents.pieces(ByteRange::new(0, self.size), self.size);
+        let lost: Vec<String> = pieces
+            .iter()
+            .filter(|piece| piece.from == Source::Held && !held_by_bos(piece.range))
+            .map(|piece| format!("{} to {}", piece.range.start, piece.range.end))
+            .collect();
+        if lost.is_empty() {
+            return None;
+        }
+        let key = &self.state.key;
+        Some(Trouble::Final {
+            errno: libc::EIO,
+            message: format!(
+                "{key}: its upload was destroyed in BOS, and with it the only copy of bytes that had been taken out of the full \
+                 spool: {} are lost. Nothing was published and all other bytes are kept; copy the file again, or give it \
+                 up with `bosfs uploads abort BUCKET/{key}`",
+                lost.join(", ")
+            ),
+        })
+    }
+}
