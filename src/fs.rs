@@ -179,7 +179,7 @@ impl Fs {
         let learner = namespace.clone();
         moves.on_deleted(Box::new(move |key, gone| learner.changed(key.trim_end_matches('/'), gone)));
         let learner = namespace.clone();
-        moves.on_marker_replaced(Box::new(move |prefix| learner.marker_replaced(prefix)));
+        moves.on_replaced(Box::new(move |key| learner.replaced(key)));
         let learner = namespace.clone();
         uploads.on_published(Box::new(move |key, published| {
             learner.learn_published(key, &published_object(published.clone()), published.stored_between);

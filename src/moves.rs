@@ -133,20 +133,20 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Hears of every key of a batch: whether it is gone.
     deleted: OnceLock<DeletedListener>,
-    replaced_markers: Mutex<ReplacedMarkers>,
+    replaced: Mutex<Replaced>,
     followers: Option<RenameFollower>,
 }
 
 /// Hears of keys that were deleted later than they were removed here, and whether BOS did it.
 pub type DeletedListener = Box<dyn Fn(&str, bool) + Send + Sync>;
 
-/// Hears of directories, by prefix, whose marker was replaced by that of one that was renamed.
-pub type MarkerListener = Box<dyn Fn(&str) + Send + Sync>;
+/// Hears of keys whose object a rename or an exchange has replaced; of a directory's marker by its prefix.
+pub type ReplacedListener = Box<dyn Fn(&str) + Send + Sync>;
 
-/// Whoever hears of replaced markers, and those that recovery replaced before anybody did.
+/// Whoever hears of replaced objects, and those that recovery replaced before anybody did.
 #[derive(Default)]
-struct ReplacedMarkers {
-    listener: Option<MarkerListener>,
+struct Replaced {
+    listener: Option<ReplacedListener>,
     untold: Vec<String>,
 }
 
@@ -214,7 +214,7 @@ impl Moves {
             changed: watch::Sender::new(0),
             queue: Mutex::default(),
             deleted: OnceLock::new(),
-            replaced_markers: Mutex::default(),
+            replaced: Mutex::default(),
             followers,
             state_dir: state_dir.clone(),
         });
@@ -245,11 +245,11 @@ impl Moves {
         let _ = self.shared.deleted.set(listener);
     }
 
-    /// Calls `listener` for every directory whose marker a rename has replaced, also for those that recovery replaced
-    /// before this call.
-    pub fn on_marker_replaced(&self, listener: MarkerListener) {
-        let mut replaced = self.shared.replaced_markers.lock();
-        std::mem::take(&mut replaced.untold).iter().for_each(|prefix| listener(prefix));
+    /// Calls `listener` for every key whose object a move has, or may have, replaced, before the old name ceases to be
+    /// shown; also for those that recovery replaced before this call.
+    pub fn on_replaced(&self, listener: ReplacedListener) {
+        let mut replaced = self.shared.replaced.lock();
+        std::mem::take(&mut replaced.untold).iter().for_each(|key| listener(key));
         replaced.listener = Some(listener);
     }
 
@@ -557,12 +557,12 @@ impl Shared {
         });
     }
 
-    /// Tells whoever remembers what the marker at `prefix` was.
-    fn tell_replaced(&self, prefix: &str, recovered: bool) {
-        let mut replaced = self.replaced_markers.lock();
+    /// Tells whoever remembers what the object at `key` was.
+    fn tell_replaced(&self, key: &str, recovered: bool) {
+        let mut replaced = self.replaced.lock();
         match &replaced.listener {
-            Some(listener) => listener(prefix),
-            None if recovered => replaced.untold.push(prefix.to_owned()),
+            Some(listener) => listener(key),
+            None if recovered => replaced.untold.push(key.to_owned()),
             None => {}
         }
     }

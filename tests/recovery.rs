@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "recovery/attributes.rs"]
+mod attributes;
 #[path = "recovery/closed.rs"]
 mod closed;
 #[path = "recovery/damaged.rs"]

@@ -46,7 +46,11 @@ impl Move {
         };
         let Kind::Object { from, source, to, condition, replace } = kind else { unreachable!("checked above") };
         let (copied, last_modified, just_seen) = match copied {
-            Some(copied) => (copied, None, false),
+            Some(copied) => {
+                // The process that made the copy may have been killed before it told of it.
+                self.shared.tell_replaced(to.as_str(), self.recovered);
+                (copied, None, false)
+            }
             None => {
                 let (copied, last_modified) =
                     self.copy_object(&from, &source, &to, &condition, replace.as_ref(), sent).await?;
@@ -79,7 +83,10 @@ impl Move {
             headers.metadata.insert(crate::posix_meta::MARK.to_owned(), self.mark());
         }
         let job = CopyJob { from, source, to, condition, replace: marked.as_ref(), sent };
-        let Made { etag, last_modified } = match self.copy(job).await {
+        let made = self.copy(job).await;
+        // Also when the outcome is not known. Listings have whole seconds: what was there a moment ago may look alike.
+        self.shared.tell_replaced(to.as_str(), self.recovered);
+        let Made { etag, last_modified } = match made {
             Ok(made) => made,
             Err(CopyTrouble::Stopped) => return Err(Ended::Stopped),
             Err(CopyTrouble::Failed(error)) => return Err(self.not_copied(sent, error)),
@@ -171,6 +178,11 @@ impl Move {
             (state.kind.clone(), state.copies.clone())
         };
         let Kind::Exchange { a, b, hidden } = kind else { unreachable!("only called for this kind") };
+        for key in [&a.0, &b.0] {
+            if copies.contains_key(key) {
+                self.shared.tell_replaced(key.as_str(), self.recovered);
+            }
+        }
         // Until the copy beside both is there, nothing has happened to either.
         let kept = match copies.get(&hidden) {
             Some(copy) => copy.etag.clone(),

@@ -182,15 +182,21 @@ impl Attributes {
         }
     }
 
+    /// [`forget`](Self::forget), also after a kill: another object has the key, which may look alike.
+    pub fn forget_replaced(&mut self, key: &str) {
+        self.known.remove(key);
+        if let Some(file) = &self.file {
+            file.set_over(&object_row(key), None, |_| true);
+        }
+    }
+
     /// Nothing is known of the directory with `prefix` any more, also after a kill: another one has its place, whose marker
     /// may look alike.
     pub fn forget_dir(&mut self, prefix: &str) {
-        self.known.remove(prefix);
+        self.forget_replaced(prefix);
         self.times.insert(prefix.to_owned(), None);
         if let Some(file) = &self.file {
-            for row in [times_row(prefix), object_row(prefix)] {
-                file.set_over(&row, None, |_| true);
-            }
+            file.set_over(&times_row(prefix), None, |_| true);
         }
     }
 

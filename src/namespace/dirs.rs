@@ -244,14 +244,18 @@ impl Namespace {
         memory.note_change(prefix.trim_end_matches('/'), now, true);
     }
 
-    /// Another directory took the place of the one at `prefix`: what was known of its marker and times counts no more. A
-    /// listing may show the new marker as the old one, with its second.
-    pub fn marker_replaced(&self, prefix: &str) {
+    /// Another object took the place of the one under `key`, or another directory of the one with this prefix: what was
+    /// known counts no more, also after a kill. A listing may show the new one as the old one, with its second.
+    pub fn replaced(&self, key: &str) {
         let now = Instant::now();
         let mut memory = self.memory.lock();
-        memory.attributes.forget_dir(prefix);
-        memory.pages.forget_tree(prefix);
-        memory.note_change(prefix, now, false);
+        if key.ends_with('/') {
+            memory.attributes.forget_dir(key);
+            memory.pages.forget_tree(key);
+        } else {
+            memory.attributes.forget_replaced(key);
+        }
+        memory.note_change(key, now, false);
     }
 
     /// The directory at `prefix` stays visible although its last child may have gone.

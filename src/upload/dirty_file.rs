@@ -239,6 +239,7 @@ impl DirtyFile {
         }
         self.materialise(&mut inner)?;
         self.append(&mut inner, &Record::Attrs { attrs })?;
+        inner.note_mtime();
         self.attrs_changed(inner);
         Ok(())
     }
@@ -350,6 +351,7 @@ impl DirtyFile {
         inner.misplaced = false;
         inner.plan = self.shared.plan_for(inner.state.base.as_ref().map(|base| base.size));
         inner.store = Some(store);
+        inner.note_mtime();
         self.shared.stores.fetch_add(1, Ordering::Relaxed);
         inner.spooled_bytes = 0;
         inner.live.clear();

@@ -171,6 +171,14 @@ fn unrecovered(dir: &Path) -> FileStatus {
 /// Finishes what a kill or a power loss left half-done on the local disk.
 fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<(), WriteError> {
     fail_point!("upload.recover");
+    // The spool's own time is that of the last write, or as set since; what is done here does not count.
+    let modified = store.spool.modified().ok().filter(|_| {
+        let published = state.published.as_ref();
+        state.stage == Stage::Open && published.is_none_or(|published| published.attrs != state.attrs)
+    });
+    if let Some(modified) = modified {
+        state.attrs.mtime = state.attrs.mtime.max(modified);
+    }
     for (block, ranges) in state.partials.clone() {
         store.extents.set_partial(block, ranges);
     }
@@ -190,14 +198,6 @@ fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<
     }
     let whole = ByteRange::new(0, store.spool.len());
     store.extents.scrub(&store.spool, whole)?;
-    // The spool's own time is that of the last write.
-    if state.stage == Stage::Open
-        && let Ok(modified) =
-            std::fs::metadata(store.dir.join(crate::write::spool::SPOOL_FILE)).and_then(|m| m.modified())
-        && state.published.as_ref().is_none_or(|published| published.attrs != state.attrs)
-    {
-        state.attrs.mtime = state.attrs.mtime.max(modified.into());
-    }
     Ok(())
 }
 

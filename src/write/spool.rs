@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, Timespec, Timestamps, UTIME_OMIT, fallocate, futimens};
 
 use super::block_map::BLOCK_BYTES;
 use crate::bos::client::BodySource;
-use crate::object::ByteRange;
+use crate::object::{ByteRange, Timestamp};
 
 /// Name of the spool's file in an upload's directory.
 pub const SPOOL_FILE: &str = "spool";
@@ -126,6 +126,26 @@ impl Spool {
     /// Those of `fstat`.
     pub fn allocated_bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.blocks() * 512)
+    }
+
+    /// Time of the last write, or what [`Spool::set_modified`] set since. It survives a kill of bosfs as the bytes do.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn modified(&self) -> io::Result<Timestamp> {
+        Ok(self.file.metadata()?.modified()?.into())
+    }
+
+    /// Sets that time, as far as the file system of the state directory knows such times.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn set_modified(&self, at: Timestamp) -> io::Result<()> {
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: at.sec, tv_nsec: i64::from(at.nsec) },
+        };
+        Ok(futimens(&*self.file, &times)?)
     }
 
     /// A second descriptor of the file, to be synced without holding anything.

@@ -6,6 +6,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use crate::support::call::Call;
 use crate::support::files::random_bytes;
 use crate::support::world::World;
+use crate::support::{HoldAt, When};
 use crate::{PART, SMALL_PARTS, mount_afresh, shell, unmount};
 
 /// A rename of a file that is new here costs nothing: what is written before and after it goes by one PutObject under
@@ -116,6 +117,31 @@ fn attributes_that_are_not_sent_yet_travel_with_the_copy() {
     let mut mount = world.mount(&SMALL_PARTS);
     let dir = mount.dir().display().to_string();
     shell(&format!("chmod 751 {dir}/a && mv {dir}/a {dir}/b"));
+    unmount(&mut mount);
+    assert_eq!(world.proxy.counts().requests(Call::CopyObject), 1, "{}", world.proxy.counts().log_text());
+    let mount = mount_afresh(&world);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(mount.path("b")).unwrap().permissions());
+    assert_eq!(mode & 0o7777, 0o751);
+}
+
+/// Attributes that were set on a file right before another one with the same content was renamed over it are not sent to
+/// the other one, however long the rename takes.
+#[test]
+fn attributes_of_a_replaced_file_do_not_come_behind_the_rename() {
+    let world = World::new();
+    for key in ["a", "b"] {
+        world.bucket.put(key, b"x").unwrap();
+    }
+    let mut mount = world.mount(&SMALL_PARTS);
+    let dir = mount.dir().display().to_string();
+    let held = world.proxy.hold(When::call(Call::DeleteObject).key("a").once(), HoldAt::BeforeForward);
+    let renaming =
+        std::thread::spawn(move || shell(&format!("chmod 711 {dir}/b && chmod 751 {dir}/a && mv {dir}/a {dir}/b")));
+    assert!(held.wait_hit(crate::WAIT), "{}", mount.log_text());
+    // Attributes are gathered for half a second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    held.release();
+    renaming.join().unwrap();
     unmount(&mut mount);
     assert_eq!(world.proxy.counts().requests(Call::CopyObject), 1, "{}", world.proxy.counts().log_text());
     let mount = mount_afresh(&world);

@@ -1,7 +1,7 @@
 //! What was closed, written or set while an earlier state of the same file was on its way, or a moment before the kill.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use crate::support::files::random_bytes;
@@ -138,7 +138,7 @@ fn bytes_changed_while_their_part_was_on_its_way_are_published_after_a_kill() {
 }
 
 /// `from` is renamed to `to`, and bosfs is killed while a request of that is held.
-fn rename_killed_at(world: &World, mount: &mut Mounted, from: &str, to: &str, call: Call, at: HoldAt) {
+pub(crate) fn rename_killed_at(world: &World, mount: &mut Mounted, from: &str, to: &str, call: Call, at: HoldAt) {
     let held = world.proxy.hold(When::call(call).once(), at);
     let (from, to) = (mount.path(from), mount.path(to));
     let renaming = std::thread::spawn(move || std::fs::rename(from, to));
@@ -245,21 +245,24 @@ fn a_write_that_was_cut_off_leaves_no_zeros_at_the_end() {
     assert_eq!(std::fs::metadata(mount.path(KEY)).unwrap().len(), 100_000);
 }
 
+/// A `write` over an object that was cut off by a kill leaves each of its bytes old or new: those that the object alone
+/// had stay old.
 #[test]
-fn a_mode_set_in_the_second_of_the_publication_is_shown_after_a_kill() {
+fn a_write_over_an_object_that_was_cut_off_leaves_each_byte_old_or_new() {
     let world = World::new();
-    let mut mount = world.mount(&[]);
-    std::fs::write(mount.path(KEY), b"some text").unwrap();
-    // What was published reaches the memory on disk within half a second.
-    std::thread::sleep(Duration::from_millis(600));
-    std::fs::set_permissions(mount.path(KEY), std::fs::Permissions::from_mode(0o751)).unwrap();
-    let copied = world.proxy.fault(When::call(Call::CopyObject).key(KEY), crate::support::Action::Pass);
-    assert!(copied.wait_hit(WAIT));
-    wait_no_journal(&world);
+    world.bucket.put(KEY, b"o").unwrap();
+    let mut mount = world.mount(&ARGS);
+    let file = OpenOptions::new().write(true).open(mount.path(KEY)).unwrap();
+    file.write_all_at(&[b'1'; 10_000], 1).unwrap();
     mount.kill();
+    drop(file);
+    // As if it had been killed between the spool and the map.
+    let spool = world.journals().remove(0).join("spool");
+    OpenOptions::new().write(true).open(spool).unwrap().write_all_at(&[b'2'; 6000], 0).unwrap();
     mount.remount().unwrap();
-    let listed = std::fs::read_dir(mount.dir()).unwrap().next().unwrap().unwrap();
-    assert_eq!(listed.metadata().unwrap().permissions().mode() & 0o777, 0o751, "{}", mount.log_text());
+    let shown = std::fs::read(mount.path(KEY)).unwrap();
+    assert_eq!(shown.len(), 10_001);
+    assert!(shown[0] == b'o' && shown[1..6000] == [b'2'; 5999] && shown[6000..] == [b'1'; 4001], "{:?}", &shown[..3]);
 }
 
 /// A copy within the mount whose CopyObject must be tried again is published as it was closed, and what is written
@@ -382,36 +385,4 @@ fn a_rename_over_a_file_on_its_way_counts_after_a_kill_too() {
     assert_eq!(world.bucket.get(KEY).unwrap(), b"the renamed one", "{}", mount.log_text());
     assert_eq!(std::fs::read(mount.path(KEY)).unwrap(), b"the renamed one", "{}", mount.log_text());
     assert!(world.bucket.head("other").unwrap().is_none() && world.bucket.uploads("").unwrap().is_empty());
-}
-
-/// A mode that was set right before a rename, which a kill cut off behind its copy, is not sent to the old name by the next
-/// mount: the rename is finished, and only the new name is left.
-#[test]
-fn attributes_wait_for_a_rename_that_the_next_mount_finishes() {
-    let world = World::new();
-    world.bucket.put("a", b"the file").unwrap();
-    let mut mount = world.mount(&[]);
-    let removed = world.proxy.hold(When::call(Call::DeleteObject).key("a").once(), HoldAt::BeforeForward);
-    let (a, b) = (mount.path("a"), mount.path("b"));
-    std::fs::set_permissions(&a, std::fs::Permissions::from_mode(0o640)).unwrap();
-    let renaming = std::thread::spawn(move || std::fs::rename(a, b));
-    assert!(removed.wait_hit(WAIT), "{}", mount.log_text());
-    mount.kill();
-    let _ = renaming.join();
-    world.proxy.clear_rules();
-    world.wait_quiet();
-    world.proxy.take_counts();
-    // The rename goes on with a look at the old name. What is stored a second later is told apart from what was copied.
-    let looked = world.proxy.hold(When::call(Call::HeadObject).key("a").once(), HoldAt::BeforeForward);
-    mount.remount().unwrap();
-    assert!(looked.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
-    std::thread::sleep(Duration::from_millis(1500));
-    looked.release();
-    wait_no_journal(&world);
-    assert!(mount.umount(WAIT).status.success(), "{}", mount.log_text());
-    let counts = world.proxy.counts();
-    assert_eq!(counts.requests(Call::CopyObject), 0, "{}", counts.log_text());
-    assert_eq!(world.bucket.list("").unwrap(), ["b"], "{}", counts.log_text());
-    mount.remount().unwrap();
-    assert_eq!(std::fs::metadata(mount.path("b")).unwrap().permissions().mode() & 0o777, 0o640);
 }

@@ -114,7 +114,7 @@ impl Lane {
         }
     }
 
-    fn open_file(&mut self, slot: usize) -> Option<(u32, &mut FileState)> {
+    pub fn open_file(&mut self, slot: usize) -> Option<(u32, &mut FileState)> {
         let id = self.slots[slot]?;
         self.files.get_mut(&id).map(|file| (id, file))
     }
@@ -255,7 +255,7 @@ impl Lane {
             Some(Node::File(_)) => {
                 self.drop_name(to);
                 self.move_name(from, to);
-                self.move_file_key(from, to);
+                self.move_file_key(from, to, self.waits);
             }
             Some(Node::Dir) => {
                 let below: Vec<String> =
@@ -267,7 +267,9 @@ impl Lane {
                 for old in below {
                     let new = format!("{to}{}", &old[from.len()..]);
                     self.move_name(&old, &new);
-                    self.move_file_key(&old, &new);
+                    // It is not the rename that a temporary waits for.
+                    let waits = self.waits && self.file(&new).is_none_or(|file| !file.temporary);
+                    self.move_file_key(&old, &new, waits);
                 }
             }
             None => {}
@@ -280,12 +282,11 @@ impl Lane {
         }
     }
 
-    /// The object of a file that was `from` and is `to` now.
-    fn move_file_key(&mut self, from: &str, to: &str) {
+    /// The object of a file that was `from` and is `to` now; `waits`: for what was closed, the rename did.
+    fn move_file_key(&mut self, from: &str, to: &str, waits: bool) {
         let file = self.file(to).cloned();
         let moved = self.published.get(from);
         self.published.key(from).publish(None, false);
-        let waits = self.waits;
         let key = self.published.key(to);
         match file {
             Some(file) if file.stage == Stage::Clean => key.publish(Some(file.bytes), waits),

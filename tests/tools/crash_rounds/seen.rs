@@ -2,6 +2,7 @@
 //! of its bytes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::calls::Op;
 use super::lane::{FileState, Lane, Node, Stage};
@@ -47,6 +48,7 @@ impl Lane {
         if let Some(in_flight) = in_flight {
             let mut after = self.clone();
             after.apply(&in_flight.op, after.progress(in_flight, tree));
+            after.take_old_bytes(self, in_flight, tree);
             after.cut_off();
             courses.push(after);
             if let Some(gap) = self.gap_of(in_flight, tree) {
@@ -115,6 +117,24 @@ impl Lane {
             return least;
         };
         taken_of(&old.bytes, at as usize, &bytes, found).max(least)
+    }
+
+    /// Of what a write in flight changed, single bytes may be those `before`: the ones of an object that the spool did not
+    /// have yet.
+    fn take_old_bytes(&mut self, before: &Lane, in_flight: &InFlight, tree: &Tree) {
+        let Op::Write { slot, .. } = in_flight.op else { return };
+        if in_flight.taken > 0 {
+            return;
+        }
+        let Some(path) = self.slots[slot].and_then(|id| self.path_of(id)) else { return };
+        let (Some(old), Some(Entry::File { bytes: found, .. })) = (before.file(&path), tree.get(&path)) else { return };
+        let old = old.bytes.clone();
+        let Some((_, file)) = self.open_file(slot) else { return };
+        for ((new, old), found) in Arc::make_mut(&mut file.bytes).iter_mut().zip(old.iter()).zip(found) {
+            if found == old {
+                *new = *old;
+            }
+        }
     }
 
     /// Of a write beyond the end, a beginning may be zeros alone.
@@ -206,17 +226,13 @@ fn fit_file(file: &FileState, found: &[u8]) -> Option<FileState> {
     Some(fitted)
 }
 
-/// How many bytes of a write are in `found`, where `old` was before: as many as fit.
+/// How many bytes of a write are in `found`, where `old` was before: up to the last one that changed.
 fn taken_of(old: &[u8], at: usize, bytes: &[u8], found: &[u8]) -> u64 {
     if found.len() > old.len() {
         return (found.len().saturating_sub(at)).min(bytes.len()) as u64;
     }
-    let mut same = bytes.iter().zip(found.get(at..).unwrap_or_default()).take_while(|(a, b)| a == b).count();
-    // Bytes that were the same before say nothing; more than the last other one does not matter either.
-    while same > 0 && old.get(at + same - 1) == Some(&bytes[same - 1]) {
-        same -= 1;
-    }
-    same as u64
+    let there = found.get(at..).unwrap_or_default().iter().zip(old.get(at..).unwrap_or_default());
+    there.take(bytes.len()).rposition(|(found, old)| found != old).map_or(0, |last| last as u64 + 1)
 }
 
 fn differing(expected: &[u8], found: &[u8]) -> u64 {

@@ -106,6 +106,25 @@ fn a_write_in_flight_may_be_there_in_order_up_to_any_byte() {
 }
 
 #[test]
+fn each_byte_under_a_write_in_flight_is_old_or_new() {
+    let mut lane = with_file(true);
+    run(&mut lane, &[Op::Open { slot: 0, path: "w/a".into() }]);
+    let (old, new) = (tree_of(&lane), random_bytes(3, 60));
+    let op = flying(write(30, 3, 60));
+    let mut tree = old.clone();
+    super::super::lane::overwrite(bytes_of(&mut tree, "w/a"), 30, &new);
+    let before = bytes_of(&mut old.clone(), "w/a").clone();
+    bytes_of(&mut tree, "w/a")[30..40].copy_from_slice(&before[30..40]);
+    let after = lane.after_kill(Some(&op), &tree).unwrap();
+    assert_eq!(tree_of(&after), tree);
+    for at in [29, 35, 45, 90] {
+        let mut wrong = tree.clone();
+        bytes_of(&mut wrong, "w/a")[at] ^= 1;
+        assert!(lane.after_kill(Some(&op), &wrong).is_err(), "byte {at} is neither");
+    }
+}
+
+#[test]
 fn names_are_on_one_side_of_a_rename_in_flight() {
     let mut lane = with_file(true);
     run(&mut lane, &[create("w/b"), write(0, 9, 10), CLOSE]);
