@@ -230,6 +230,8 @@ impl Fs {
             Some(target) => self.expected_at(target, new_key).await?,
             None => self.expected_without_name(new_key).await?,
         };
+        // Looked for before the move, which may give this name to the journal of the source.
+        let displaced = target.and_then(|target| self.file_at(target, new_key));
         let replace = dirty.as_ref().and_then(|file| file.pending_headers());
         let base = BaseObject::own(object.etag.clone(), object.size);
         let moved = self.moves.rename_object(key, new_key, &base, &condition, replace.as_ref()).await;
@@ -242,9 +244,7 @@ impl Fs {
         };
         renamed.attrs = posix_meta::read_attrs(&renamed.headers.metadata, object.attrs);
         self.namespace.changed(new_key.as_str(), false);
-        if let Some(target) = target
-            && let Some(displaced) = self.file_at(target, new_key)
-        {
+        if let (Some(target), Some(displaced)) = (target, displaced) {
             give_way(target, &displaced).await?;
         }
         match dirty {

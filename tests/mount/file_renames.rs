@@ -124,6 +124,28 @@ fn attributes_that_are_not_sent_yet_travel_with_the_copy() {
     assert_eq!(mode & 0o7777, 0o751);
 }
 
+/// A file in BOS that is being written and gets the name of another one takes what is written along.
+#[test]
+fn what_is_being_written_goes_along_with_a_rename_over_another_file() {
+    for args in [&SMALL_PARTS[..], &[&SMALL_PARTS[..], &["--write-back"]].concat()] {
+        let world = World::new();
+        let mut mount = world.mount(args);
+        let bytes = random_bytes(4, 100_000);
+        for name in ["a", "b"] {
+            fs::write(mount.path(name), &bytes[..50_000]).unwrap();
+        }
+        let mut file = OpenOptions::new().append(true).open(mount.path("a")).unwrap();
+        file.write_all(&bytes[50_000..80_000]).unwrap();
+        fs::rename(mount.path("a"), mount.path("b")).unwrap();
+        assert!(fs::read(mount.path("b")).unwrap() == bytes[..80_000]);
+        file.write_all(&bytes[80_000..]).unwrap();
+        drop(file);
+        unmount(&mut mount);
+        assert!(world.bucket.get("b").unwrap() == bytes, "{args:?}");
+        assert_eq!(world.bucket.list("").unwrap(), ["b"]);
+    }
+}
+
 /// Attributes that were set on a file right before another one with the same content was renamed over it are not sent to
 /// the other one, however long the rename takes.
 #[test]
