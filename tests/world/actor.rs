@@ -83,6 +83,12 @@ impl Actor {
         rustix::process::kill_process(Pid::from_child(&self.child), Signal::INT).expect("the actor lives");
     }
 
+    /// Sends SIGKILL. Whether it ended within `limit`.
+    pub fn kill_within(&mut self, limit: Duration) -> bool {
+        self.child.kill().expect("the actor lives");
+        crate::support::mounted::wait_child(&mut self.child, limit).is_some()
+    }
+
     pub fn open(&mut self, name: &str, path: &Path, flags: &str) {
         self.must(open(name, path, flags));
     }

@@ -77,6 +77,7 @@ fn tried(sampler: &Sampler, order: Value) -> (Given, Duration) {
     let what = order.to_string();
     actor.begin(order);
     let given = actor.answer_within(ASKED).unwrap_or_else(|| {
+        sampler.interrupting();
         actor.interrupt();
         actor.answer_within(LOCAL).unwrap_or_else(|| panic!("{what}: neither ends nor can be interrupted"))
     });
@@ -219,6 +220,7 @@ fn ride_out(outage: Outage) {
     // The writer is still waiting, and Ctrl-C ends that at once.
     assert_eq!(writer.answer_within(Duration::ZERO), None);
     let asked = Instant::now();
+    sampler.interrupting();
     writer.interrupt();
     assert_eq!(writer.answer_within(LOCAL), Some(Err("EINTR".into())), "Ctrl-C of a waiting writer");
     let interrupted_within = asked.elapsed();
@@ -264,12 +266,13 @@ fn ride_out(outage: Outage) {
         "{outage:?}: {:.1} min without a line, {probes} rounds of {PROBES} calls, the slowest answered after {slowest:.1?}; {:.1} \
          MiB accepted of a spool of {} MiB; Ctrl-C of the waiting writer after {interrupted_within:.2?}; all in BOS \
          {drained_within:.1?} after the line came back, {} whole parts sent again; longest time in state D: {stuck:.1?} in {} \
-         samples",
+         samples, until the first of {} waits was interrupted",
         (back - began).as_secs_f64() / 60.0,
         accepted as f64 / MIB as f64,
         SPOOL / MIB,
         again.len(),
         sampler.samples(),
+        sampler.interrupted(),
     );
 }
 
@@ -305,6 +308,36 @@ fn a_silent_line_is_ridden_out() {
 #[test]
 fn a_refused_line_is_ridden_out() {
     ride_out(Outage::Refused);
+}
+
+/// Every Ctrl-C of a program that waits for a silent line ends its wait, not only the first one on a mount; SIGKILL ends
+/// the program.
+#[test]
+fn every_ctrl_c_ends_its_wait_and_not_only_the_first_one() {
+    let world = World::new();
+    world.bucket.put("a", b"x").unwrap();
+    let mount = world.mount(&[]);
+    world.proxy.set_line(Line::Silent);
+    // Several at once, and one after the other; more than one round, as the kernel asks bosfs once.
+    for round in 0..3 {
+        let mut actors: Vec<Actor> = (0..3).map(|_| Actor::start()).collect();
+        for (n, actor) in actors.iter_mut().enumerate() {
+            // Other names: of one name the kernel lets only the first asker through, and the others wait for that one.
+            actor.begin(on("stat", &mount.path(&format!("{round}{n}"))));
+        }
+        assert_eq!(actors[0].answer_within(Duration::from_millis(500)), None, "it did not wait");
+        for actor in &mut actors[1..] {
+            actor.interrupt();
+        }
+        for actor in &mut actors[1..] {
+            assert_eq!(actor.answer_within(LOCAL), Some(Err("EINTR".into())), "round {round}\n{}", mount.log_text());
+        }
+        let mut killed = actors.remove(0);
+        assert_eq!(killed.answer_within(Duration::ZERO), None, "it does not wait any more");
+        assert!(killed.kill_within(LOCAL), "round {round}: SIGKILL does not end it\n{}", mount.log_text());
+    }
+    world.proxy.set_line(Line::Alive);
+    assert!(std::fs::read(mount.path("a")).is_ok_and(|bytes| bytes == b"x"));
 }
 
 /// Without a line a writer whose spool is full waits until the line is back, also when it is the only one.

@@ -16,6 +16,8 @@ struct Seen {
     samples: u64,
     longest: Duration,
     stack: String,
+    /// Processes whose wait was interrupted.
+    interrupted: u64,
 }
 
 /// Place of `starttime` in `/proc/PID/stat`, counted from the state (proc(5)).
@@ -56,6 +58,18 @@ impl Sampler {
         self.seen.lock().longest
     }
 
+    /// The wait of a process is about to be ended by a signal. From the first one on the kernel shows every wait for this
+    /// mount as D: fuser answers INTERRUPT with ENOSYS, and bosfs looks for signals itself. Such waits are not counted;
+    /// whoever interrupts one sees that it ends.
+    pub fn interrupting(&self) {
+        self.seen.lock().interrupted += 1;
+    }
+
+    /// How many waits were ended so.
+    pub fn interrupted(&self) -> u64 {
+        self.seen.lock().interrupted
+    }
+
     /// Where in the kernel it was then.
     pub fn stack(&self) -> String {
         self.seen.lock().stack.clone()
@@ -86,7 +100,7 @@ fn look(pid: u32, since: &mut std::collections::HashMap<String, Instant>, seen: 
         }
         let began = *since.entry(name).or_insert_with(Instant::now);
         let mut seen = seen.lock();
-        if began.elapsed() >= seen.longest {
+        if seen.interrupted == 0 && began.elapsed() >= seen.longest {
             seen.longest = began.elapsed();
             seen.stack = format!("{stat}{stack}");
         }
