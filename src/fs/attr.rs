@@ -171,6 +171,13 @@ impl State {
         }
     }
 
+    /// An attribute of `file` was set, which a release may have taken for finished in this moment.
+    pub fn keep(&mut self, file: &Arc<DirtyFile>) {
+        if matches!(self.content, Content::Object(_)) && file.settled().is_none() {
+            self.content = Content::Dirty(file.clone());
+        }
+    }
+
     /// A dirty file whose last publication is proved, and that nobody writes, is its object again.
     /// `just_now`: it was published in the moment before, so that nobody else can have changed it unseen.
     pub fn settle(&mut self, just_now: bool) {

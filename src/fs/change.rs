@@ -82,7 +82,9 @@ impl Fs {
             Content::Dirty(file) => {
                 let attrs = change.apply(file.attrs());
                 check_room(&file.key(), &file.headers(), &attrs)?;
-                Ok(file.set_attrs(attrs)?)
+                file.set_attrs(attrs)?;
+                node.body.state.lock().keep(&file);
+                Ok(())
             }
             Content::Object(object) if change.apply(object.attrs) == object.attrs => Ok(()),
             Content::Object(object) if !node.is_linked() => {

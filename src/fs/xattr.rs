@@ -131,7 +131,11 @@ impl Fs {
         check_room(&self.key_of(&node)?, &wanted, &attrs)?;
         node.body.state.lock().touch();
         match content {
-            Content::Dirty(file) => Ok(file.set_xattrs(stored)?),
+            Content::Dirty(file) => {
+                file.set_xattrs(stored)?;
+                node.body.state.lock().keep(&file);
+                Ok(())
+            }
             Content::Object(_) => self.change_dirty(&node, |file| file.set_xattrs(stored)).await,
             Content::Dir(_) | Content::Virtual(_) => Err(FsError::plain(libc::EOPNOTSUPP)),
         }

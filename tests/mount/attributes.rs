@@ -87,6 +87,31 @@ fn attributes_that_were_set_survive_a_kill_before_they_are_sent() {
     assert_eq!(std::fs::metadata(mount.path("f")).unwrap().mode() & 0o7777, 0o751);
 }
 
+/// A mode that is set right behind a close is shown at once, also while the kernel still releases the handle.
+#[test]
+fn a_mode_set_right_behind_a_close_is_shown_at_once() {
+    let world = World::new();
+    let mount = world.mount(&["--metadata-ttl", "60s"]);
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+    let wrong: Vec<_> = std::thread::scope(|scope| {
+        let work = |n| {
+            let mount = &mount;
+            scope.spawn(move || {
+                let paths = (0..250).map(|i| mount.path(&format!("{n}-{i}")));
+                let wrong = paths.filter(|path| {
+                    std::fs::write(path, b"bytes").unwrap();
+                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o751)).unwrap();
+                    mode(path) != 0o751
+                });
+                wrong.collect::<Vec<_>>()
+            })
+        };
+        let working: Vec<_> = (0..4).map(work).collect();
+        working.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(wrong, [] as [std::path::PathBuf; 0]);
+}
+
 #[test]
 fn attributes_set_on_an_object_that_somebody_replaced_are_dropped() {
     let world = World::new();
