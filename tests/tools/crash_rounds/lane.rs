@@ -293,11 +293,14 @@ impl Lane {
             // What was closed last goes along; the rest is not published by that. Of a file that was never closed it is not
             // said what becomes of the object that had the name.
             _ => {
+                // A publication of that object that nobody waited for may have given way.
+                let mut before = key.clone();
+                before.any_of_the_past();
                 key.passing.extend(moved.passing);
                 let mut settled: Vec<_> = moved.settled.iter().filter(|body| body.is_some()).cloned().collect();
                 if moved.settled.contains(&None) {
                     settled.push(None);
-                    settled.append(&mut key.settled);
+                    settled.append(&mut before.settled);
                 }
                 key.settled = settled;
             }
