@@ -132,6 +132,9 @@ pub enum Record {
         base: BaseObject,
         /// Where it ceases to count, bytes.
         end: u64,
+        /// The file grows to `end` by it, which [`Record::Resized`] ends.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        grows: bool,
     },
     /// These blocks are zeros (punched or zeroed by the program) and are in the map as such.
     Zeroed {

@@ -96,10 +96,17 @@ impl DirtyFile {
             return Ok(false);
         }
         self.reopen_parked(inner)?;
-        self.append(inner, &Record::Resizing { size: end })?;
-        self.resize_store(inner, end)?;
-        self.append(inner, &Record::Cloned { base: source.clone(), end })?;
+        // In one line, so that a kill leaves nothing of it or all, and no zeros where the bytes should be.
+        self.append(inner, &Record::Cloned { base: source.clone(), end, grows: true })?;
         inner.store()?.extents.set_base_end(end);
+        let size = inner.size;
+        if let Err(error) = self.resize_store(inner, end) {
+            // Nothing of it counts.
+            inner.store()?.extents.set_base_end(size);
+            self.append(inner, &Record::Resizing { size })?;
+            self.append(inner, &Record::Resized)?;
+            return Err(error);
+        }
         self.append(inner, &Record::Resized)?;
         inner.touched();
         inner.new_content = true;

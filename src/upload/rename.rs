@@ -190,7 +190,7 @@ impl DirtyFile {
                 // Unchanged bytes are those of the object under the old key.
                 let base = BaseObject { key: Some(inner.state.base_key().clone()), ..base };
                 let end = inner.state.base_end;
-                self.append(&mut inner, &Record::Cloned { base, end })?;
+                self.append(&mut inner, &Record::Cloned { base, end, grows: false })?;
             }
             let renamed = Record::Renamed { key: key.clone(), condition: Condition::Absent, base: None };
             self.append(&mut inner, &renamed)?;

@@ -184,7 +184,10 @@ impl FileState {
                 }
                 self.carried = Some(Carried { attrs: *attrs, xattrs: xattrs.clone() });
             }
-            Record::Cloned { base, end } => {
+            Record::Cloned { base, end, grows } => {
+                if *grows {
+                    self.resize(*end);
+                }
                 self.base = Some(base.clone());
                 self.base_end = *end;
                 self.size_journaled = *end;

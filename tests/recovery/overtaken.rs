@@ -265,6 +265,41 @@ fn a_write_over_an_object_that_was_cut_off_leaves_each_byte_old_or_new() {
     assert!(shown[0] == b'o' && shown[1..6000] == [b'2'; 5999] && shown[6000..] == [b'1'; 4001], "{:?}", &shown[..3]);
 }
 
+/// A copy within the mount that is cut off by a kill is there as a whole or not at all: never zeros in place of its bytes.
+#[test]
+fn a_copy_that_was_cut_off_leaves_no_zeros() {
+    let world = World::new();
+    let bytes = random_bytes(10, 100_000);
+    world.bucket.put("source", &bytes).unwrap();
+    let mut mount = world.mount(&ARGS);
+    let source = std::fs::File::open(mount.path("source")).unwrap();
+    let target = OpenOptions::new().create_new(true).write(true).open(mount.path(KEY)).unwrap();
+    assert_eq!(rustix::fs::copy_file_range(&source, None, &target, None, bytes.len()).unwrap(), bytes.len());
+    mount.kill();
+    drop((source, target));
+    let dir = world.journals().remove(0);
+    let saved: Vec<_> = ["map", "spool"].map(|name| (name, std::fs::read(dir.join(name)).unwrap())).into();
+    let lines = std::fs::read_to_string(dir.join("journal")).unwrap();
+    let count = lines.lines().count();
+    let mut seen = Vec::new();
+    for kept in 1..=count {
+        // As if it had been killed behind each of its lines.
+        std::fs::create_dir_all(&dir).unwrap();
+        for (name, bytes) in &saved {
+            let cut = *name == "spool" && kept < count;
+            std::fs::write(dir.join(name), if cut { &[] } else { &bytes[..] }).unwrap();
+        }
+        let beginning: String = lines.split_inclusive('\n').take(kept).collect();
+        std::fs::write(dir.join("journal"), beginning).unwrap();
+        mount.remount().unwrap();
+        let shown = std::fs::read(mount.path(KEY)).unwrap_or_default();
+        assert!(shown.is_empty() || shown == bytes, "{kept} of {count} lines: {} bytes\n{lines}", shown.len());
+        seen.push(shown.len());
+        mount.kill();
+    }
+    assert_eq!((seen[0], seen[count - 1]), (0, bytes.len()), "{seen:?}\n{lines}");
+}
+
 /// A copy within the mount whose CopyObject must be tried again is published as it was closed, and what is written
 /// into the file meanwhile comes after it.
 #[test]
