@@ -17,7 +17,8 @@ pub type Given = Result<Value, String>;
 /// A running `actor.py`. It is killed with this value.
 pub struct Actor {
     child: Child,
-    orders: ChildStdin,
+    /// `None`: it was told that nothing more comes.
+    orders: Option<ChildStdin>,
     answers: mpsc::Receiver<Value>,
     /// Bytes that the last `write` had handed over when it ended.
     pub written: u64,
@@ -29,7 +30,7 @@ impl Actor {
         let mut command = Command::new("python3");
         command.arg("-u").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3 starts");
-        let orders = child.stdin.take().expect("piped");
+        let orders = child.stdin.take();
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let (tell, answers) = mpsc::channel();
         std::thread::spawn(move || {
@@ -48,7 +49,8 @@ impl Actor {
 
     /// Begins a call; [`Actor::answer`] gives what it gave.
     pub fn begin(&mut self, order: Value) {
-        writeln!(self.orders, "{order}").expect("the actor lives");
+        let orders = self.orders.as_mut().expect("it takes orders");
+        writeln!(orders, "{order}").expect("the actor lives");
     }
 
     /// What the call gave; `None`: not within `limit`.
@@ -87,6 +89,12 @@ impl Actor {
     pub fn kill_within(&mut self, limit: Duration) -> bool {
         self.child.kill().expect("the actor lives");
         crate::support::mounted::wait_child(&mut self.child, limit).is_some()
+    }
+
+    /// Lets it end by itself, with whatever it has open. One that is killed instead makes the kernel interrupt its closes.
+    pub fn end(mut self, limit: Duration) {
+        drop(self.orders.take());
+        assert!(crate::support::mounted::wait_child(&mut self.child, limit).is_some(), "the actor does not end");
     }
 
     pub fn open(&mut self, name: &str, path: &Path, flags: &str) {

@@ -81,7 +81,9 @@ fn tried(sampler: &Sampler, order: Value) -> (Given, Duration) {
         actor.interrupt();
         actor.answer_within(LOCAL).unwrap_or_else(|| panic!("{what}: neither ends nor can be interrupted"))
     });
-    (given, began.elapsed())
+    let took = began.elapsed();
+    actor.end(LOCAL);
+    (given, took)
 }
 
 /// What can be asked at any time of the outage, all of it side by side. Returns how long the slowest took.
