@@ -67,6 +67,8 @@ pub struct State {
     pub handles: u32,
     /// Those among them that write.
     pub writers: u32,
+    /// Those among them through which it is being executed.
+    pub executors: u32,
     /// How the writers ended since there was none.
     pub endings: Endings,
     /// When this mount last changed the inode (its attributes, its name); `None`: not since it is known.
@@ -118,6 +120,7 @@ impl Body {
                 cached_epoch: None,
                 handles: 0,
                 writers: 0,
+                executors: 0,
                 endings: Endings::default(),
                 changed: None,
                 atime: None,

@@ -97,6 +97,8 @@ pub struct OpenFile {
     pub snapshot: Option<Bytes>,
     /// Epoch of the inode at open.
     pub epoch: u64,
+    /// It is open to be executed, which lasts as long as the program runs.
+    pub executes: bool,
     /// The last reader used.
     pub reader: Mutex<Option<PinnedReader>>,
 }

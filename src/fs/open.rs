@@ -31,12 +31,14 @@ pub struct Opened {
 
 /// How often an opening begins anew because the file was published in between.
 const OPEN_TRIES_MAX: u32 = 8;
+/// Flag of an open by execve(2); the kernel's own (`__FMODE_EXEC`, include/linux/fs.h).
+const FMODE_EXEC: i32 = 0x20;
 
 impl Fs {
     /// `open`, with the flags of open(2).
     ///
     /// # Errors
-    /// `ENOENT` when the object is gone, `EROFS`, `EIO` and others when BOS could not be asked.
+    /// `ENOENT` when the object is gone, `EROFS`, `ETXTBSY`, `EIO` and others when BOS could not be asked.
     pub async fn open(&self, ino: u64, flags: i32, caller: Caller) -> FsResult<Opened> {
         let node = self.node(ino)?;
         if node.kind == Kind::Dir {
@@ -54,9 +56,13 @@ impl Fs {
         }
         if !writes {
             self.refresh(&node).await?;
-            return Ok(self.opened_reader(node));
+            return Ok(self.opened_reader(node, flags & FMODE_EXEC != 0));
         }
         self.check_writable()?;
+        // With write access the kernel has looked already; without, it has a file emptied before it does.
+        if access == libc::O_RDONLY && node.body.state.lock().executors > 0 {
+            return Err(FsError::plain(libc::ETXTBSY));
+        }
         let file = self.begin_write(&node).await?;
         // The kernel sends O_CREAT and O_EXCL with `create` only.
         let opened = self.opened_writer(node.clone(), file.clone(), access, caller);
@@ -74,20 +80,28 @@ impl Fs {
     }
 
     fn opened_snapshot(&self, node: Arc<Node>, snapshot: Bytes) -> Opened {
-        let open = OpenFile { node, writer: None, snapshot: Some(snapshot), epoch: 0, reader: Mutex::new(None) };
+        let open = OpenFile {
+            node,
+            writer: None,
+            snapshot: Some(snapshot),
+            epoch: 0,
+            executes: false,
+            reader: Mutex::new(None),
+        };
         open.node.body.state.lock().handles += 1;
         Opened { fh: self.files.insert(open), direct_io: true, keep_cache: false, no_flush: true }
     }
 
-    fn opened_reader(&self, node: Arc<Node>) -> Opened {
+    fn opened_reader(&self, node: Arc<Node>, executes: bool) -> Opened {
         let (epoch, keep_cache) = {
             let mut state = node.body.state.lock();
             state.handles += 1;
+            state.executors += u32::from(executes);
             let keep_cache = state.cached_epoch == Some(state.epoch);
             state.cached_epoch = Some(state.epoch);
             (state.epoch, keep_cache)
         };
-        let open = OpenFile { node, writer: None, snapshot: None, epoch, reader: Mutex::new(None) };
+        let open = OpenFile { node, writer: None, snapshot: None, epoch, executes, reader: Mutex::new(None) };
         Opened { fh: self.files.insert(open), direct_io: false, keep_cache, no_flush: true }
     }
 
@@ -109,7 +123,7 @@ impl Fs {
             has_written: AtomicBool::new(false),
             file,
         });
-        let open = OpenFile { node, writer, snapshot: None, epoch, reader: Mutex::new(None) };
+        let open = OpenFile { node, writer, snapshot: None, epoch, executes: false, reader: Mutex::new(None) };
         // Small reads between writes (databases) need the page cache; streams are faster without it.
         let direct_io = access == libc::O_WRONLY;
         Opened { fh: self.files.insert(open), direct_io, keep_cache: false, no_flush: false }
@@ -230,6 +244,7 @@ impl Fs {
         {
             let mut state = open.node.body.state.lock();
             state.handles = state.handles.saturating_sub(1);
+            state.executors = state.executors.saturating_sub(u32::from(open.executes));
         }
         Self::orphan_of(&open.node)
     }

@@ -91,7 +91,7 @@ impl Fs {
         }
         let FileNames { key, new_key, .. } = *names;
         // Attributes of what is replaced must not come behind what replaces it: its ETag may be the same.
-        let _held = match target.and_then(|target| self.file_at(target, new_key)) {
+        let _held = match Self::dirty_of(target) {
             Some(file) => Some(file.hold_attrs().await),
             None => None,
         };
@@ -145,7 +145,7 @@ impl Fs {
             None => self.expected_without_name(new_key).await?,
         };
         fail_point!("fs.rename");
-        let displaced = target.and_then(|target| self.file_at(target, new_key));
+        let displaced = Self::dirty_of(target);
         let closed = file.is_closed();
         // The journal of the file says the new name before that of the replaced one says that it gives way.
         if !file.rename(new_key, condition.clone())? {
@@ -230,8 +230,6 @@ impl Fs {
             Some(target) => self.expected_at(target, new_key).await?,
             None => self.expected_without_name(new_key).await?,
         };
-        // Looked for before the move, which may give this name to the journal of the source.
-        let displaced = target.and_then(|target| self.file_at(target, new_key));
         let replace = dirty.as_ref().and_then(|file| file.pending_headers());
         let base = BaseObject::own(object.etag.clone(), object.size);
         let moved = self.moves.rename_object(key, new_key, &base, &condition, replace.as_ref()).await;
@@ -244,7 +242,7 @@ impl Fs {
         };
         renamed.attrs = posix_meta::read_attrs(&renamed.headers.metadata, object.attrs);
         self.namespace.changed(new_key.as_str(), false);
-        if let (Some(target), Some(displaced)) = (target, displaced) {
+        if let (Some(target), Some(displaced)) = (target, Self::dirty_of(target)) {
             give_way(target, &displaced).await?;
         }
         match dirty {
@@ -281,11 +279,6 @@ impl Fs {
             node.body.state.lock().confirmed = None;
         }
         FsError { errno: libc::ESTALE, ..error }
-    }
-
-    /// The file whose journal has the name `key` of `target`, also where nothing of it is left to be sent.
-    fn file_at(&self, target: &Arc<Node>, key: &ObjectKey) -> Option<Arc<DirtyFile>> {
-        Self::dirty_of(Some(target)).or_else(|| self.uploads.find(key))
     }
 
     fn dirty_of(node: Option<&Arc<Node>>) -> Option<Arc<DirtyFile>> {
@@ -337,11 +330,7 @@ impl Fs {
 /// The dirty file of `target` loses its name to another one, after a publication of it that is on its way.
 async fn give_way(target: &Arc<Node>, displaced: &Arc<DirtyFile>) -> FsResult<()> {
     loop {
-        let keep = {
-            let state = target.body.state.lock();
-            let its = matches!(&state.content, Content::Dirty(file) if Arc::ptr_eq(file, displaced));
-            its && state.handles > 0
-        };
+        let keep = target.body.state.lock().handles > 0;
         match displaced.displace(keep)? {
             Displaced::Busy => displaced.changed().await,
             Displaced::Gone => return Ok(()),

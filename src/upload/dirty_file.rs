@@ -239,7 +239,9 @@ impl DirtyFile {
         }
         self.materialise(&mut inner)?;
         self.append(&mut inner, &Record::Attrs { attrs })?;
-        inner.note_mtime();
+        if let Some(store) = &inner.store {
+            note_mtime(&store.spool, &inner.state.key, attrs.mtime);
+        }
         self.attrs_changed(inner);
         Ok(())
     }
@@ -263,6 +265,10 @@ impl DirtyFile {
     fn attrs_changed(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>) {
         if inner.attrs_due.is_none() {
             inner.attrs_due = Some(Instant::now() + ATTRS_GATHERED);
+        }
+        if inner.writers == 0 && !inner.is_pending() && !inner.copying_attrs && inner.removal == Removal::None {
+            // They are again what the object carries.
+            self.retire(&mut inner);
         }
         drop(inner);
         self.notify();
@@ -330,6 +336,7 @@ impl DirtyFile {
             let opened = opened_record(&self.shared, journal_id, &opening);
             let fill = || -> std::io::Result<Store> {
                 let spool = Arc::new(Spool::create(&dir, inner.size)?);
+                note_mtime(&spool, &key, opening.attrs.mtime);
                 let extents = Extents::create(&dir, inner.size)?;
                 // Last: a directory without a journal holds nothing that was accepted.
                 let journal = Journal::create(&dir, &opened)?;
@@ -351,7 +358,6 @@ impl DirtyFile {
         inner.misplaced = false;
         inner.plan = self.shared.plan_for(inner.state.base.as_ref().map(|base| base.size));
         inner.store = Some(store);
-        inner.note_mtime();
         self.shared.stores.fetch_add(1, Ordering::Relaxed);
         inner.spooled_bytes = 0;
         inner.live.clear();
@@ -395,6 +401,13 @@ impl DirtyFile {
         inner.attrs_due = None;
         inner.temporary = None;
         inner.parked_until = None;
+    }
+}
+
+/// The spool gets the time of the file: what the next process finds there is taken for that of the last write.
+fn note_mtime(spool: &Spool, key: &ObjectKey, mtime: Timestamp) {
+    if let Err(e) = spool.set_modified(mtime) {
+        log::debug!("{key}: the time of its spool cannot be set: {e}");
     }
 }
 

@@ -217,14 +217,6 @@ impl Inner {
         woken && self.state.stage == Stage::Open
     }
 
-    /// The spool gets the time of the file: what the next process finds there is taken for that of the last write.
-    pub(super) fn note_mtime(&self) {
-        let Some(store) = &self.store else { return };
-        if let Err(e) = store.spool.set_modified(self.state.attrs.mtime) {
-            log::debug!("{}: the time of its spool cannot be set: {e}", self.state.key);
-        }
-    }
-
     /// Its bytes changed now.
     pub(super) fn touched(&mut self) {
         let now = Timestamp::now();

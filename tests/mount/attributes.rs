@@ -87,6 +87,24 @@ fn attributes_that_were_set_survive_a_kill_before_they_are_sent() {
     assert_eq!(std::fs::metadata(mount.path("f")).unwrap().mode() & 0o7777, 0o751);
 }
 
+/// Attributes that are set and set back cost nothing, and leave nothing in the state directory.
+#[test]
+fn attributes_that_are_set_back_leave_nothing_behind() {
+    let world = World::new();
+    world.bucket.put("f", b"bytes").unwrap();
+    let mount = world.mount(&[]);
+    let path = mount.path("f");
+    let before = std::fs::metadata(&path).unwrap();
+    set(&path, "user.colour", b"blue").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o751)).unwrap();
+    assert_eq!(world.journals().len(), 1);
+    rustix::fs::removexattr(&path, "user.colour").unwrap();
+    std::fs::set_permissions(&path, before.permissions()).unwrap();
+    assert!(world.journals().is_empty(), "{:?}", world.journals());
+    assert_eq!(std::fs::metadata(&path).unwrap().mode(), before.mode());
+    assert_eq!(world.proxy.counts().requests(Call::CopyObject), 0);
+}
+
 /// A mode that is set right behind a close is shown at once, also while the kernel still releases the handle.
 #[test]
 fn a_mode_set_right_behind_a_close_is_shown_at_once() {

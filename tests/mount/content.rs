@@ -261,3 +261,35 @@ fn a_file_larger_than_the_spool_limit_goes_through() {
     world.assert_object_is_file("huge.iso", &source);
     assert!(most <= 60 << 20, "the state directory took {most} bytes");
 }
+
+/// A program that runs is not emptied by who opens it with `O_TRUNC`, however it is opened: each gets ETXTBSY, and the
+/// program goes on.
+#[test]
+fn a_running_program_is_not_emptied() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let world = World::new();
+    let mount = world.mount(&[]);
+    let path = mount.path("sleep");
+    let program = std::fs::read("/bin/sleep").unwrap();
+    for round in 0..20 {
+        std::fs::write(&path, &program).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut running = std::process::Command::new(&path).arg("1000").spawn().unwrap();
+        for access in [rustix::fs::OFlags::RDONLY, rustix::fs::OFlags::WRONLY, rustix::fs::OFlags::RDWR] {
+            let opened = rustix::fs::open(&path, access | rustix::fs::OFlags::TRUNC, rustix::fs::Mode::empty());
+            assert_eq!(opened.map(drop), Err(rustix::io::Errno::TXTBSY), "round {round}, {access:?}");
+        }
+        assert!(std::fs::read(&path).unwrap() == program, "round {round}");
+        running.kill().unwrap();
+        assert_eq!(running.wait().unwrap().signal(), Some(9), "round {round}: it died by itself");
+    }
+    // Nobody executes it any more, once the kernel has released it.
+    let end = std::time::Instant::now() + crate::WAIT;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::TRUNC;
+    while rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).is_err() {
+        assert!(std::time::Instant::now() < end, "it is taken for running for ever");
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
+}
