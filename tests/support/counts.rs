@@ -41,6 +41,8 @@ pub struct PartCount {
 /// One request of the log.
 #[derive(Clone, Debug, Serialize)]
 pub struct Logged {
+    /// Milliseconds since the proxy started: its connection was taken.
+    pub connected_ms: u64,
     /// Milliseconds since the proxy started: the head was read.
     pub from_ms: u64,
     /// The same: it ended.
@@ -146,11 +148,11 @@ impl Counts {
         *open = open.saturating_sub(1);
     }
 
-    pub(super) fn end(&mut self, from_to: [Duration; 2], asked: &Asked, status: Option<u16>, rule: Option<u64>) {
+    pub(super) fn end(&mut self, from_to: [Duration; 3], asked: &Asked, status: Option<u16>, rule: Option<u64>) {
         if self.log.len() == LOG_ENTRIES_MAX {
             self.log.pop_front();
         }
-        let [from_ms, at_ms] = from_to.map(|since_start| since_start.as_millis() as u64);
-        self.log.push_back(Logged { from_ms, at_ms, asked: asked.clone(), status, rule });
+        let [connected_ms, from_ms, at_ms] = from_to.map(|since_start| since_start.as_millis() as u64);
+        self.log.push_back(Logged { connected_ms, from_ms, at_ms, asked: asked.clone(), status, rule });
     }
 }

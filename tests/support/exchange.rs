@@ -40,7 +40,8 @@ pub(super) async fn serve_client(
     writer: &mut Option<OwnedWriteHalf>,
 ) -> End {
     let Some(writer) = writer.as_mut() else { return End::Closed };
-    let mut connection = Connection { shared, reader, writer, buf: BytesMut::new(), upstream: None };
+    let connected = shared.started.elapsed();
+    let mut connection = Connection { shared, connected, reader, writer, buf: BytesMut::new(), upstream: None };
     loop {
         match connection.serve_one().await {
             Ok(Next::Go) => {}
@@ -53,6 +54,8 @@ pub(super) async fn serve_client(
 
 struct Connection<'a> {
     shared: &'a Shared,
+    /// Since the proxy started.
+    connected: Duration,
     reader: &'a mut OwnedReadHalf,
     writer: &'a mut OwnedWriteHalf,
     buf: BytesMut,
@@ -62,6 +65,7 @@ struct Connection<'a> {
 /// One request under way; counted and put into the log however it ends, also when the line dies.
 struct Exchange<'a> {
     shared: &'a Shared,
+    connected: Duration,
     began: Duration,
     asked: Asked,
     rule: Option<Rule>,
@@ -73,7 +77,7 @@ struct Exchange<'a> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        let from_to = [self.began, self.shared.started.elapsed()];
+        let from_to = [self.connected, self.began, self.shared.started.elapsed()];
         let mut counts = self.shared.counts.lock();
         counts.close(&self.asked);
         counts.end(from_to, &self.asked, self.status, self.rule.as_ref().map(Rule::id));
@@ -113,6 +117,7 @@ impl Connection<'_> {
         let rule = self.shared.rules.lock().iter().find(|rule| rule.takes(&asked)).cloned();
         let mut exchange = Exchange {
             shared: self.shared,
+            connected: self.connected,
             began: self.shared.started.elapsed(),
             action: rule.as_ref().map(|rule| rule.spec().action.clone()).unwrap_or_default(),
             hold: rule.as_ref().and_then(|rule| rule.spec().hold),
