@@ -354,6 +354,7 @@ pub async fn run(
 
 /// Waits until everything is in BOS; what is left cannot get there now.
 async fn drain(mounted: &mount::Mounted, running: &Running) -> Vec<FileStatus> {
+    mounted.release_left();
     mounted.settle().await;
     // What acts wait for whose callers have left: removals, publications, renames.
     running.drain().await;

@@ -21,6 +21,8 @@ mod panics;
 mod signals;
 #[path = "process/stopped.rs"]
 mod stopped;
+#[path = "process/unmounts.rs"]
+mod unmounts;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

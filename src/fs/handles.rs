@@ -166,6 +166,11 @@ impl<T> HandleTable<T> {
         self.handles.write().remove(&fh)
     }
 
+    /// The numbers of those that are open.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.handles.read().keys().copied().collect()
+    }
+
     /// Number of open handles.
     pub fn len(&self) -> usize {
         self.handles.read().len()

@@ -249,6 +249,21 @@ impl Fs {
         Self::orphan_of(&open.node)
     }
 
+    /// Releases what the kernel did not come to: with the mount it drops the releases that wait in its queue. For when the
+    /// mount is gone. What a forced unmount took from a writer in the middle of its work stays open: nobody closed it.
+    /// Within the runtime.
+    pub fn release_left(self: &Arc<Self>) {
+        for fh in self.files.numbers() {
+            let Some(open) = self.files.get(fh) else { continue };
+            let ended = open.writer.as_ref().is_none_or(|writer| {
+                !open.node.is_linked() || writer.verdict.lock().is_known() || !writer.file.has_unpublished()
+            });
+            if ended {
+                self.bury_later(self.release(fh));
+            }
+        }
+    }
+
     /// What is to be buried of an inode once it has neither name nor handles.
     pub(super) fn orphan_of(node: &Arc<Node>) -> Option<Orphan> {
         let state = node.body.state.lock();
@@ -262,6 +277,14 @@ impl Fs {
                 Some(Orphan { node: node.clone(), file: file.clone() })
             }
             _ => None,
+        }
+    }
+
+    /// As [`Fs::bury`], in a task.
+    pub fn bury_later(self: &Arc<Self>, orphan: Option<Orphan>) {
+        if let Some(orphan) = orphan {
+            let fs = self.clone();
+            self.runtime.spawn(async move { fs.bury(orphan).await });
         }
     }
 

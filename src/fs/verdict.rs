@@ -29,13 +29,15 @@ pub struct WriterVerdict {
     opener: Option<u32>,
     /// Writes to the file (see [`Endings`]) at the last flush by a living process, unless this handle wrote since.
     flushed_alive: Option<u64>,
+    /// The opener closed it, and nothing was written through this handle since.
+    closed: bool,
     killer: Option<WriterEnd>,
 }
 
 impl WriterVerdict {
     /// A handle opened by the process `opener` (`None`: not visible from here).
     pub fn new(opener: Option<u32>) -> Self {
-        Self { opener, flushed_alive: None, killer: None }
+        Self { opener, flushed_alive: None, closed: false, killer: None }
     }
 
     /// The process that opened the handle.
@@ -46,7 +48,14 @@ impl WriterVerdict {
     /// Bytes were written: flushes before this one tell nothing of the end.
     pub fn on_write(&mut self) {
         self.flushed_alive = None;
+        self.closed = false;
         self.killer = None;
+    }
+
+    /// Whether its end is known before its release: the opener closed it or a killed process left it, and nothing was
+    /// written since.
+    pub fn is_known(&self) -> bool {
+        self.closed || self.killer.is_some()
     }
 
     /// A flush arrived, after `writes` writes to the file.
@@ -62,6 +71,7 @@ impl WriterVerdict {
                 // Shells and children close inherited descriptors by the thousand; only the opener's close publishes.
                 // A caller that cannot be seen counts as the opener.
                 let opener = by.process.is_none() || self.opener.is_none() || by.process == self.opener;
+                self.closed |= opener;
                 if opener { FlushDuty::Publish } else { FlushDuty::JournalOnly }
             }
         }
@@ -175,6 +185,21 @@ mod tests {
         verdict.on_flush(&alive(10), 0);
         verdict.on_write(); // a shared mapping written after close
         assert_eq!(verdict.end(0).0, WriterEnd::Closed);
+    }
+
+    #[test]
+    fn the_end_is_known_by_the_openers_close_or_a_kill_after_the_last_write() {
+        let mut verdict = WriterVerdict::new(Some(10));
+        assert!(!verdict.is_known(), "just opened");
+        verdict.on_write();
+        verdict.on_flush(&alive(11), 1);
+        assert!(!verdict.is_known(), "a child closed what it inherited");
+        verdict.on_flush(&alive(10), 1);
+        assert!(verdict.is_known());
+        verdict.on_write();
+        assert!(!verdict.is_known(), "written after the close of a duplicate, or by a mapping");
+        verdict.on_flush(&killed(10), 2);
+        assert!(verdict.is_known());
     }
 
     #[test]

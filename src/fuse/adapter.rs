@@ -20,7 +20,7 @@ use super::wait::{Wait, answer};
 use crate::fs::About;
 use crate::fs::attr::AttrChange;
 use crate::fs::error::{FsError, FsResult};
-use crate::fs::{Caller, Entry, Fs, Orphan, RenameOptions, Space, Written};
+use crate::fs::{Caller, Entry, Fs, RenameOptions, Space, Written};
 use crate::object::NAME_BYTES_MAX;
 
 /// Inode numbers are never used for another inode while the kernel knows them, so one generation is enough.
@@ -118,14 +118,7 @@ fn reply_xattr(
 /// Releases a handle; what it leaves behind is removed in a task.
 fn release(fs: &Arc<Fs>, fh: u64) {
     let _runtime = fs.runtime().enter();
-    bury(fs, fs.release(fh));
-}
-
-fn bury(fs: &Arc<Fs>, orphan: Option<Orphan>) {
-    if let Some(orphan) = orphan {
-        let fs = fs.clone();
-        fs.runtime().clone().spawn(async move { fs.bury(orphan).await });
-    }
+    fs.bury_later(fs.release(fh));
 }
 
 impl Filesystem for Adapter {
@@ -308,7 +301,7 @@ impl Filesystem for Adapter {
             by(req, ino),
             wait,
             async move { fs.open(ino.0, flags.0, caller).await },
-            move |opened| bury(&undo, undo.abandon(opened.fh)),
+            move |opened| undo.bury_later(undo.abandon(opened.fh)),
             move |result| match result {
                 Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(&opened)),
                 Err(error) => reply.error(told("open", &error)),
@@ -334,7 +327,7 @@ impl Filesystem for Adapter {
             Wait::Acting,
             async move { fs.create(parent.0, &name, mode, flags, caller).await },
             move |(entry, opened)| {
-                bury(&undo, undo.abandon(opened.fh));
+                undo.bury_later(undo.abandon(opened.fh));
                 undo.forget(entry.attr.ino, 1);
             },
             move |result| match result {

@@ -38,6 +38,11 @@ impl Mounted {
         }
     }
 
+    /// Lets go of the files whose close was seen and whose release was not, once the mount is gone.
+    pub(super) fn release_left(&self) {
+        self.fs.release_left();
+    }
+
     /// Waits until BOS has what only the file system still knows.
     pub(super) async fn settle(&self) {
         self.fs.settle_dir_attrs().await;

@@ -29,6 +29,12 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// Whether it has content, or is a file, that BOS does not know of.
+    pub fn has_unpublished(&self) -> bool {
+        let inner = self.lock();
+        inner.new_content || inner.new_file
+    }
+
     /// Whether it met somebody else's object where there was to be none.
     pub fn lost_a_new_name(&self) -> bool {
         let inner = self.lock();

@@ -93,6 +93,9 @@ impl MountSpec {
     }
 }
 
+/// Longest time between fork and exec of a program that another thread starts.
+const FORKED_WITHIN: Duration = Duration::from_secs(2);
+
 /// A mount that is there as long as this value.
 pub struct Mounted {
     spec: MountSpec,
@@ -199,8 +202,16 @@ impl Mounted {
     }
 
     /// `bosfs umount DIR`, then waits for the process.
+    ///
+    /// A program that another thread starts has copies of this process's descriptors until it is executed, and keeps the
+    /// mount busy for as long; that much is waited for.
     pub fn umount(&mut self, timeout: Duration) -> Output {
-        let output = run(Command::new(bosfs_binary()).arg("umount").arg(&self.spec.dir), timeout);
+        let end = Instant::now() + FORKED_WITHIN;
+        let mut output = run(Command::new(bosfs_binary()).arg("umount").arg(&self.spec.dir), timeout);
+        while String::from_utf8_lossy(&output.stderr).contains("Device or resource busy") && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+            output = run(Command::new(bosfs_binary()).arg("umount").arg(&self.spec.dir), timeout);
+        }
         if output.status.success()
             && let Some(child) = &mut self.child
             && wait_child(child, timeout).is_some()
