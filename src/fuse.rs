@@ -16,6 +16,7 @@ use fuser::Session;
 use parking_lot::{Condvar, Mutex};
 
 use crate::fs::Fs;
+use crate::observe::mount_table;
 use adapter::Adapter;
 
 /// What a mount is made with.
@@ -50,6 +51,8 @@ pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> io::Result<Moun
         log::warn!("{}: a mount whose process is gone is detached first", dir.display());
         detach(dir)?;
     }
+    // From here on nothing is asked of the mount: a thread that waited for this process would outlive its end.
+    let resolved = mount_table::resolve(dir)?;
     let session = Session::new(Adapter::new(fs), dir, &options::config(options))?;
     let mut background = session.spawn()?;
     // `BackgroundSession` unmounts by path when it is dropped, also after somebody else has unmounted, and could then hit a
@@ -67,7 +70,7 @@ pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> io::Result<Moun
         *tell.result.lock() = Some(result);
         tell.told.notify_all();
     })?;
-    options::tune_readahead(dir);
+    options::tune_readahead(&resolved);
     Ok(MountHandle { dir: dir.to_owned(), ended })
 }
 

@@ -7,6 +7,7 @@ use fuser::{Config, InitFlags, KernelConfig, MountOption, SessionACL};
 
 use super::MountOptions;
 use crate::fs::attr::IO_BYTES;
+use crate::observe::mount_table;
 
 /// Requests that the kernel may keep in flight in the background (reads ahead, mostly).
 const BACKGROUND_MAX: u16 = 64;
@@ -72,23 +73,21 @@ fn listed_name(name: &str, is_root: bool) -> String {
     if is_root { name.to_owned() } else { name.replace('\\', "\\\\").replace(',', "\\,") }
 }
 
-/// Widens the kernel's read-ahead for the mount on `dir`; only root may. Not on the calling thread: the mount must answer
-/// the `stat`.
+/// Widens the kernel's read-ahead for the mount on `dir` (absolute, without symbolic links); only root may.
+///
+/// The mount itself is not asked for its device: killed in the middle of that, the process would wait for its own answer and
+/// keep the kernel's end of the mount open for ever.
 pub(super) fn tune_readahead(dir: &Path) {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let dir = dir.to_owned();
-    let tune = move || {
-        let Ok(stat) = rustix::fs::stat(&dir) else { return };
-        let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
-        let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-        if let Err(error) = std::fs::write(&path, READAHEAD_KIB.to_string()) {
-            log::debug!("{path}: {error}; reads go in smaller pieces");
-        }
+    let Ok(Some(entry)) = mount_table::at(dir) else {
+        log::debug!("{} is not in the mount table; reads go in smaller pieces", dir.display());
+        return;
     };
-    if let Err(error) = thread::Builder::new().name("readahead".to_owned()).spawn(tune) {
-        log::debug!("read-ahead is not tuned: {error}");
+    let path = format!("/sys/class/bdi/{}/read_ahead_kb", entry.device);
+    if let Err(error) = std::fs::write(&path, READAHEAD_KIB.to_string()) {
+        log::debug!("{path}: {error}; reads go in smaller pieces");
     }
 }
 

@@ -10,6 +10,8 @@ pub const FS_TYPE: &str = "fuse.bosfs";
 /// One line of the mount table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
+    /// Its device, `MAJOR:MINOR`.
+    pub device: String,
     /// Where it is mounted.
     pub dir: PathBuf,
     /// `fuse.bosfs`, `ext4`, ...
@@ -51,14 +53,15 @@ fn parse(table: &[u8]) -> Vec<MountEntry> {
 /// (Linux Documentation/filesystems/proc.rst, 3.5).
 fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut fields = line.split(|b| *b == b' ');
-    let dir = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(4)?)));
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
+    let device = text(fields.nth(2)?);
+    let dir = PathBuf::from(std::ffi::OsString::from_vec(unescape(fields.nth(1)?)));
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let fs_type = text(rest.next()?);
     let source = text(rest.next()?);
     let options = rest.next().map(text).unwrap_or_default();
     let user_id = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
-    Some(MountEntry { dir, fs_type, source, user_id })
+    Some(MountEntry { device, dir, fs_type, source, user_id })
 }
 
 /// `\040` and the like to the bytes they stand for.
@@ -114,6 +117,7 @@ mod tests {
         let entries = parse(table);
         assert_eq!(entries.len(), 2);
         let expected = MountEntry {
+            device: "0:51".into(),
             dir: "/mnt/my bucket".into(),
             fs_type: "fuse.bosfs".into(),
             source: "bkt/pre fix".into(),

@@ -142,3 +142,28 @@ fn a_broken_pipe_does_not_end_bosfs() {
     assert!(!mount.has_ended());
     world.assert_object_is_file(KEY, &source);
 }
+
+/// bosfs asks nothing of its own mount: killed in the middle of that, it would wait for its own answer for ever.
+#[test]
+fn bosfs_asks_nothing_of_its_own_mount() {
+    let world = World::new();
+    // At this level the library logs every request of the kernel.
+    let mount = world.spec(&["--log-level", "trace"]).start().unwrap();
+    let read_ahead = || {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = table.lines().find(|line| line.split(' ').nth(4) == mount.dir().to_str())?;
+        let path = format!("/sys/class/bdi/{}/read_ahead_kb", ours.split(' ').nth(2)?);
+        Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
+    };
+    crate::wait_until("it is mounted, and read-ahead is set", || read_ahead().as_deref() == Some("1024"));
+    crate::wait_until("it says that it is mounted", || mount.log_text().contains("end it with Ctrl-C"));
+    let asked = || {
+        let log = mount.log_text();
+        let requests = log.lines().filter(|line| line.contains("fuser::request] FUSE("));
+        requests.filter(|line| !line.contains(" INIT ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(asked().is_empty(), "{:?}", asked());
+    // It would be seen.
+    std::fs::metadata(mount.dir()).unwrap();
+    crate::wait_until("the stat of this test is logged", || asked().iter().any(|line| line.contains("GETATTR")));
+}

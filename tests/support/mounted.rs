@@ -149,8 +149,14 @@ impl Mounted {
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
-            let _ = child.wait();
+            let ended = wait_child(&mut child, MOUNT_TIMEOUT).is_some();
+            if !ended {
+                // One of its threads waits for the mount that it serves itself.
+                let _ = rustix::mount::unmount(&self.spec.dir, UnmountFlags::FORCE);
+                let _ = child.wait();
+            }
             detach(&self.spec.dir);
+            assert!(ended || std::thread::panicking(), "SIGKILL does not end bosfs\n{}", self.log_text());
         }
     }
 
