@@ -12,7 +12,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Seen {
-    pids: Vec<u32>,
+    /// Each with its start: in an hour a number may be given to another process, which may use another mount.
+    processes: Vec<(u32, String)>,
     samples: u64,
     longest: Duration,
     stack: String,
@@ -33,15 +34,19 @@ pub struct Sampler {
 impl Sampler {
     pub fn start(pid: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let seen = Arc::new(Mutex::new(Seen { pids: vec![pid], ..Seen::default() }));
+        let processes = started(pid).map(|start| (pid, start)).into_iter().collect();
+        let seen = Arc::new(Mutex::new(Seen { processes, ..Seen::default() }));
         let (stopped, kept) = (stop.clone(), seen.clone());
         let thread = std::thread::spawn(move || {
             let mut since = std::collections::HashMap::new();
             while !stopped.load(Ordering::SeqCst) {
-                let pids = kept.lock().pids.clone();
-                for pid in pids {
-                    look(pid, &mut since, &kept);
+                let processes = kept.lock().processes.clone();
+                let (living, ended): (Vec<_>, Vec<_>) =
+                    processes.into_iter().partition(|(pid, start)| started(*pid).as_ref() == Some(start));
+                for (pid, start) in &living {
+                    look(*pid, start, &mut since, &kept);
                 }
+                kept.lock().processes.retain(|process| !ended.contains(process));
                 std::thread::sleep(PAUSE);
             }
         });
@@ -50,7 +55,9 @@ impl Sampler {
 
     /// Looks at this process, too.
     pub fn add(&self, pid: u32) {
-        self.seen.lock().pids.push(pid);
+        if let Some(start) = started(pid) {
+            self.seen.lock().processes.push((pid, start));
+        }
     }
 
     /// The longest time that a thread was in state D without a break, waiting for a FUSE file system.
@@ -79,17 +86,40 @@ impl Sampler {
     pub fn samples(&self) -> u64 {
         self.seen.lock().samples
     }
+
+    /// Processes that are looked at.
+    fn watched(&self) -> usize {
+        self.seen.lock().processes.len()
+    }
 }
 
-fn look(pid: u32, since: &mut std::collections::HashMap<String, Instant>, seen: &Mutex<Seen>) {
+#[test]
+fn a_process_that_ended_is_looked_at_no_more() {
+    let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let sampler = Sampler::start(std::process::id());
+    sampler.add(child.id());
+    assert_eq!(sampler.watched(), 2);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    crate::wait_until("it is forgotten", || sampler.watched() == 1);
+    std::thread::sleep(3 * PAUSE);
+    assert_eq!(sampler.watched(), 1, "this process goes on");
+}
+
+/// When a process was started, in ticks since the boot; `None`: there is none of this number.
+fn started(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split_ascii_whitespace().nth(STARTED_FIELD).map(str::to_owned)
+}
+
+fn look(pid: u32, start: &str, since: &mut std::collections::HashMap<String, Instant>, seen: &Mutex<Seen>) {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
     for thread in threads.flatten().map(|entry| entry.path()) {
         let Ok(stat) = std::fs::read_to_string(thread.join("stat")) else { continue };
         seen.lock().samples += 1;
         let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
-        // With its start: in an hour a number may be given to another process.
-        let started = rest.split_ascii_whitespace().nth(STARTED_FIELD).unwrap_or_default();
-        let name = format!("{} of {started}", thread.display());
+        let name = format!("{} of {start}", thread.display());
         let is_stuck = rest.starts_with('D');
         // A wait for the disk is none for the mount; where the stack cannot be read, every wait counts.
         let stack =
