@@ -166,10 +166,15 @@ pub struct BucketInfo {
 
 /// The server's times, seconds since 1970, between which an object was stored, from the `Date` of the answer and the
 /// moment when the (first) request was sent. `None`: the answer had no `Date`.
+///
+/// A server may set `Date` before it has stored the object, and a busy one long before: all that is sure is that both
+/// happened between sending and answer.
 pub fn stored_between(date: Option<i64>, sent: Instant) -> Option<(i64, i64)> {
     let date = date?;
-    let seconds = sent.elapsed().saturating_add(Duration::from_millis(999)).as_secs();
-    Some((date.saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX)), date))
+    let took = sent.elapsed();
+    let whole = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let (before, after) = (whole(took.saturating_add(Duration::from_millis(999))), whole(took));
+    Some((date.saturating_sub(before), date.saturating_add(after)))
 }
 
 #[cfg(test)]
@@ -177,9 +182,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_sending_is_the_servers() {
+    fn an_object_was_stored_between_sending_and_answer_wherever_its_date_lies() {
         let sent = Instant::now() - Duration::from_millis(2500);
-        assert_eq!(stored_between(Some(1000), sent), Some((997, 1000)));
+        assert_eq!(stored_between(Some(1000), sent), Some((997, 1002)));
+        let (from, to) = stored_between(Some(1000), Instant::now()).unwrap();
+        assert!((999..=1000).contains(&from) && to == 1000, "{from} {to}");
         assert_eq!(stored_between(None, sent), None);
     }
 }
