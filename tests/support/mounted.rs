@@ -210,11 +210,11 @@ impl Mounted {
     /// `bosfs umount DIR`, then waits for the process.
     ///
     /// A program that another thread starts has copies of this process's descriptors until it is executed, and keeps the
-    /// mount busy for as long; that much is waited for.
+    /// mount busy for as long; that much is waited for. A user of the mount that stays is named by bosfs, and a failure at once.
     pub fn umount(&mut self, timeout: Duration) -> Output {
         let end = Instant::now() + FORKED_WITHIN;
         let mut output = run(Command::new(bosfs_binary()).arg("umount").arg(&self.spec.dir), timeout);
-        while String::from_utf8_lossy(&output.stderr).contains("Device or resource busy") && Instant::now() < end {
+        while String::from_utf8_lossy(&output.stderr).contains("in use by some process") && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(50));
             output = run(Command::new(bosfs_binary()).arg("umount").arg(&self.spec.dir), timeout);
         }
