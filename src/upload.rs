@@ -1,12 +1,14 @@
 //! Drives each written file from its first byte in the spool to the proved object, also after a restart.
 
 mod change;
+mod checkpoint;
 mod complete;
 pub mod decide;
 mod dirty_file;
 mod driver;
 mod file_status;
 mod inner;
+mod merge;
 pub mod meter;
 mod part;
 mod proof;

@@ -4,5 +4,6 @@ pub mod block_map;
 pub mod block_set;
 pub mod budget;
 pub mod extents;
+pub mod layers;
 pub mod part_plan;
 pub mod spool;

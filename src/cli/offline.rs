@@ -5,14 +5,22 @@ use std::path::Path;
 use crate::object::{ByteRange, PartNumber};
 use crate::upload::FileStatus;
 use crate::upload::state::{FileState, Stage};
+use crate::write::layers::spool_path;
 use crate::write::part_plan::{PART_BYTES_DEFAULT, PartPlan};
 
 /// The entry of `status` for the folded journal `state` in `dir`.
 pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
-    let spool = std::fs::metadata(dir.join("spool")).ok();
+    let spools: Vec<_> =
+        state.layers.iter().filter_map(|layer| std::fs::metadata(spool_path(dir, layer.id)).ok()).collect();
+    let top = state.layers.last();
     let size = match state.stage.frozen() {
         Some(frozen) => frozen.size,
-        None => state.resizing.or_else(|| spool.as_ref().map(|meta| meta.len())).or(state.synced_size).unwrap_or(0),
+        None => top
+            .and_then(|top| top.resizing)
+            .or_else(|| spools.last().map(|meta| meta.len()))
+            .or_else(|| top.and_then(|top| top.synced_size))
+            .or_else(|| state.base.as_ref().map(|base| base.size))
+            .unwrap_or(0),
     };
     let plan =
         state.upload.as_ref().map_or_else(|| PartPlan::growing(PART_BYTES_DEFAULT), |upload| upload.plan.clone());
@@ -26,7 +34,7 @@ pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
         }
     }
     // Blocks that were really written: the spool is sparse.
-    let allocated = spool.map_or(0, |meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512);
+    let allocated: u64 = spools.iter().map(|meta| std::os::unix::fs::MetadataExt::blocks(meta) * 512).sum();
     let last_error = state.conflict.clone().or_else(|| state.failed.as_ref().map(|(message, _)| message.clone()));
     FileStatus {
         key: state.key.to_string(),

@@ -200,7 +200,7 @@ impl Fs {
             if self.try_write(fh, offset, &bytes, kill_privileges)? == Written::All {
                 return Ok(());
             }
-            writer.told_by_wait(writer.file.wait_writable(offset, bytes.len() as u64).await)?;
+            writer.told_by_wait(writer.file.wait_writable(bytes.len() as u64).await)?;
         }
     }
 
@@ -260,7 +260,7 @@ impl Fs {
                 loop {
                     match writer.file.zero(offset, length) {
                         Ok(()) => break,
-                        Err(WriteError::MustWait) => writer.file.wait_writable(offset, length).await?,
+                        Err(WriteError::MustWait) => writer.file.wait_writable(length).await?,
                         Err(error) => return Err(error.into()),
                     }
                 }

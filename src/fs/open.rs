@@ -316,7 +316,7 @@ pub(super) async fn cut_waiting(file: &Arc<DirtyFile>, size: u64) -> FsResult<()
             Err(WriteError::MustWait) => {
                 let present = file.size();
                 let (start, end) = (size.min(present), size.max(present));
-                file.wait_writable(start, end - start).await?;
+                file.wait_writable(end - start).await?;
             }
             Err(error) => return Err(error.into()),
         }

@@ -30,6 +30,14 @@
 //! never was: with room again the next one succeeds. When the write fails otherwise or cannot be cut back, the journal
 //! latches: it refuses every later append, so that the file always holds whole lines. A failed sync latches too, since the
 //! kernel reports a lost page only once. [`Journal::open`] on the same directory begins anew.
+//!
+//! # Checkpoints
+//!
+//! A journal that has grown is replaced by a shorter one that folds to the same state. [`RecordLog::begin_checkpoint`]
+//! writes it as `journal.new` beside the old one; from there on every line goes to both, and a [`JournalSync`] syncs both.
+//! The caller syncs the new one ([`RecordLog::sync_handle`]) without holding anything, and
+//! [`RecordLog::finish_checkpoint`] renames it over the old one. A crash before the rename leaves the old journal, which is
+//! whole, and a `journal.new` that [`RecordLog::open`] removes.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -46,6 +54,8 @@ use super::Record;
 
 /// Name of the file within an upload's directory.
 pub const JOURNAL_NAME: &str = "journal";
+/// Name of a checkpoint that is not in force yet.
+pub const CHECKPOINT_NAME: &str = "journal.new";
 /// Longest JSON text of a line, bytes. The longest real one, `Partial` of a finely scattered block, has about 64 KiB.
 pub const LINE_JSON_BYTES_MAX: usize = 1 << 20;
 /// Longest journal that is read, bytes: about 5 million lines, 250 times what the largest upload needs.
@@ -147,6 +157,26 @@ pub type Journal = RecordLog<Record>;
 /// What was read back of it.
 pub type Replay = RecordReplay<Record>;
 
+/// Second descriptors of a journal, and of the checkpoint that is about to replace it: synced without holding the journal.
+#[derive(Debug)]
+pub struct JournalSync(Vec<File>);
+
+impl JournalSync {
+    /// `fdatasync(2)` of all.
+    ///
+    /// # Errors
+    /// Those of the disk; to be told by [`Journal::sync_failed`].
+    pub fn sync_data(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(File::sync_data)
+    }
+}
+
+/// A checkpoint that is being made beside its journal.
+struct Next {
+    file: File,
+    len: u64,
+}
+
 /// An open journal. The first failed write or sync latches: later calls refuse.
 pub struct RecordLog<R> {
     records: PhantomData<fn(R)>,
@@ -158,6 +188,8 @@ pub struct RecordLog<R> {
     line: Vec<u8>,
     /// Why nothing more may be appended, with the errno to report.
     latched: Option<(String, Option<i32>)>,
+    /// What is going to take its place.
+    next: Option<Next>,
 }
 
 impl<R> fmt::Debug for RecordLog<R> {
@@ -245,6 +277,12 @@ impl<R: Line> RecordLog<R> {
             .open(&path)
             .map_err(|e| explain(&path, "cannot be opened", &e))?;
         let bytes = read_whole(&file, &path)?;
+        match std::fs::remove_file(dir.join(CHECKPOINT_NAME)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(explain(&path, "a checkpoint that was not finished cannot be removed", &e));
+            }
+            _ => {}
+        }
         let replay = replay(&bytes);
         let mut journal = Self::over(Box::new(file), path, bytes.len() as u64 - replay.torn_bytes);
         if let Some(damage) = &replay.damage {
@@ -297,6 +335,7 @@ impl<R: Line> RecordLog<R> {
         let (message, errno) = match self.file.write(&self.line) {
             Ok(n) if n == self.line.len() => {
                 self.len += n as u64;
+                self.append_to_next();
                 return Ok(());
             }
             Ok(n) => (format!("only {n} of {} bytes of a line could be written", self.line.len()), Some(libc::ENOSPC)),
@@ -320,13 +359,96 @@ impl<R: Line> RecordLog<R> {
         Err(self.latch(format!("{message}; {left}"), errno))
     }
 
+    /// The line that was just appended, to the checkpoint that is being made. One that misses a line is given up.
+    fn append_to_next(&mut self) {
+        let Some(next) = &mut self.next else { return };
+        match next.file.write_all(&self.line) {
+            Ok(()) => next.len += self.line.len() as u64,
+            Err(e) => {
+                log::warn!("{}: no checkpoint is made of it now: {e}", self.path.display());
+                self.abandon_checkpoint();
+            }
+        }
+    }
+
+    /// Begins to replace the journal by `lines`, which fold to the same state: see the module. One that is under way
+    /// already is begun anew.
+    ///
+    /// # Errors
+    /// The new file cannot be made; the journal is as it was.
+    pub fn begin_checkpoint(&mut self, lines: &[R]) -> io::Result<()> {
+        self.check_latch()?;
+        self.abandon_checkpoint();
+        let path = self.path.with_file_name(CHECKPOINT_NAME);
+        let make = || -> io::Result<Next> {
+            let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path)?;
+            let (mut bytes, mut line) = (Vec::new(), Vec::new());
+            for record in lines {
+                encode(record, &mut line)?;
+                bytes.extend_from_slice(&line);
+            }
+            (&file).write_all(&bytes)?;
+            Ok(Next { file, len: bytes.len() as u64 })
+        };
+        match make() {
+            Ok(next) => {
+                self.next = Some(next);
+                Ok(())
+            }
+            Err(e) => {
+                let _ = std::fs::remove_file(&path);
+                Err(explain(&self.path, "no checkpoint of it can be written", &e))
+            }
+        }
+    }
+
+    /// Puts the checkpoint, which was synced since it was begun, in the journal's place. `false`: it was given up meanwhile.
+    /// The directory is to be synced by the caller: until then a power loss may bring the old journal back, which is whole
+    /// up to what was synced.
+    ///
+    /// # Errors
+    /// The rename failed; the journal is as it was, and without a checkpoint.
+    pub fn finish_checkpoint(&mut self) -> io::Result<bool> {
+        if let Err(e) = self.check_latch() {
+            self.abandon_checkpoint();
+            return Err(e);
+        }
+        let Some(next) = self.next.take() else { return Ok(false) };
+        let from = self.path.with_file_name(CHECKPOINT_NAME);
+        if let Err(e) = std::fs::rename(&from, &self.path) {
+            let _ = std::fs::remove_file(&from);
+            return Err(explain(&self.path, "its checkpoint cannot be put in its place", &e));
+        }
+        self.file = Box::new(next.file);
+        self.len = next.len;
+        Ok(true)
+    }
+
+    /// Gives up a checkpoint that is being made, if there is one.
+    pub fn abandon_checkpoint(&mut self) {
+        if self.next.take().is_some()
+            && let Err(e) = std::fs::remove_file(self.path.with_file_name(CHECKPOINT_NAME))
+        {
+            log::warn!("{}: a checkpoint that is given up cannot be removed: {e}", self.path.display());
+        }
+    }
+
+    /// Whether a checkpoint is being made.
+    pub fn has_checkpoint(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Syncs all lines to stable storage.
     ///
     /// # Errors
     /// The sync failed (the journal is latched: some lines may be lost at power loss), or it was latched before.
     pub fn sync(&mut self) -> io::Result<()> {
         self.check_latch()?;
-        self.file.sync().map_err(|e| self.sync_failed(&e))
+        self.file.sync().map_err(|e| self.sync_failed(&e))?;
+        match self.next.as_ref().map(|next| next.file.sync_data()) {
+            Some(Err(e)) => Err(self.sync_failed(&e)),
+            _ => Ok(()),
+        }
     }
 
     /// A second descriptor to sync without holding a lock around the journal. A failed sync must be told by
@@ -334,8 +456,10 @@ impl<R: Line> RecordLog<R> {
     ///
     /// # Errors
     /// No descriptor is free.
-    pub fn sync_handle(&self) -> io::Result<std::fs::File> {
-        self.file.sync_handle().map_err(|e| explain(&self.path, "no second descriptor", &e))
+    pub fn sync_handle(&self) -> io::Result<JournalSync> {
+        let next = self.next.as_ref().map(|next| next.file.try_clone());
+        let both = std::iter::once(self.file.sync_handle()).chain(next).collect::<io::Result<Vec<File>>>();
+        both.map(JournalSync).map_err(|e| explain(&self.path, "no second descriptor", &e))
     }
 
     /// Latches after a sync of a [`Journal::sync_handle`] failed, and returns the error to pass on.
@@ -359,7 +483,7 @@ impl<R: Line> RecordLog<R> {
     }
 
     fn over(file: Box<dyn JournalFile>, path: PathBuf, len: u64) -> Self {
-        Self { records: PhantomData, file, path, len, line: Vec::new(), latched: None }
+        Self { records: PhantomData, file, path, len, line: Vec::new(), latched: None, next: None }
     }
 
     fn latch(&mut self, message: String, errno: Option<i32>) -> io::Error {

@@ -38,7 +38,12 @@ fn some_records() -> Vec<Record> {
         opened(),
         Record::Initiating,
         sent(1),
-        Record::Partial { block: 12_206_079_999, ranges: vec![ByteRange::new(1, 5), ByteRange::new(9, 9)] },
+        Record::Partial {
+            layer: 1,
+            block: 12_206_079_999,
+            ranges: vec![ByteRange::new(1, 5), ByteRange::new(9, 9)],
+            adds: true,
+        },
         Record::Completing {
             publication: 1,
             mark: "00112233aabbccdd.1".into(),

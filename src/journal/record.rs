@@ -12,10 +12,14 @@ use crate::write::block_map::BLOCK_BYTES;
 use crate::write::part_plan::{FILE_BYTES_MAX, PartPlan};
 
 /// Version of the format that this bosfs writes, and the highest it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Number of a publication within one journal, from 1.
 pub type Publication = u32;
+
+/// Name of a layer within one journal, from 1, never used twice. A layer is a spool and a map: what was written since the
+/// freeze below it (see `upload/state.rs`).
+pub type LayerId = u32;
 
 /// One line of a file's journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ pub type Publication = u32;
 pub enum Record {
     /// The first line: which file this is.
     Opened {
-        /// Version of this format: 1.
+        /// Version of this format: 2.
         format: u32,
         /// Name of this journal: random, 16 hex digits; first half of every mark.
         journal_id: String,
@@ -92,21 +96,47 @@ pub enum Record {
         /// Part.
         part: PartNumber,
     },
-    /// Only these bytes of a block over the base were written; the rest still comes from the base. Replaces an earlier
-    /// line for the block; empty: the block is whole.
+    /// A new layer lies on top: what is written from here on goes there, and nothing below it changes any more.
+    Layer {
+        /// Which.
+        layer: LayerId,
+        /// Size of what is below it: as far as that counts.
+        base_end: u64,
+    },
+    /// All that was in this layer is in the one below it, too.
+    Merged {
+        /// Which.
+        layer: LayerId,
+    },
+    /// Nothing of this layer counts any more: those above it cover it, or what it holds is thrown away.
+    Dropped {
+        /// Which.
+        layer: LayerId,
+    },
+    /// Only these bytes of a block were written; the rest still comes from what is below.
     Partial {
+        /// Which layer.
+        layer: LayerId,
         /// Index of the block.
         block: u64,
-        /// Written ranges, as offsets in the file, ascending, not touching.
+        /// Written ranges, as offsets in the file, ascending, not touching. Empty: the block is whole.
         ranges: Vec<ByteRange>,
+        /// They were written beside those that earlier lines name; else these are all.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        adds: bool,
     },
-    /// The file is about to get this size.
+    /// The layer is about to get this size.
     Resizing {
+        /// Which layer.
+        layer: LayerId,
         /// New size in bytes.
         size: u64,
     },
     /// Spool and map have the size of the last `Resizing`.
-    Resized,
+    Resized {
+        /// Which layer.
+        layer: LayerId,
+    },
     /// Mode, owner or time changed.
     Attrs {
         /// All of them.
@@ -138,22 +168,26 @@ pub enum Record {
     },
     /// These blocks are zeros (punched or zeroed by the program) and are in the map as such.
     Zeroed {
+        /// Which layer.
+        layer: LayerId,
         /// Whole blocks, as offsets in the file.
         range: ByteRange,
     },
-    /// Spool, map and all lines before this one are on stable storage.
-    Synced {
-        /// Size at that time.
-        size: u64,
-        /// Blocks that came into the spool since the last such line, as ranges of their indices. `None`: not told, all are
-        /// certain.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        blocks: Option<Vec<ByteRange>>,
-    },
-    /// More blocks for the next `Synced`, where there are too many for one line.
+    /// Blocks of one layer that the next [`Record::Synced`] vouches for; several lines where one would be too long.
     Spooled {
-        /// Ranges of block indices.
+        /// Which layer.
+        layer: LayerId,
+        /// Size of the layer at that time.
+        size: u64,
+        /// Ranges of block indices that came into the spool since the last such line.
         blocks: Vec<ByteRange>,
+    },
+    /// Spools, maps and all lines before this sync began are on stable storage.
+    Synced {
+        /// Size of the file when the sync began.
+        size: u64,
+        /// Number of the last close that came before it: what was closed later is not vouched for.
+        closes: u32,
     },
     /// The ranges of this part were punched out of the spool; only BOS holds them.
     Punched {
@@ -162,7 +196,7 @@ pub enum Record {
     },
     /// A writer closed a temporary: its rename, or its time, publishes it.
     Parked,
-    /// A writer closed the file: publish this state.
+    /// A writer closed the file: publish this state, behind one that is on its way. A later line of the same number replaces it.
     Closed {
         /// Which publication.
         publication: Publication,
@@ -170,11 +204,10 @@ pub enum Record {
         size: u64,
         /// Frozen attributes.
         attrs: FileAttrs,
+        /// The topmost layer that belongs to it; 0: none does, all its bytes are the base's.
+        layer: LayerId,
     },
-    /// A writer closed the file while an earlier state was on its way: the state of this moment follows it. Void once
-    /// something is changed.
-    ClosedAgain,
-    /// A truncation took back a publication that was not yet on its way.
+    /// A publication that could not be sent is taken back: what is closed next takes its place.
     Superseded {
         /// Which.
         publication: Publication,
@@ -231,13 +264,6 @@ pub enum Record {
         /// Part.
         part: PartNumber,
     },
-    /// Spool and map were brought over to the object of the last `Proved` as the new base.
-    Rebased {
-        /// Blocks that stayed in the spool and are certain to be there, as ranges of their indices. `None`: not told, all
-        /// are.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        blocks: Option<Vec<ByteRange>>,
-    },
     /// The upload is gone (completed by us, aborted or destroyed from outside); its parts count no more.
     UploadEnded,
     /// The writer was killed before it closed the file.
@@ -277,6 +303,21 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         base: Option<BaseObject>,
     },
+    /// The first line of a journal that replaces a longer one: what all lines so far add up to. More of it stands in the
+    /// [`Record::CheckpointMore`] lines that follow.
+    Checkpoint {
+        /// Version of this format: 2.
+        format: u32,
+        /// Key of the object.
+        key: ObjectKey,
+        /// The folded state, as `upload/checkpoint.rs` writes it.
+        state: serde_json::Value,
+    },
+    /// Parts or blocks of a checkpoint.
+    CheckpointMore {
+        /// As `upload/checkpoint.rs` writes it.
+        state: serde_json::Value,
+    },
 }
 
 impl Line for Record {
@@ -284,7 +325,7 @@ impl Line for Record {
 
     fn format(&self) -> Option<u32> {
         match self {
-            Record::Opened { format, .. } => Some(*format),
+            Record::Opened { format, .. } | Record::Checkpoint { format, .. } => Some(*format),
             _ => None,
         }
     }
@@ -292,7 +333,7 @@ impl Line for Record {
     /// Ranges are not reversed, and no block lies beyond the largest file.
     fn check(&self) -> Result<(), String> {
         let ranges = match self {
-            Record::Copied { range, .. } | Record::Zeroed { range } => std::slice::from_ref(range),
+            Record::Copied { range, .. } | Record::Zeroed { range, .. } => std::slice::from_ref(range),
             Record::Partial { ranges, .. } => ranges.as_slice(),
             _ => self.blocks(),
         };
@@ -313,12 +354,18 @@ impl Line for Record {
 }
 
 impl Record {
+    /// Key of the file, where this is the first line of its journal.
+    pub fn first_key(&self) -> Option<&ObjectKey> {
+        match self {
+            Record::Opened { key, .. } | Record::Checkpoint { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// The blocks that the line names as ranges of their indices.
     fn blocks(&self) -> &[ByteRange] {
         match self {
-            Record::Synced { blocks: Some(blocks), .. }
-            | Record::Rebased { blocks: Some(blocks) }
-            | Record::Spooled { blocks } => blocks,
+            Record::Spooled { blocks, .. } => blocks,
             _ => &[],
         }
     }

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 
 use super::dirty_file::{DirtyFile, disk_error};
-use super::inner::{Inner, Removal};
+use super::inner::Inner;
 use super::state::Stage;
 use super::{DirtyRead, WriteError};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::ByteRange;
 use crate::write::block_map::BLOCK_BYTES;
-use crate::write::extents::Source;
+use crate::write::extents::WritePlan;
+use crate::write::layers::Place;
 
 impl DirtyFile {
     /// Puts bytes into the spool; they survive a kill of bosfs when this returns. Sets mtime.
     ///
     /// # Errors
-    /// [`WriteError::MustWait`] when the spool is full or the bytes belong to a frozen part that is not sent yet: await
-    /// [`DirtyFile::wait_writable`], then call again. `EFBIG` beyond the largest object, `ENOSPC` on a full disk: nothing
-    /// of these bytes was accepted, all earlier ones stay.
+    /// [`WriteError::MustWait`] when the spool is full: await [`DirtyFile::wait_writable`], then call again. `EFBIG` beyond
+    /// the largest object, `ENOSPC` on a full disk: nothing of these bytes was accepted, all earlier ones stay. What is on
+    /// its way to BOS is never waited for.
     pub fn write(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -33,17 +34,14 @@ impl DirtyFile {
                 format!("{}: {} bytes are more than an upload can hold", inner.state.key, range.end),
             ));
         }
-        if self.is_held(inner, range) {
-            return Err(WriteError::MustWait);
-        }
-        self.materialise(inner)?;
-        if let Some(size) = inner.state.resizing {
+        self.open_layer(inner)?;
+        if let Some((layer, size)) = inner.state.open_layer().and_then(|layer| Some((layer.id, layer.resizing?))) {
             // A cut met trouble half-way. Recovery would finish it, and with it cut off what is written now.
             self.resize_store(inner, size)?;
-            self.append(inner, &Record::Resized)?;
+            self.append(inner, &Record::Resized { layer })?;
         }
         let size = inner.size;
-        let plan = inner.store()?.extents.plan_write(offset, range.len(), size);
+        let plan = inner.top()?.extents.plan_write(offset, range.len(), size);
         if plan.held_partial {
             return Err(WriteError::failed(
                 libc::ENOSPC,
@@ -64,8 +62,8 @@ impl DirtyFile {
             inner.spooled_bytes -= more_bytes;
             self.shared.budget.release(more_bytes);
             // What a failed write left in blocks that do not count must read as zeros again.
-            let store = inner.store()?;
-            if let Err(e) = store.extents.scrub(&store.spool, range) {
+            let top = inner.top()?;
+            if let Err(e) = top.extents.scrub(&top.spool, range) {
                 log::error!("{}: {e}", inner.state.key);
             }
         }
@@ -83,34 +81,28 @@ impl DirtyFile {
         inner: &mut Inner,
         range: ByteRange,
         bytes: &[u8],
-        plan: &crate::write::extents::WritePlan,
+        plan: &WritePlan,
     ) -> Result<(), WriteError> {
         self.reopen_parked(inner)?;
         self.dirty_parts(inner, range)?;
         fail_point!("file.write");
         let key = inner.state.key.clone();
-        let store = inner.store()?;
+        let top = inner.top()?;
+        let layer = top.id;
         for edge in &plan.zero_edges {
-            store.spool.zero(*edge).map_err(|e| disk_error(&key, &e))?;
+            top.spool.zero(*edge).map_err(|e| disk_error(&key, &e))?;
         }
-        store.spool.write_at(range.start, bytes).map_err(|e| disk_error(&key, &e))?;
-        for (block, ranges) in &plan.partial_changes {
-            self.append(inner, &Record::Partial { block: *block, ranges: ranges.clone() })?;
+        top.spool.write_at(range.start, bytes).map_err(|e| disk_error(&key, &e))?;
+        for line in plan.partial_lines.iter().cloned() {
+            let (block, ranges, adds) = (line.block, line.ranges, line.adds);
+            self.append(inner, &Record::Partial { layer, block, ranges, adds })?;
         }
-        inner.store()?.extents.apply_write(plan).map_err(|e| disk_error(&key, &e))?;
+        inner.top()?.extents.apply_write(plan).map_err(|e| disk_error(&key, &e))?;
         inner.size = inner.size.max(range.end);
         inner.touched();
         inner.new_content = true;
         inner.inherited = false;
         Ok(())
-    }
-
-    /// Whether a change of `range` must wait: it belongs to a state that was closed and is not in BOS yet. A state that was
-    /// closed while an earlier one was on its way is frozen once that one is there, and must be the same then. With
-    /// `--write-back` nobody waits for it, and the close of whoever changes it publishes in its place.
-    pub(super) fn is_held(&self, inner: &Inner, range: ByteRange) -> bool {
-        let closed_again = inner.publish_again && inner.removal == Removal::None && !self.shared.options.write_back;
-        closed_again || inner.is_frozen(range)
     }
 
     /// A file that was closed and waits for its rename is about to change: that close no longer counts.
@@ -121,20 +113,18 @@ impl DirtyFile {
         Ok(())
     }
 
-    /// Journals that the parts of `range` are about to change, where that matters, and stops jobs that send them.
+    /// Journals that the parts of `range` are about to change, where that matters, and stops jobs that send them. Parts of
+    /// a publication that is on its way never change.
     pub(super) fn dirty_parts(&self, inner: &mut Inner, range: ByteRange) -> Result<(), WriteError> {
-        let frozen = inner.state.keeps_changes();
-        if self.shared.options.write_back {
-            // Nobody waits for the state of a second close: the newer writer's close publishes in its place.
-            inner.publish_again = false;
+        if inner.state.stage != Stage::Open {
+            return Ok(());
         }
         for number in inner.plan.parts_in(range) {
             let known = inner.state.parts.get(&number);
             let was_sent = known.is_some_and(|part| part.held.is_some() && !part.dirty);
             // After a kill BOS may show this body as the part; without a line it would pass for the present bytes.
             let is_sent = known.is_some_and(|part| part.sending.is_some() && !part.dirty);
-            let journaled = frozen && inner.state.changed_since_freeze.contains(&number) && !inner.state.closed_again;
-            if was_sent || is_sent || (frozen && !journaled) {
+            if was_sent || is_sent {
                 self.append(inner, &Record::Dirtied { part: number })?;
             }
             let live = inner.live.entry(number).or_default();
@@ -164,24 +154,14 @@ impl DirtyFile {
         let old = inner.size;
         if size == 0 && inner.state.failed.is_some() {
             // What could not be published is given up for what is written now.
-            self.retry(inner, false)?;
+            self.withdraw(inner)?;
         }
-        if size == 0 && matches!(inner.state.stage, Stage::Closed(_)) {
-            self.supersede(inner)?;
-        }
-        let touched = ByteRange::new(old.min(size), old.max(size));
-        if !touched.is_empty() && self.is_held(inner, touched) {
-            drop(guard);
-            // After a failure nobody works on what must be waited for.
-            self.start_driver();
-            return Err(WriteError::MustWait);
-        }
-        self.materialise(inner)?;
+        self.open_layer(inner)?;
         if let Some(cut) = inner.plan.part_at(size)
             && size < old
         {
             let kept = ByteRange::new(inner.plan.range(cut).start, size);
-            if inner.store()?.extents.held_blocks(kept) > 0 {
+            if inner.top()?.extents.held_blocks(kept) > 0 {
                 return Err(WriteError::failed(
                     libc::ENOSPC,
                     format!(
@@ -194,28 +174,30 @@ impl DirtyFile {
         }
         if size != old || size == 0 {
             self.reopen_parked(inner)?;
+            let touched = ByteRange::new(old.min(size), old.max(size));
             let boundary = ByteRange::at(touched.start, touched.len().max(1));
-            if inner.state.keeps_changes() {
-                self.dirty_parts(inner, boundary)?;
-            } else {
+            let layer = inner.top()?.id;
+            let synced = inner.state.layer(layer).and_then(|layer| layer.synced_size).is_some_and(|synced| synced > size);
+            if inner.state.stage == Stage::Open {
                 inner.forget_live(boundary);
             }
-            let synced = inner.state.synced_size.is_some_and(|synced| synced > size);
-            self.append(inner, &Record::Resizing { size })?;
+            self.append(inner, &Record::Resizing { layer, size })?;
             if synced {
                 // A cut that reached the disk without its line would look as if synced bytes had become zeros.
                 inner.store()?.journal.sync()?;
             }
             self.resize_store(inner, size)?;
-            self.append(inner, &Record::Resized)?;
+            self.append(inner, &Record::Resized { layer })?;
         }
         inner.touched();
         inner.inherited = false;
         if size == 0 {
             inner.new_content = false;
             inner.new_file = true;
-            inner.live.clear();
-            inner.ready.clear();
+            if inner.state.stage == Stage::Open {
+                inner.live.clear();
+                inner.ready.clear();
+            }
         } else if size != old {
             inner.new_content = true;
         }
@@ -224,15 +206,15 @@ impl DirtyFile {
         Ok(())
     }
 
-    /// Gives spool and map the size that the journal says already.
+    /// Gives spool and map of the open layer the size that the journal says already.
     pub(super) fn resize_store(&self, inner: &mut Inner, size: u64) -> Result<(), WriteError> {
         let key = inner.state.key.clone();
         let old = inner.size;
-        let store = inner.store()?;
-        let before = store.extents.spool_blocks(ByteRange::new(0, old.max(size)));
-        store.spool.set_len(size).map_err(|e| disk_error(&key, &e))?;
-        store.extents.truncate(old, size).map_err(|e| disk_error(&key, &e))?;
-        let after = store.extents.spool_blocks(ByteRange::new(0, size));
+        let top = inner.top()?;
+        let before = top.extents.spool_blocks(ByteRange::new(0, old.max(size)));
+        top.spool.set_len(size).map_err(|e| disk_error(&key, &e))?;
+        top.extents.truncate(old, size).map_err(|e| disk_error(&key, &e))?;
+        let after = top.extents.spool_blocks(ByteRange::new(0, size));
         let freed = before.saturating_sub(after) * BLOCK_BYTES;
         inner.size = size;
         inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
@@ -249,22 +231,24 @@ impl DirtyFile {
         let range = ByteRange::at(offset, len as u64).intersect(ByteRange::new(0, inner.size));
         let mut read =
             DirtyRead { bytes: vec![0; range.len() as usize], gaps: Vec::new(), base: inner.state.base.clone() };
-        let Some(store) = &inner.store else {
+        if inner.store.is_none() {
             let base_end = inner.state.base.as_ref().map_or(0, |base| base.size);
             let gap = range.intersect(ByteRange::new(0, base_end));
             read.gaps.extend((!gap.is_empty()).then_some(gap));
             return Ok(read);
-        };
-        for piece in store.extents.pieces(range, inner.size) {
+        }
+        let layers = inner.store.as_ref().map_or(&[][..], |store| &store.layers);
+        for piece in inner.open_view().pieces(range) {
             let start = (piece.range.start - range.start) as usize;
             let bytes = &mut read.bytes[start..start + piece.range.len() as usize];
             match piece.from {
-                Source::Zero => {}
-                Source::Base => read.gaps.push(piece.range),
-                Source::Spool => {
-                    store.spool.read_at(piece.range.start, bytes).map_err(|e| disk_error(&inner.state.key, &e))?
+                Place::Zero => {}
+                Place::Base => read.gaps.push(piece.range),
+                Place::Spool(layer) => {
+                    let spool = &layers[layer].spool;
+                    spool.read_at(piece.range.start, bytes).map_err(|e| disk_error(&inner.state.key, &e))?;
                 }
-                Source::Held => {
+                Place::Held => {
                     return Err(WriteError::failed(
                         libc::EIO,
                         format!(

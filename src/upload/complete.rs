@@ -4,19 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Published;
-use super::dirty_file::{DirtyFile, disk_error};
+use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{Inner, Removal};
-use super::part::check_stored;
+use super::part::{check_stored, not_here};
 use super::proof::{judge_composed, predicted_etag, whole_crcs};
-use super::state::{Frozen, Stage, ranges_of};
+use super::state::{Frozen, Stage};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, ObjectHeaders, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{ByteRange, ETag, PartNumber};
-use crate::posix_meta::{MARK, XATTRS, write_attrs};
-use crate::write::block_map::BLOCK_BYTES;
+use crate::posix_meta::{MARK, write_attrs};
 
 impl DirtyFile {
     pub(super) async fn initiate(self: &Arc<Self>) -> Result<(), Trouble> {
@@ -40,7 +39,7 @@ impl DirtyFile {
 
     /// A file of at most one part: one request.
     pub(super) async fn put(self: &Arc<Self>) -> Result<(), Trouble> {
-        let Some(frozen) = self.lock().state.stage.frozen().copied() else { return Ok(()) };
+        let Some(mut frozen) = self.lock().state.stage.frozen().cloned() else { return Ok(()) };
         self.shared.release_clones(&self.key()).await?;
         let _slot = self.shared.act_slot().await;
         let range = ByteRange::new(0, frozen.size);
@@ -50,15 +49,20 @@ impl DirtyFile {
         };
         let (key, headers, condition, body) = {
             let mut inner = self.lock();
-            if inner.state.stage.frozen() != Some(&frozen) || inner.removal != Removal::None {
+            // Attributes may have been set meanwhile; its bytes cannot change.
+            let Some(now) = inner.state.stage.frozen().filter(|now| now.close == frozen.close).cloned() else {
+                return Ok(());
+            };
+            if inner.removal != Removal::None {
                 return Ok(());
             }
+            let Some(body) = inner.view().body(range) else { return Err(not_here(range)) };
+            frozen = now;
             let mark = inner.state.mark(frozen.publication);
             let condition = inner.state.condition.clone();
-            let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
+            let headers = publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
             let publication = frozen.publication;
             self.append(&mut inner, &Record::Putting { publication, mark, condition: condition.clone(), sum })?;
-            let body = inner.store()?.spool.body(range);
             (inner.state.key.clone(), headers, condition, Body::Source(Arc::new(body)))
         };
         self.shared.rate.take(sum.len).await;
@@ -103,17 +107,16 @@ impl DirtyFile {
         self.shared.release_clones(&key).await?;
         let (frozen, listed, headers, condition) = {
             let mut inner = self.lock();
-            let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
+            let Some(frozen) = inner.state.stage.frozen().cloned() else { return Ok(()) };
             if inner.removal != Removal::None {
                 return Ok(());
             }
-            // Taken now: later writes may change what the list would be, but not what is published.
             let Some(listed) = inner.listed(frozen.size) else {
                 return Err(Trouble::Again("a part is missing".into()));
             };
             let mark = inner.state.mark(frozen.publication);
             let condition = inner.state.condition.clone();
-            let headers = inner.publication_headers(&frozen, &mark, None);
+            let headers = publication_headers(&frozen, &mark, None);
             let record = Record::Completing {
                 publication: frozen.publication,
                 mark,
@@ -155,16 +158,14 @@ impl DirtyFile {
             let mut inner = self.lock();
             let Stage::Completed { etag, .. } = inner.state.stage.clone() else { return Ok(()) };
             let mark = inner.state.mark(frozen.publication);
-            let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
-            let mut carried = headers.clone();
-            if let Some(sent) = inner.state.carried.as_ref().map(|carried| carried.xattrs.clone()) {
-                match sent {
-                    Some(xattrs) => carried.metadata.insert(XATTRS.to_owned(), xattrs),
-                    None => carried.metadata.remove(XATTRS),
-                };
-            }
+            let class = self.shared.options.storage_class.as_ref();
+            let headers = publication_headers(&frozen, &mark, class);
             let stored_between = inner.stored_between.take();
-            (Published { etag, size: frozen.size, attrs: frozen.attrs, headers: carried, stored_between }, headers)
+            // What the file has now may be newer.
+            let mut now = inner.state.headers.clone();
+            now.metadata.insert(MARK.to_owned(), mark);
+            now.storage_class = now.storage_class.or_else(|| class.cloned());
+            (Published { etag, size: frozen.size, attrs: frozen.attrs, headers, stored_between }, now)
         };
         // Before the line that ends it: after a kill from there on nothing else would tell what the object carries.
         self.shared.tell_published(&key, &published);
@@ -177,6 +178,9 @@ impl DirtyFile {
         inner.last_published = Some(published);
         inner.proved_at = Some(Instant::now());
         inner.state.headers = headers;
+        inner.tidying = true;
+        inner.live.clear();
+        inner.ready.clear();
         inner.settled_publication = frozen.publication;
         inner.reconcile = false;
         drop(inner);
@@ -184,14 +188,15 @@ impl DirtyFile {
         Ok(())
     }
 
-    /// After the proof: the journal goes if nothing newer is there; else the object becomes the base of what is.
-    pub(super) async fn rebase(self: &Arc<Self>) -> Result<(), Trouble> {
+    /// After the proof: the journal goes if nothing newer is there. Else the layers above lie over the new object as they are,
+    /// and only those of the publication go.
+    pub(super) async fn tidy(self: &Arc<Self>) -> Result<(), Trouble> {
         let journal = {
             let mut inner = self.lock();
             let several_parts =
                 inner.state.published.as_ref().is_some_and(|p| p.object.size > inner.plan.first_bytes());
             // What was synced must not come back without its bytes after a power loss.
-            if several_parts || inner.state.synced_size.is_some() {
+            if several_parts || inner.state.vouched_closes > 0 {
                 Some(inner.store()?.journal.sync_handle().map_err(super::WriteError::from)?)
             } else {
                 None
@@ -202,50 +207,31 @@ impl DirtyFile {
             let synced = tokio::task::spawn_blocking(move || journal.sync_data()).await;
             synced.map_err(|e| Trouble::Again(e.to_string()))?.map_err(super::WriteError::from)?;
         }
-        let mut guard = self.lock();
-        let inner = &mut *guard;
-        let changed = inner.new_content || inner.new_file || inner.publish_again;
-        let attrs_differ = inner.state.attrs_differ();
-        if !changed && !attrs_differ && inner.writers == 0 {
-            let done = finished(inner);
-            inner.state.rebasing = false;
-            inner.state.changed_since_freeze.clear();
-            self.retire(inner);
-            drop(guard);
+        if let Some(done) = self.retire_if_done() {
             self.shared.finished(self, done);
             self.notify();
             return Ok(());
         }
-        let key = inner.state.key.clone();
-        let (base_end, plan) = (inner.state.base_end, inner.plan.clone());
-        let kept = inner.state.changed_since_freeze.clone();
-        let store = inner.store()?;
-        let whole = ByteRange::new(0, store.spool.len());
-        let before = store.extents.spool_blocks(whole);
-        let punch = if kept.is_empty() {
-            store.extents.rebase_all(base_end)
-        } else {
-            store.extents.rebase(base_end, |block| plan.part_at(block * BLOCK_BYTES).is_some_and(|n| kept.contains(&n)))
-        };
-        for range in punch.map_err(|e| disk_error(&key, &e))? {
-            store.spool.punch(range).map_err(|e| disk_error(&key, &e))?;
-        }
-        let freed = before.saturating_sub(store.extents.spool_blocks(whole)) * BLOCK_BYTES;
-        let certain = inner.state.synced_blocks.clone().unwrap_or_default();
-        let blocks = Some(ranges_of(&inner.store()?.extents.spooled_of(&certain)));
-        self.append(inner, &Record::Rebased { blocks })?;
-        inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
-        self.shared.budget.release(freed);
-        inner.live.clear();
-        inner.ready.clear();
-        if inner.publish_again {
-            inner.publish_again = false;
-            inner.new_content |= !inner.new_file;
-            self.begin_publication(inner, true)?;
-        }
-        drop(guard);
+        let file = self.clone();
+        let put_away = tokio::task::spawn_blocking(move || file.put_away_layers()).await;
         self.notify();
+        put_away.map_err(|e| Trouble::Again(e.to_string()))?.map_err(super::WriteError::from)?;
         Ok(())
+    }
+
+    /// Puts the whole place on the disk away, if nothing newer than the proved publication is there.
+    fn retire_if_done(&self) -> Option<super::shared::Finished> {
+        let mut inner = self.lock();
+        let changed = inner.new_content || inner.new_file || inner.state.stage != Stage::Open;
+        if !changed && !inner.state.attrs_differ() && inner.writers == 0 {
+            let done = finished(&inner);
+            self.retire(&mut inner);
+            return Some(done);
+        }
+        inner.tidying = false;
+        // Full parts that were written meanwhile.
+        inner.resend();
+        None
     }
 }
 
@@ -261,13 +247,11 @@ pub(super) fn finished(inner: &Inner) -> super::shared::Finished {
     }
 }
 
-impl Inner {
-    /// Headers of a publication: those of the file, its attributes, its mark.
-    pub(super) fn publication_headers(&self, frozen: &Frozen, mark: &str, class: Option<&String>) -> ObjectHeaders {
-        let mut headers = self.state.headers.clone();
-        write_attrs(&mut headers.metadata, &frozen.attrs);
-        headers.metadata.insert(MARK.to_owned(), mark.to_owned());
-        headers.storage_class = headers.storage_class.or_else(|| class.cloned());
-        headers
-    }
+/// Headers of a publication: those of the file at its close, its attributes, its mark.
+pub(super) fn publication_headers(frozen: &Frozen, mark: &str, class: Option<&String>) -> ObjectHeaders {
+    let mut headers = frozen.headers.clone();
+    write_attrs(&mut headers.metadata, &frozen.attrs);
+    headers.metadata.insert(MARK.to_owned(), mark.to_owned());
+    headers.storage_class = headers.storage_class.or_else(|| class.cloned());
+    headers
 }

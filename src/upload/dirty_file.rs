@@ -3,25 +3,26 @@
 //! All of a file's changing state (`inner.rs`) is behind one lock; it is held for local disk work only, never across a
 //! request to BOS. `publish.rs` freezes and waits, `driver.rs` and its steps send.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::inner::{Inner, Removal, Store};
+use super::checkpoint::JOURNAL_BYTES_MIN;
 use super::shared::Shared;
 use super::state::{FileState, Stage};
 use super::{Opening, Published, WriteError};
 use crate::bos::client::ObjectHeaders;
 use crate::journal::log::errno_of;
+use crate::journal::record::FORMAT;
 use crate::journal::{Journal, Record};
-use crate::object::{ByteRange, FileAttrs, ObjectKey, Timestamp};
+use crate::object::{FileAttrs, ObjectKey, Timestamp};
 use crate::write::block_map::BLOCK_BYTES;
-use crate::write::extents::Extents;
+use crate::write::layers::{Layer, remove_files};
 use crate::write::spool::Spool;
 
 /// How long changes of a finished object's attributes are gathered before they are sent.
@@ -30,6 +31,8 @@ const ATTRS_GATHERED: Duration = Duration::from_millis(500);
 /// One file with bytes that BOS does not have (or has not proved) yet. All methods that are not `async` return without
 /// waiting for the network.
 pub struct DirtyFile {
+    /// Itself, for tasks that it starts.
+    me: Weak<DirtyFile>,
     pub(super) shared: Arc<Shared>,
     inner: Mutex<Inner>,
     /// Counts changes that a waiter may wait for.
@@ -39,63 +42,25 @@ pub struct DirtyFile {
 }
 
 impl DirtyFile {
-    pub(super) fn begin(shared: Arc<Shared>, opening: Opening) -> Self {
+    pub(super) fn begin(shared: Arc<Shared>, opening: Opening) -> Arc<Self> {
         let size = opening.base.as_ref().map_or(0, |base| base.size);
         let state = FileState::opened(&opened_record(&shared, String::new(), &opening))
             .unwrap_or_else(|_| unreachable!("an opened record of our own format"));
         let plan = shared.plan_for(None);
         let jobs_max = shared.jobs_max();
-        Self::with_inner(
-            shared,
-            Inner {
-                state,
-                store: None,
-                size,
-                plan,
-                live: BTreeMap::new(),
-                writers: 0,
-                new_content: false,
-                inherited: false,
-                check_base: false,
-                new_file: opening.created,
-                publish_again: false,
-                ready: BTreeSet::new(),
-                last_part: None,
-                send_all: false,
-                reconcile: false,
-                driving: false,
-                broken: false,
-                retry_at: None,
-                tries: 0,
-                last_error: None,
-                settled_publication: 0,
-                removal: Removal::None,
-                spooled_bytes: 0,
-                last_published: None,
-                proved_at: None,
-                given_away: false,
-                stored_between: None,
-                meter: Default::default(),
-                suspect_base: false,
-                jobs_max,
-                temporary: opening.temporary,
-                parked_until: None,
-                attrs_due: None,
-                attrs_held: 0,
-                copying_attrs: false,
-                misplaced: false,
-                sync_failed: None,
-                ctime: opening.attrs.mtime,
-                failures: 0,
-                failures_told: 0,
-            },
-        )
+        let inner = Inner {
+            size,
+            new_file: opening.created,
+            temporary: opening.temporary,
+            ..Inner::new(state, None, plan, jobs_max)
+        };
+        Self::with_inner(shared, inner)
     }
 
-    pub(super) fn recovered(shared: Arc<Shared>, state: FileState, store: Store) -> Self {
-        let size = store.spool.len();
+    pub(super) fn recovered(shared: Arc<Shared>, state: FileState, store: Store) -> Arc<Self> {
+        let size = store.layers.last().map_or_else(|| state.base.as_ref().map_or(0, |base| base.size), Layer::size);
         let plan = state.upload.as_ref().map_or_else(|| shared.plan_for(None), |upload| upload.plan.clone());
-        let spooled_bytes = store.extents.spool_blocks(ByteRange::new(0, size)) * BLOCK_BYTES;
+        let spooled_bytes = store.spool_blocks() * BLOCK_BYTES;
         shared.budget.take(spooled_bytes);
         shared.stores.fetch_add(1, Ordering::Relaxed);
         let jobs_max = shared.jobs_max();
@@ -103,74 +68,37 @@ impl DirtyFile {
             Some(frozen) => frozen.publication - 1,
             None => state.publications,
         };
-        let whole = ByteRange::new(0, size);
-        let untouched = state.base.as_ref().is_some_and(|base| base.size == size && base.key.is_none())
-            && store.extents.is_untouched(whole, size);
-        let new_content = match state.stage.frozen() {
-            Some(frozen) => size != frozen.size || !state.changed_since_freeze.is_empty(),
-            None if state.rebasing => {
-                state.base.as_ref().is_none_or(|base| base.size != size) || !state.changed_since_freeze.is_empty()
-            }
-            None => !untouched,
-        };
-        // A second close that came while the first publication was on its way.
-        let publish_again = state.closed_again;
-        let inherited = new_content && !publish_again;
-        let check_base = state.stage == Stage::Open && !state.rebasing && new_content;
+        let tidying = state.published.is_some();
         let reconcile = state.upload.is_some() || !matches!(state.stage, Stage::Open | Stage::Closed(_));
-        Self::with_inner(
-            shared,
-            Inner {
-                size,
-                plan,
-                live: BTreeMap::new(),
-                writers: 0,
-                new_content,
-                inherited,
-                check_base,
-                new_file: false,
-                publish_again,
-                ready: BTreeSet::new(),
-                last_part: None,
-                send_all: false,
-                reconcile,
-                driving: false,
-                broken: false,
-                retry_at: None,
-                tries: 0,
-                last_error: None,
-                settled_publication,
-                removal: if state.unlinked || state.discarded { Removal::Wanted } else { Removal::None },
-                spooled_bytes,
-                last_published: None,
-                proved_at: None,
-                given_away: false,
-                stored_between: None,
-                meter: Default::default(),
-                suspect_base: false,
-                jobs_max,
-                temporary: None,
-                parked_until: None,
-                attrs_due: None,
-                attrs_held: 0,
-                copying_attrs: false,
-                misplaced: false,
-                sync_failed: None,
-                ctime: state.attrs.mtime,
-                // Whoever was told of an old conflict is gone.
-                failures: u64::from(state.conflict.is_some()),
-                failures_told: 0,
-                state,
-                store: Some(store),
-            },
-        )
+        // Whoever was told of an old conflict is gone.
+        let failures = u64::from(state.conflict.is_some());
+        let mut inner = Inner {
+            size,
+            reconcile,
+            settled_publication,
+            tidying,
+            removal: if state.unlinked || state.discarded { Removal::Wanted } else { Removal::None },
+            spooled_bytes,
+            failures,
+            ..Inner::new(state, Some(store), plan, jobs_max)
+        };
+        inner.new_content = inner.has_open_changes();
+        inner.inherited = inner.new_content;
+        inner.check_base = inner.state.stage == Stage::Open && !tidying && inner.new_content;
+        Self::with_inner(shared, inner)
     }
 
-    fn with_inner(shared: Arc<Shared>, inner: Inner) -> Self {
+    fn with_inner(shared: Arc<Shared>, inner: Inner) -> Arc<Self> {
         if inner.state.reads_elsewhere() {
             shared.has_clones.store(true, Ordering::SeqCst);
         }
-        Self { shared, inner: Mutex::new(inner), changed: watch::Sender::new(0), wake: Notify::new() }
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            shared,
+            inner: Mutex::new(inner),
+            changed: watch::Sender::new(0),
+            wake: Notify::new(),
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -185,6 +113,11 @@ impl DirtyFile {
     /// Tells everybody who waits for a change of this file.
     pub(super) fn notify(&self) {
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Itself, to be kept by a task; `None` only while it is being made or dropped.
+    pub(super) fn me(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
@@ -239,8 +172,8 @@ impl DirtyFile {
         }
         self.materialise(&mut inner)?;
         self.append(&mut inner, &Record::Attrs { attrs })?;
-        if let Some(store) = &inner.store {
-            note_mtime(&store.spool, &inner.state.key, attrs.mtime);
+        if let Some(top) = inner.store.as_ref().and_then(|store| store.layers.last()) {
+            note_mtime(&top.spool, &inner.state.key, attrs.mtime);
         }
         self.attrs_changed(inner);
         Ok(())
@@ -310,6 +243,14 @@ impl DirtyFile {
         let key = inner.state.key.clone();
         inner.store()?.journal.append(record).map_err(|e| disk_error(&key, &e))?;
         inner.state.apply(record);
+        inner.unsynced = true;
+        let store = inner.store.as_mut();
+        if let Some(store) = store {
+            store.follow(&inner.state);
+            if store.journal.len_bytes() >= store.checkpoint_at {
+                self.consider_checkpoint(inner);
+            }
+        }
         if inner.state.reads_elsewhere() {
             self.shared.has_clones.store(true, Ordering::SeqCst);
         }
@@ -335,12 +276,12 @@ impl DirtyFile {
             let (journal_id, dir) = self.shared.state_dir.create_upload()?;
             let opened = opened_record(&self.shared, journal_id, &opening);
             let fill = || -> std::io::Result<Store> {
-                let spool = Arc::new(Spool::create(&dir, inner.size)?);
-                note_mtime(&spool, &key, opening.attrs.mtime);
-                let extents = Extents::create(&dir, inner.size)?;
+                let layer = Layer::create(&dir, 1, inner.size)?;
+                note_mtime(&layer.spool, &key, opening.attrs.mtime);
                 // Last: a directory without a journal holds nothing that was accepted.
                 let journal = Journal::create(&dir, &opened)?;
-                Ok(Store { dir: dir.clone(), journal, spool, extents })
+                let (layers, dropped) = (vec![layer], Vec::new());
+                Ok(Store { dir: dir.clone(), journal, layers, dropped, checkpoint_at: JOURNAL_BYTES_MIN })
             };
             let store = fill().inspect_err(|_| {
                 // Nothing was accepted in it. What cannot be removed now is removed by the next mount.
@@ -356,6 +297,8 @@ impl DirtyFile {
         // Waiters count over all journals that this file has had in this process.
         inner.state.publications = inner.settled_publication;
         inner.misplaced = false;
+        inner.tidying = false;
+        inner.unsynced = true;
         inner.plan = self.shared.plan_for(inner.state.base.as_ref().map(|base| base.size));
         inner.store = Some(store);
         self.shared.stores.fetch_add(1, Ordering::Relaxed);
@@ -374,6 +317,28 @@ impl DirtyFile {
             inner.reconcile = true;
         }
         Ok(())
+    }
+
+    /// Makes sure that there is a layer which takes what is written: none that belongs to something closed.
+    pub(super) fn open_layer(self: &Arc<Self>, inner: &mut Inner) -> Result<(), WriteError> {
+        self.materialise(inner)?;
+        if inner.state.open_layer().is_some() {
+            return Ok(());
+        }
+        let (key, id, base_end) = (inner.state.key.clone(), inner.state.layers_made + 1, inner.size);
+        let mtime = inner.state.attrs.mtime;
+        let dir = inner.store()?.dir.clone();
+        let layer = Layer::create(&dir, id, base_end).map_err(|e| disk_error(&key, &e))?;
+        note_mtime(&layer.spool, &key, mtime);
+        inner.store()?.layers.push(layer);
+        let begun = self.append(inner, &Record::Layer { layer: id, base_end });
+        if begun.is_err() {
+            inner.store()?.layers.pop();
+            if let Err(e) = remove_files(&dir, id) {
+                log::warn!("{key}: a layer that was not begun cannot be removed from {}: {e}", dir.display());
+            }
+        }
+        begun
     }
 
     /// Takes the place on the local disk back: everything is in BOS, or gone. The names go at once; the blocks behind, since
@@ -398,6 +363,7 @@ impl DirtyFile {
         inner.ready.clear();
         inner.reconcile = false;
         inner.sync_failed = None;
+        inner.tidying = false;
         inner.attrs_due = None;
         inner.temporary = None;
         inner.parked_until = None;
@@ -413,7 +379,7 @@ fn note_mtime(spool: &Spool, key: &ObjectKey, mtime: Timestamp) {
 
 fn opened_record(shared: &Shared, journal_id: String, opening: &Opening) -> Record {
     Record::Opened {
-        format: 1,
+        format: FORMAT,
         journal_id,
         key: opening.key.clone(),
         base: opening.base.clone(),

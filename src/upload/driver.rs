@@ -62,10 +62,8 @@ pub(super) enum Step {
     CopyAttrs,
     /// Abort the upload and delete the object of a removed file.
     Remove,
-    /// Bring spool and map over to the new base.
-    Rebase,
-    /// Freeze the present state in place of one that is lost.
-    Refreeze,
+    /// Put away what a proved publication left on the disk.
+    Tidy,
     /// End an upload under a key that the file does not have.
     EndUpload,
     /// CopyObject: the whole file is another object's bytes.
@@ -188,8 +186,7 @@ impl DirtyFile {
             Step::Prove => self.prove().await,
             Step::CopyAttrs => self.send_attrs_now().await,
             Step::Remove => self.remove().await,
-            Step::Rebase => self.rebase().await,
-            Step::Refreeze => self.refreeze(),
+            Step::Tidy => self.tidy().await,
             Step::EndUpload => self.end_upload().await,
             Step::Clone => self.clone_object().await,
             Step::Unpark => Ok(self.unpark()?),
@@ -343,8 +340,8 @@ impl Inner {
         if self.store.is_none() || self.broken || self.state.failed.is_some() || self.state.conflict.is_some() {
             return idle;
         }
-        if self.state.rebasing {
-            return alone(Step::Rebase);
+        if self.tidying {
+            return alone(Step::Tidy);
         }
         if self.check_base {
             return alone(Step::CheckBase);
@@ -361,7 +358,6 @@ impl Inner {
             return alone(Step::Reconcile);
         }
         match self.state.stage.clone() {
-            Stage::Closed(_) | Stage::Completing { .. } if self.state.frozen_lost => alone(Step::Refreeze),
             Stage::Completed { .. } => alone(Step::Prove),
             Stage::Putting { .. } => alone(Step::Put),
             Stage::Closed(frozen) | Stage::Completing { frozen, .. } if self.is_clone(frozen.size) => {
@@ -401,13 +397,14 @@ impl Inner {
     /// The publication list of the frozen (or present) size.
     pub(super) fn pieces(&self, size: u64) -> Vec<Piece> {
         let copyable = self.base().is_some();
+        let view = self.view();
         copy_runs(&self.plan, size, |number| {
             let range = self.plan.range_in(number, size);
-            // Parts that BOS has already are cheaper than a copy that splits a run; parts changed after the freeze would
-            // not be untouched any more, but they were sent before.
+            // Parts that BOS has already are cheaper than a copy that splits a run.
             copyable
-                && !self.state.is_sent_for_publication(number, range.len())
-                && self.store.as_ref().is_some_and(|store| store.extents.is_untouched(range, size))
+                && !self.state.is_sent(number, range.len())
+                && self.store.is_some()
+                && view.is_untouched(range)
         })
     }
 
@@ -417,9 +414,7 @@ impl Inner {
         for piece in self.pieces(size) {
             let number = piece.part();
             let done = match piece {
-                Piece::Upload(number) => {
-                    self.state.is_sent_for_publication(number, self.plan.range_in(number, size).len())
-                }
+                Piece::Upload(number) => self.state.is_sent(number, self.plan.range_in(number, size).len()),
                 Piece::Copy { range, .. } => self.state.is_copied(number, range),
             };
             if done {

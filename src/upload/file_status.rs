@@ -67,7 +67,7 @@ impl DirtyFile {
                 "copied"
             } else if inner.live.get(&number).is_some_and(|live| live.job.is_some()) {
                 "sending"
-            } else if inner.store.as_ref().is_none_or(|s| s.extents.is_untouched(plan.range_in(number, size), size)) {
+            } else if inner.view().is_untouched(plan.range_in(number, size)) {
                 "base"
             } else {
                 "dirty"

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
@@ -12,9 +11,8 @@ use super::{Opening, Published, Temporary, WriteError};
 use crate::journal::Journal;
 use crate::journal::record::Publication;
 use crate::object::{BaseObject, ByteRange, Checksum, ObjectKey, PartNumber, Timestamp};
-use crate::write::extents::Extents;
+use crate::write::layers::{Layer, View};
 use crate::write::part_plan::PartPlan;
-use crate::write::spool::Spool;
 
 /// Largest object that CopyObject takes (BOS docs, CopyObject: 5 GB).
 pub const COPY_BYTES_MAX: u64 = 5_000_000_000;
@@ -23,8 +21,28 @@ pub const COPY_BYTES_MAX: u64 = 5_000_000_000;
 pub(super) struct Store {
     pub(super) dir: PathBuf,
     pub(super) journal: Journal,
-    pub(super) spool: Arc<Spool>,
-    pub(super) extents: Extents,
+    /// Those of [`FileState::layers`], in the same order.
+    pub(super) layers: Vec<Layer>,
+    /// Layers that no state needs any more: their files go once the line that says so is on stable storage.
+    pub(super) dropped: Vec<Layer>,
+    /// Length of the journal at which it is looked at again whether a checkpoint should take its place.
+    pub(super) checkpoint_at: u64,
+}
+
+impl Store {
+    /// Puts layers aside that `state` knows no more.
+    pub(super) fn follow(&mut self, state: &FileState) {
+        if self.layers.len() != state.layers.len() {
+            let (kept, gone) = std::mem::take(&mut self.layers).into_iter().partition(|l| state.layer(l.id).is_some());
+            self.layers = kept;
+            self.dropped.extend::<Vec<Layer>>(gone);
+        }
+    }
+
+    /// Blocks in all spools.
+    pub(super) fn spool_blocks(&self) -> u64 {
+        self.layers.iter().chain(&self.dropped).map(Layer::spool_blocks).sum()
+    }
 }
 
 /// What is known of a part in this process only.
@@ -72,8 +90,12 @@ pub(super) struct Inner {
     pub(super) check_base: bool,
     /// Created or cut to 0 since the last freeze: a release publishes it.
     pub(super) new_file: bool,
-    /// Publish again once the present publication ended.
-    pub(super) publish_again: bool,
+    /// A publication is proved; what is left of it here is to be put away.
+    pub(super) tidying: bool,
+    /// Something changed since the last sync began.
+    pub(super) unsynced: bool,
+    /// Syncs that are under way.
+    pub(super) syncs: u32,
     /// Parts that are full and whose writer has moved on.
     pub(super) ready: BTreeSet<PartNumber>,
     pub(super) last_part: Option<PartNumber>,
@@ -128,6 +150,67 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// Of a file of which nothing is on its way yet.
+    pub(super) fn new(state: FileState, store: Option<Store>, plan: PartPlan, jobs_max: usize) -> Self {
+        Self {
+            size: 0,
+            plan,
+            live: BTreeMap::new(),
+            writers: 0,
+            new_content: false,
+            inherited: false,
+            check_base: false,
+            new_file: false,
+            tidying: false,
+            unsynced: true,
+            syncs: 0,
+            ready: BTreeSet::new(),
+            last_part: None,
+            send_all: false,
+            reconcile: false,
+            driving: false,
+            broken: false,
+            retry_at: None,
+            tries: 0,
+            last_error: None,
+            settled_publication: 0,
+            removal: Removal::None,
+            spooled_bytes: 0,
+            last_published: None,
+            proved_at: None,
+            given_away: false,
+            stored_between: None,
+            meter: Default::default(),
+            suspect_base: false,
+            jobs_max,
+            temporary: None,
+            parked_until: None,
+            attrs_due: None,
+            attrs_held: 0,
+            copying_attrs: false,
+            sync_failed: None,
+            misplaced: false,
+            ctime: state.attrs.mtime,
+            failures: 0,
+            failures_told: 0,
+            state,
+            store,
+        }
+    }
+
+    /// Whether the file differs from the last state of it that was closed; where none was, from its base.
+    pub(super) fn has_open_changes(&self) -> bool {
+        if self.state.last_closed().is_some() || self.state.published.is_some() {
+            return self.state.open_layer().is_some_and(|layer| {
+                let whole = ByteRange::new(0, self.size);
+                let top = self.store.as_ref().and_then(|store| store.layers.last());
+                layer.base_end != self.size || top.is_some_and(|top| !top.extents.is_untouched(whole, self.size))
+            });
+        }
+        let is_base = self.base().is_some_and(|base| base.size == self.size && base.key.is_none());
+        !(is_base && self.open_view().is_untouched(ByteRange::new(0, self.size)))
+    }
+
     pub(super) fn store(&mut self) -> Result<&mut Store, WriteError> {
         let key = &self.state.key;
         self.store.as_mut().ok_or_else(|| WriteError::failed(libc::EIO, format!("{key}: the journal is closed")))
@@ -137,8 +220,7 @@ impl Inner {
     pub(super) fn is_pending(&self) -> bool {
         self.new_content
             || self.new_file
-            || self.publish_again
-            || self.state.rebasing
+            || self.tidying
             || self.state.stage != Stage::Open
             || self.state.interrupted.is_some()
             || self.state.failed.is_some()
@@ -159,44 +241,55 @@ impl Inner {
         }
     }
 
+    /// What the publication under way freezes; where there is none, what the file is now.
+    pub(super) fn view(&self) -> View<'_> {
+        match self.state.stage.frozen() {
+            Some(frozen) => self.view_of(self.state.depth_of(frozen), frozen.size),
+            None => self.open_view(),
+        }
+    }
+
+    /// What the file is now.
+    pub(super) fn open_view(&self) -> View<'_> {
+        self.view_of(usize::MAX, self.size)
+    }
+
+    fn view_of(&self, depth: usize, size: u64) -> View<'_> {
+        let layers = self.store.as_ref().map_or(&[][..], |store| &store.layers);
+        View::new(&layers[..depth.min(layers.len())], size)
+    }
+
     /// Whether the whole frozen state is another object's bytes, so that one copy makes it.
     pub(super) fn is_clone(&self, size: u64) -> bool {
         let Some(base) = self.base().filter(|base| base.key.is_some()) else { return false };
         size > 0
             && base.size == size
             && size <= COPY_BYTES_MAX
-            && self.store.as_ref().is_some_and(|s| s.extents.is_untouched(ByteRange::new(0, size), size))
+            && self.store.is_some()
+            && self.view().is_untouched(ByteRange::new(0, size))
     }
 
-    /// Whether bytes of `range` belong to the frozen state and are not in BOS yet.
-    pub(super) fn is_frozen(&self, range: ByteRange) -> bool {
-        if self.removal != Removal::None {
-            // Nothing of it is published any more.
-            return false;
-        }
-        let frozen = match &self.state.stage {
-            Stage::Open | Stage::Completed { .. } => return false,
-            // From Complete on, BOS has every part of the frozen state. Without an upload it is a copy of another object,
-            // which may have to be made once more.
-            Stage::Completing { .. } => return self.state.upload.is_none(),
-            // Its one body is read while it is sent; bytes behind it in the same part would change the part's seal.
-            Stage::Putting { .. } => return range.start < self.plan.first_bytes(),
-            Stage::Closed(frozen) => frozen,
-        };
-        if frozen.size <= self.plan.first_bytes() {
-            return range.start < self.plan.first_bytes();
-        }
-        let whole = ByteRange::new(0, frozen.size);
-        self.plan.parts_in(range.intersect(whole)).any(|number| {
-            let len = self.plan.range_in(number, frozen.size).len();
-            // A part that was copied from the base under a lower number is not told apart here: its writer waits for the
-            // publication.
-            !self.state.is_sent_for_publication(number, len)
-        })
+    /// The layer that takes what is written, and the rest of the store; [`DirtyFile::open_layer`] has seen to it that there is
+    /// one.
+    ///
+    /// [`DirtyFile::open_layer`]: super::DirtyFile::open_layer
+    pub(super) fn top(&mut self) -> Result<&mut Layer, WriteError> {
+        let key = &self.state.key;
+        let store = self.store.as_mut().and_then(|store| store.layers.last_mut());
+        store.ok_or_else(|| WriteError::failed(libc::EIO, format!("{key}: the journal is closed")))
+    }
+
+    /// Whether what is written goes into the very state that parts are sent of: no publication is on its way.
+    pub(super) fn sends_open_state(&self) -> bool {
+        self.state.stage == Stage::Open && !self.tidying
     }
 
     /// Notes which parts the writer has filled and left. True if one is ready to be sent.
     pub(super) fn advance_writer(&mut self, written: ByteRange) -> bool {
+        if !self.sends_open_state() {
+            // Later bytes belong to the next upload.
+            return false;
+        }
         let here = self.plan.part_at(written.end - 1);
         let left: Vec<PartNumber> = self.last_part.into_iter().chain(self.plan.parts_in(written)).collect();
         self.last_part = here;
@@ -209,12 +302,11 @@ impl Inner {
                 continue;
             }
             let sent = self.state.is_sent(number, range.len());
-            if !sent && self.store.as_ref().is_some_and(|store| store.extents.is_spooled(range)) {
+            if !sent && self.open_view().is_spooled(range) {
                 woken |= self.ready.insert(number);
             }
         }
-        // While a publication is frozen, later bytes belong to the next upload.
-        woken && self.state.stage == Stage::Open
+        woken
     }
 
     /// Its bytes changed now.
@@ -222,6 +314,7 @@ impl Inner {
         let now = Timestamp::now();
         self.state.attrs.mtime = now;
         self.ctime = now;
+        self.unsynced = true;
     }
 
     /// Whether a close waits for a rename instead of publishing.
@@ -234,7 +327,7 @@ impl Inner {
         expected
             && self.state.stage == Stage::Open
             && self.state.published.is_none()
-            && !self.state.rebasing
+            && !self.tidying
             && self.removal == Removal::None
             && (self.new_content || self.new_file)
             && self.state.failed.is_none()
@@ -261,7 +354,7 @@ impl Inner {
         self.state.condition = opening.condition.clone();
         self.state.headers = opening.headers.clone();
         self.state.attrs = opening.attrs;
-        self.state.base_end = self.size;
+        self.state.layers = vec![super::state::LayerState::new(1, self.size)];
         self.state.published = None;
         self.last_published = None;
         self.proved_at = None;

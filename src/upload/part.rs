@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use crate::bos::BosErrorKind;
-use crate::bos::client::{Body, StoredOutcome};
+use crate::bos::client::{Body, BodySource as _, StoredOutcome};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, Checksum, Hasher, ObjectKey, PartNumber};
 use crate::write::block_map::BLOCK_BYTES;
-use crate::write::extents::Source;
-use crate::write::spool::Spool;
+use crate::write::extents::PartialLine;
+use crate::write::layers::LayeredBody;
 
 /// Bytes of the base fetched at once to fill a seam.
 const FILL_BYTES_MAX: u64 = 4 << 20;
@@ -100,7 +100,7 @@ impl DirtyFile {
         fail_point!("upload.part");
         self.fill(range).await?;
         let Some(sum) = self.seal(number, range).await? else { return Ok(()) };
-        let (key, upload, spool) = {
+        let (key, upload, body) = {
             let mut inner = self.lock();
             if cancel.is_cancelled() {
                 return Ok(());
@@ -113,11 +113,12 @@ impl DirtyFile {
                 return Ok(());
             }
             let Some(upload) = inner.state.upload.clone() else { return Ok(()) };
+            let Some(body) = inner.view().body(range) else { return Err(not_here(range)) };
             self.append(&mut inner, &Record::Sending { part: number, sum })?;
-            (upload.key, upload.id, inner.store()?.spool.clone())
+            (upload.key, upload.id, body)
         };
         self.shared.rate.take(sum.len).await;
-        let body = Body::Source(Arc::new(spool.body(range)));
+        let body = Body::Source(Arc::new(body));
         let sent = self.shared.client.upload_part(&key, &upload, number, body, &sum.md5).await;
         let checked = match sent {
             Ok(outcome) => check_stored(&sum, &outcome).map(|()| outcome),
@@ -166,34 +167,29 @@ impl DirtyFile {
         let range = ByteRange::new(range.start / BLOCK_BYTES * BLOCK_BYTES, range.end.next_multiple_of(BLOCK_BYTES));
         loop {
             let (key, base, gap) = {
-                let mut inner = self.lock();
+                let inner = self.lock();
                 let key = inner.state.key.clone();
                 let base = inner.base().cloned();
                 if source.is_some() && base.as_ref().and_then(|base| base.key.as_ref()) != source {
                     return Ok(());
                 }
-                let size = inner.size;
-                let Some(store) = &mut inner.store else { return Ok(()) };
-                let mut gap = None;
-                for piece in store.extents.pieces(range.intersect(ByteRange::new(0, size)), size) {
-                    match piece.from {
-                        Source::Held => {
-                            if let Some(lost) = inner.lost_in_bos() {
-                                return Err(lost);
-                            }
-                            return Err(Trouble::Final {
-                                errno: libc::ENOSPC,
-                                message: format!(
-                                    "{key}: bytes {:?} were sent, taken out of the full spool and then partly rewritten; BOS \
-                                     cannot give them back. The other bytes are kept; write these again, whole parts at a time",
-                                    piece.range
-                                ),
-                            });
-                        }
-                        Source::Base if gap.is_none() => gap = Some(piece.range),
-                        _ => {}
-                    }
+                if inner.store.is_none() {
+                    return Ok(());
                 }
+                let view = inner.view();
+                if let Some(held) = view.held(range).first() {
+                    if let Some(lost) = inner.lost_in_bos() {
+                        return Err(lost);
+                    }
+                    return Err(Trouble::Final {
+                        errno: libc::ENOSPC,
+                        message: format!(
+                            "{key}: bytes {held:?} were sent, taken out of the full spool and then partly rewritten; BOS \
+                             cannot give them back. The other bytes are kept; write these again, whole parts at a time"
+                        ),
+                    });
+                }
+                let gap = view.base_gap(range);
                 match (gap, base) {
                     (Some(gap), Some(base)) => (key, base, ByteRange::at(gap.start, gap.len().min(FILL_BYTES_MAX))),
                     _ => return Ok(()),
@@ -210,26 +206,25 @@ impl DirtyFile {
                 // These are not its bytes any more: emptied and written anew, or published meanwhile.
                 return Err(Trouble::Again(format!("{gap:?} of what it was made of is another object's now")));
             }
-            let whole = ByteRange::new(0, inner.size);
-            let Some(store) = &mut inner.store else { return Ok(()) };
-            let before = store.extents.spool_blocks(whole);
-            let spool = store.spool.clone();
-            let lines = store.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
-            let after = store.extents.spool_blocks(whole);
-            let more = after.saturating_sub(before) * BLOCK_BYTES;
+            let Some(bottom) = inner.store.as_mut().and_then(|store| store.layers.first_mut()) else { return Ok(()) };
+            let layer = bottom.id;
+            let before = bottom.spool_blocks();
+            let spool = bottom.spool.clone();
+            let lines = bottom.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
+            let more = bottom.spool_blocks().saturating_sub(before) * BLOCK_BYTES;
             inner.spooled_bytes += more;
             // Less than a part per file; a full spool must not stop the upload that empties it.
             self.shared.budget.take(more);
             // The base may be gone after the next start: the source of a copy is removed once its bytes are here.
-            for (block, ranges) in lines {
-                self.append(inner, &Record::Partial { block, ranges })?;
+            for PartialLine { block, ranges, adds } in lines {
+                self.append(inner, &Record::Partial { layer, block, ranges, adds })?;
             }
         }
     }
 
     /// The checksum of the part's present bytes; `None` when they changed while they were read.
     pub(super) async fn seal(&self, number: PartNumber, range: ByteRange) -> Result<Option<Checksum>, Trouble> {
-        let (generation, spool) = {
+        let (generation, body) = {
             let mut inner = self.lock();
             let live = inner.live.entry(number).or_default();
             if let Some((generation, sum)) = live.sealed
@@ -238,11 +233,13 @@ impl DirtyFile {
             {
                 return Ok(Some(sum));
             }
-            (live.generation, inner.store()?.spool.clone())
+            let generation = live.generation;
+            let Some(body) = inner.view().body(range) else { return Err(not_here(range)) };
+            (generation, body)
         };
         let hashing = move || {
             fail_point!("upload.hash");
-            hash(&spool, range)
+            hash(&body)
         };
         let sum = tokio::task::spawn_blocking(hashing)
             .await
@@ -288,16 +285,22 @@ impl DirtyFile {
     }
 }
 
-/// Hashes a range of the spool.
-pub(super) fn hash(spool: &Spool, range: ByteRange) -> std::io::Result<Checksum> {
+/// Bytes were asked for before all of them were in the spool: what they were read for has changed.
+pub(super) fn not_here(range: ByteRange) -> Trouble {
+    Trouble::Again(format!("{range:?} is not wholly in the spool any more"))
+}
+
+/// Hashes bytes of the spools.
+pub(super) fn hash(body: &LayeredBody) -> std::io::Result<Checksum> {
     let mut hasher = Hasher::new();
-    let mut buffer = vec![0; HASH_BYTES.min(range.len() as usize)];
-    let mut at = range.start;
-    while at < range.end {
-        let len = buffer.len().min((range.end - at) as usize);
-        spool.read_at(at, &mut buffer[..len])?;
-        hasher.update(&buffer[..len]);
-        at += len as u64;
+    let len = body.len();
+    let mut buffer = vec![0; HASH_BYTES.min(len as usize)];
+    let mut at = 0;
+    while at < len {
+        let count = buffer.len().min((len - at) as usize);
+        body.read_at(at, &mut buffer[..count])?;
+        hasher.update(&buffer[..count]);
+        at += count as u64;
     }
     Ok(hasher.finish())
 }

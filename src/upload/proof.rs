@@ -24,7 +24,7 @@ impl DirtyFile {
         let (key, frozen, etag, put) = {
             let inner = self.lock();
             let Stage::Completed { frozen, etag, put } = &inner.state.stage else { return Ok(()) };
-            (inner.state.key.clone(), *frozen, etag.clone(), *put)
+            (inner.state.key.clone(), frozen.clone(), etag.clone(), *put)
         };
         let Some(head) = self.head(&key).await? else {
             let mut inner = self.lock();
@@ -47,7 +47,8 @@ impl DirtyFile {
             date: None,
         };
         if head.size != frozen.size {
-            return self.disproved(frozen, format!("{} bytes where {} were written", head.size, frozen.size));
+            let message = format!("{} bytes where {} were written", head.size, frozen.size);
+            return self.disproved(frozen, message);
         }
         let verdict = match put {
             Some(sum) => check_stored(&sum, &outcome).map(|()| Proof::Proved),

@@ -9,6 +9,8 @@ use super::inner::{COPY_BYTES_MAX, Inner, Removal};
 use super::state::Stage;
 use crate::journal::Record;
 use crate::journal::record::Publication;
+use crate::object::{ByteRange, PartNumber};
+use crate::write::layers::View;
 
 /// How often a wait under `--timeout` looks how much of it has passed.
 const LIMIT_TICK: Duration = Duration::from_millis(500);
@@ -40,72 +42,62 @@ impl DirtyFile {
         let large = inner.base().is_some_and(|base| base.size > COPY_BYTES_MAX);
         let attrs_only = release && large && inner.attrs_pending() && !inner.new_content && !inner.new_file;
         let new = inner.new_content || (release && inner.new_file) || attrs_only;
-        let rebasing = inner.state.rebasing.then_some(inner.settled_publication);
-        let present = inner.state.stage.frozen().map(|frozen| frozen.publication).or(rebasing);
         if !new {
-            let again = inner.publish_again.then_some(1);
-            return Ok(present.map(|number| number + again.unwrap_or(0)));
+            let present = inner.state.last_closed().map(|closed| closed.publication);
+            return Ok(present.or_else(|| inner.tidying.then_some(inner.settled_publication)));
         }
         if inner.state.failed.is_some() {
             // What failed is not on its way: the newer state takes its place.
-            self.retry(inner, false)?;
-            if let Stage::Closed(frozen) = inner.state.stage {
-                self.append(inner, &Record::Superseded { publication: frozen.publication })?;
-            }
-        }
-        let present = if inner.state.stage == Stage::Open && !inner.state.rebasing { None } else { present };
-        if let Some(present) = present {
-            if !inner.state.closed_again {
-                self.append(inner, &Record::ClosedAgain)?;
-            }
-            inner.publish_again = true;
-            return Ok(Some(present + 1));
+            self.withdraw(inner)?;
         }
         self.materialise(inner)?;
-        let publication = inner.state.publications + 1;
+        let publication = match inner.state.stage.frozen() {
+            Some(frozen) => frozen.publication + 1,
+            None => inner.state.publications + 1,
+        };
         let (size, attrs) = (inner.size, inner.state.attrs);
-        self.append(inner, &Record::Closed { publication, size, attrs })?;
+        let layer = inner.state.layers.last().map_or(0, |layer| layer.id);
+        self.append(inner, &Record::Closed { publication, size, attrs, layer })?;
         inner.new_content = false;
         inner.new_file = false;
-        inner.publish_again = false;
         inner.retry_at = None;
         inner.parked_until = None;
         // What was ready early is now part of the frozen list.
         inner.ready.clear();
+        self.merge_closed(inner);
         Ok(Some(publication))
     }
 
-    /// Takes back a publication whose file is being emptied before anything irrevocable was sent.
-    pub(super) fn supersede(&self, inner: &mut Inner) -> Result<(), WriteError> {
-        if let Stage::Closed(frozen) = inner.state.stage {
-            self.append(inner, &Record::Superseded { publication: frozen.publication })?;
-            inner.settled_publication = frozen.publication;
-            inner.publish_again = false;
+    /// Forgets the failure of the last try. A publication that was not sent is taken back, and with it what waits behind it:
+    /// what is closed next has all of their bytes, and takes their place.
+    pub(super) fn withdraw(self: &Arc<Self>, inner: &mut Inner) -> Result<(), WriteError> {
+        self.retry(inner, false)?;
+        let Stage::Closed(frozen) = inner.state.stage.clone() else { return Ok(()) };
+        let depth = inner.state.depth_of(&frozen);
+        self.append(inner, &Record::Superseded { publication: frozen.publication })?;
+        inner.new_content = true;
+        // What was sent of it is that of its own layers.
+        let above = |inner: &Inner, range: ByteRange| {
+            let layers = inner.store.as_ref().map_or(&[][..], |store| &store.layers[depth..]);
+            !View::new(layers, inner.size).is_untouched(range) || range.end > inner.size
+        };
+        let sent: Vec<(PartNumber, ByteRange)> = inner
+            .state
+            .parts
+            .iter()
+            .filter(|(_, part)| part.held.is_some() && !part.dirty)
+            .map(|(number, part)| (*number, part.copied.unwrap_or_else(|| inner.plan.range_in(*number, frozen.size))))
+            .collect();
+        let changed: Vec<PartNumber> =
+            sent.into_iter().filter(|(_, range)| above(inner, *range)).map(|(part, _)| part).collect();
+        for part in changed {
+            self.append(inner, &Record::Dirtied { part })?;
         }
-        Ok(())
-    }
-
-    /// The frozen state was in BOS only, and BOS lost it: the present one is published in its place, as soon as it is
-    /// closed. Who waits for the lost one waits for this one.
-    pub(super) fn refreeze(self: &Arc<Self>) -> Result<(), super::driver::Trouble> {
-        let mut inner = self.lock();
-        if let Stage::Closed(frozen) | Stage::Completing { frozen, .. } = inner.state.stage {
-            let closed = inner.publish_again;
-            self.append(&mut inner, &Record::Superseded { publication: frozen.publication })?;
-            inner.new_content = true;
-            inner.publish_again = false;
-            let key = &inner.state.key;
-            if closed {
-                log::warn!("{key}: what was closed is lost in BOS and was changed since; the newer state is sent");
-                self.begin_publication(&mut inner, true)?;
-            } else {
-                log::warn!(
-                    "{key}: somebody ended its upload in BOS, and with it what was closed and then changed here; the newer \
-                     state is kept and sent when its writer closes it"
-                );
-                inner.inherited |= inner.writers == 0;
-            }
-        }
+        inner.live.values_mut().for_each(|live| {
+            live.generation += 1;
+            live.sealed = None;
+        });
+        self.merge_closed(inner);
         Ok(())
     }
 
@@ -220,7 +212,7 @@ impl DirtyFile {
         }
         if inner.state.interrupted.is_some() || inner.state.failed.is_some() {
             self.append(inner, &Record::Reopened)?;
-            inner.new_content |= inner.state.stage == Stage::Open && !inner.state.rebasing;
+            inner.new_content |= inner.state.stage == Stage::Open && inner.has_open_changes();
         }
         inner.retry_at = None;
         inner.tries = 0;

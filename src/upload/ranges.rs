@@ -5,11 +5,10 @@ use std::sync::Arc;
 use super::WriteError;
 use super::dirty_file::{DirtyFile, disk_error};
 use super::inner::{Inner, Removal};
-use super::state::Stage;
 use crate::journal::Record;
 use crate::object::{BaseObject, ByteRange, Condition, ETag};
 use crate::write::block_map::BLOCK_BYTES;
-use crate::write::extents::Source;
+use crate::write::layers::Place;
 
 /// Zeros written at once at the edges of a zeroed range; an edge is less than a block.
 const ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
@@ -40,18 +39,16 @@ impl DirtyFile {
         if blocks.is_empty() {
             return Ok(());
         }
-        if self.is_held(inner, blocks) {
-            return Err(WriteError::MustWait);
-        }
-        self.materialise(inner)?;
+        self.open_layer(inner)?;
         self.reopen_parked(inner)?;
         self.dirty_parts(inner, blocks)?;
-        self.append(inner, &Record::Zeroed { range: blocks })?;
+        let layer = inner.top()?.id;
+        self.append(inner, &Record::Zeroed { layer, range: blocks })?;
         let key = inner.state.key.clone();
-        let store = inner.store()?;
-        let before = store.extents.spool_blocks(blocks);
-        store.extents.zero(blocks).map_err(|e| disk_error(&key, &e))?;
-        store.extents.scrub(&store.spool, blocks).map_err(|e| disk_error(&key, &e))?;
+        let top = inner.top()?;
+        let before = top.extents.spool_blocks(blocks);
+        top.extents.zero(blocks).map_err(|e| disk_error(&key, &e))?;
+        top.extents.scrub(&top.spool, blocks).map_err(|e| disk_error(&key, &e))?;
         let freed = before * BLOCK_BYTES;
         inner.spooled_bytes = inner.spooled_bytes.saturating_sub(freed);
         self.shared.budget.release(freed);
@@ -80,34 +77,36 @@ impl DirtyFile {
         let mut guard = self.lock();
         let inner = &mut *guard;
         let end = offset.saturating_add(len);
-        let same = inner.base().is_none_or(|base| base == source || (base.key.is_none() && inner.state.base_end == 0));
+        let base_end = inner.state.base_end();
+        let same = inner.base().is_none_or(|base| base == source || (base.key.is_none() && base_end == 0));
         let fits = offset == inner.size && end <= source.size && end <= inner.plan.size_max();
-        let plain = inner.state.stage == Stage::Open && !inner.state.rebasing && inner.removal == Removal::None;
+        let plain = inner.sends_open_state() && inner.state.layers.len() <= 1 && inner.removal == Removal::None;
         if !(same && fits && plain) || inner.state.upload.is_some() || source.key.as_ref() == Some(&inner.state.key) {
             return Ok(false);
         }
         let continues = inner.base() == Some(source);
         let whole = ByteRange::new(0, inner.size);
-        if inner.size > 0 && (!continues || inner.state.base_end != inner.size) {
+        if inner.size > 0 && (!continues || base_end != inner.size) {
             return Ok(false);
         }
-        self.materialise(inner)?;
-        if !inner.store()?.extents.is_untouched(whole, whole.end) {
+        self.open_layer(inner)?;
+        if !inner.top()?.extents.is_untouched(whole, whole.end) {
             return Ok(false);
         }
         self.reopen_parked(inner)?;
         // In one line, so that a kill leaves nothing of it or all, and no zeros where the bytes should be.
         self.append(inner, &Record::Cloned { base: source.clone(), end, grows: true })?;
-        inner.store()?.extents.set_base_end(end);
+        let layer = inner.top()?.id;
+        inner.top()?.extents.set_base_end(end);
         let size = inner.size;
         if let Err(error) = self.resize_store(inner, end) {
             // Nothing of it counts.
-            inner.store()?.extents.set_base_end(size);
-            self.append(inner, &Record::Resizing { size })?;
-            self.append(inner, &Record::Resized)?;
+            inner.top()?.extents.set_base_end(size);
+            self.append(inner, &Record::Resizing { layer, size })?;
+            self.append(inner, &Record::Resized { layer })?;
             return Err(error);
         }
-        self.append(inner, &Record::Resized)?;
+        self.append(inner, &Record::Resized { layer })?;
         inner.touched();
         inner.new_content = true;
         inner.inherited = false;
@@ -122,9 +121,11 @@ impl DirtyFile {
         if offset >= size {
             return None;
         }
-        let Some(store) = &inner.store else { return Some(if hole { size } else { offset }) };
-        let pieces = store.extents.pieces(ByteRange::new(offset, size), size);
-        let found = pieces.iter().find(|piece| (piece.from == Source::Zero) == hole).map(|piece| piece.range.start);
+        if inner.store.is_none() {
+            return Some(if hole { size } else { offset });
+        }
+        let pieces = inner.open_view().pieces(ByteRange::new(offset, size));
+        let found = pieces.iter().find(|piece| (piece.from == Place::Zero) == hole).map(|piece| piece.range.start);
         if hole { found.or(Some(size)) } else { found }
     }
 }

@@ -14,7 +14,7 @@ use crate::bos::client::{ListedPart, ObjectMeta};
 use crate::journal::Record;
 use crate::object::{ByteRange, Condition, ObjectKey, PartNumber};
 use crate::posix_meta::MARK;
-use crate::write::extents::Source;
+use crate::write::layers::Place;
 use crate::write::part_plan::Piece;
 
 impl DirtyFile {
@@ -175,24 +175,22 @@ impl DirtyFile {
     /// was synced is here.
     async fn is_published_already(&self, key: &ObjectKey) -> Result<bool, Trouble> {
         let Some(head) = self.head(key).await? else { return Ok(false) };
-        let (synced, spool, size) = {
-            let mut inner = self.lock();
+        let (synced, body, size) = {
+            let inner = self.lock();
             let ours = head.headers.metadata.get(MARK).and_then(|mark| mark.split_once('.'));
             let ours = ours.is_some_and(|(journal, _)| journal == inner.state.journal_id) && inner.state.key == *key;
             if !ours || !inner.inherited || inner.state.published.is_some() {
                 return Ok(false);
             }
             let size = inner.size;
-            let whole = ByteRange::new(0, size);
-            let store = inner.store()?;
-            let synced = store.extents.is_sealable(whole, size).then(|| store.spool.clone());
-            (inner.state.synced_size.is_some(), synced, size)
+            let synced = inner.state.layers.iter().any(|layer| layer.synced_size.is_some());
+            (synced, inner.open_view().body(ByteRange::new(0, size)), size)
         };
         if !synced {
             return Ok(true);
         }
-        let (Some(spool), true, Some(expected)) = (spool, head.size == size, head.crc32c) else { return Ok(false) };
-        let found = tokio::task::spawn_blocking(move || hash(&spool, ByteRange::new(0, size))).await;
+        let (Some(body), true, Some(expected)) = (body, head.size == size, head.crc32c) else { return Ok(false) };
+        let found = tokio::task::spawn_blocking(move || hash(&body)).await;
         let found = found.map_err(|e| Trouble::Again(e.to_string()))?.map_err(|e| disk_error(key, &e))?;
         Ok(found.crcs.crc32c == expected)
     }
@@ -248,29 +246,29 @@ impl Inner {
     /// Whether bytes of the base are still missing for what is to be published.
     fn needs_base(&self) -> bool {
         let size = self.state.stage.frozen().map_or(self.size, |frozen| frozen.size);
-        let Some(store) = &self.store else { return false };
-        let from_base = |range| store.extents.pieces(range, size).iter().any(|piece| piece.from == Source::Base);
+        let view = self.view();
+        let from_base = |range| view.pieces(range).iter().any(|piece| piece.from == Place::Base);
         self.pieces(size).iter().any(|piece| match piece {
             Piece::Copy { part, range } => !self.state.is_copied(*part, *range),
             Piece::Upload(number) => {
                 let range = self.plan.range_in(*number, size);
-                !self.state.is_sent_for_publication(*number, range.len()) && from_base(range)
+                !self.state.is_sent(*number, range.len()) && from_base(range)
             }
         })
     }
 
     /// The trouble of a file of which BOS has lost bytes that were taken out of the full spool.
     pub(super) fn lost_in_bos(&self) -> Option<Trouble> {
-        let store = self.store.as_ref()?;
         let held_by_bos = |range| {
             let mut parts = self.plan.parts_in(range);
             parts.all(|number| self.state.parts.get(&number).is_some_and(|part| part.held.is_some()))
         };
-        let pieces = store.extents.pieces(ByteRange::new(0, self.size), self.size);
-        let lost: Vec<String> = pieces
+        let size = self.state.stage.frozen().map_or(self.size, |frozen| frozen.size);
+        let held = self.view().held(ByteRange::new(0, size));
+        let lost: Vec<String> = held
             .iter()
-            .filter(|piece| piece.from == Source::Held && !held_by_bos(piece.range))
-            .map(|piece| format!("{} to {}", piece.range.start, piece.range.end))
+            .filter(|range| !held_by_bos(**range))
+            .map(|range| format!("{} to {}", range.start, range.end))
             .collect();
         if lost.is_empty() {
             return None;

@@ -7,19 +7,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use super::checkpoint::JOURNAL_BYTES_MIN;
 use super::dirty_file::DirtyFile;
-use super::inner::Store;
-use super::part::hash;
+use super::inner::{Inner, Store};
 use super::shared::Shared;
-use super::state::{FileState, Stage};
+use super::state::{FileState, LayerState, Stage};
 use super::{FileStatus, InterruptedPolicy, WriteError};
 use crate::fail_point::fail_point;
 use crate::journal::log::JOURNAL_NAME;
 use crate::journal::{Journal, Record};
 use crate::object::{ByteRange, Timestamp};
-use crate::write::block_map::BLOCK_BYTES;
-use crate::write::extents::Extents;
-use crate::write::spool::Spool;
+use crate::write::layers::{Layer, layer_of_name};
+
+mod distrust;
 
 /// Journals that are read side by side when a mount starts.
 const RECOVERY_THREADS_MAX: usize = 8;
@@ -89,10 +89,7 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         }
         return Ok(None);
     }
-    let key = match replay.records.first() {
-        Some(Record::Opened { key, .. }) => key.to_string(),
-        _ => String::new(),
-    };
+    let key = replay.records.first().and_then(Record::first_key).map_or_else(String::new, ToString::to_string);
     if let Some(damage) = &replay.damage {
         let restarted = FileState::replay(&replay.records).is_ok_and(|state| state.boot_id != shared.boot_id);
         let synced_behind = replay.behind.iter().any(|record| matches!(record, Record::Synced { .. }));
@@ -107,53 +104,74 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
     // `failed` is tried again by every mount; `conflict` waits for a command.
     state.failed = None;
     state.count_from_here();
-    let spool = Spool::open(dir).map_err(|e| damaged(&key, format!("the spool cannot be opened: {e}")))?;
-    let extents =
-        Extents::open(dir, state.base_end).map_err(|e| damaged(&key, format!("the map cannot be opened: {e}")))?;
-    let mut store = Store { dir: dir.to_owned(), journal, spool: Arc::new(spool), extents };
+    let open = |layer: &LayerState| Layer::open(dir, layer.id, layer.base_end);
+    let layers: Result<Vec<Layer>, _> = state.layers.iter().map(open).collect();
+    let layers = layers.map_err(|e| damaged(&key, format!("its spool or map cannot be opened: {e}")))?;
+    remove_leftovers(dir, &state);
+    let checkpoint_at = JOURNAL_BYTES_MIN;
+    let mut store = Store { dir: dir.to_owned(), journal, layers, dropped: Vec::new(), checkpoint_at };
     restore(shared, &mut state, &mut store).map_err(|e| damaged(&key, format!("it cannot be taken up again: {e}")))?;
 
-    let file = Arc::new(DirtyFile::recovered(shared.clone(), state, store));
+    let file = DirtyFile::recovered(shared.clone(), state, store);
     let mut inner = file.lock();
-    if inner.state.stage == Stage::Open && !inner.state.unlinked && !inner.state.rebasing {
-        if !inner.is_pending() {
-            file.retire(&mut inner);
-            return Ok(None);
-        }
-        if inner.state.parked || inner.state.closed_again {
-            // Its writer closed it; the rename or the publication that it waited for did not come.
-            inner.inherited = false;
-            inner.new_content = true;
-            file.begin_publication(&mut inner, true).map_err(|e| damaged(&key, e.to_string()))?;
-            drop(inner);
-            return Ok(Some(file));
-        }
-        if inner.new_content {
-            log::warn!(
-                "{key}: its writer never closed it; it is kept, not published. Run the same command again to go on, or \
-                 `bosfs uploads complete BUCKET/{key}` to publish it as it is"
-            );
-            let settled = match shared.options.interrupted {
-                InterruptedPolicy::Keep => Ok(()),
-                InterruptedPolicy::Complete => {
-                    inner.inherited = false;
-                    file.begin_publication(&mut inner, true).map(|_| ())
-                }
-                InterruptedPolicy::Discard => file.discard(&mut inner),
-            };
-            settled.map_err(|e| damaged(&key, e.to_string()))?;
-        }
+    if inner.state.unlinked || inner.state.discarded {
+        drop(inner);
+        return Ok(Some(file));
     }
+    if !inner.is_pending() {
+        file.retire(&mut inner);
+        return Ok(None);
+    }
+    let settled = if inner.state.parked {
+        // Its writer closed it; the rename that it waited for did not come.
+        inner.inherited = false;
+        inner.new_content = true;
+        file.begin_publication(&mut inner, true).map(|_| ())
+    } else if inner.new_content {
+        interrupted(&file, &mut inner)
+    } else {
+        Ok(())
+    };
+    settled.map_err(|e| damaged(&key, e.to_string()))?;
     drop(inner);
     Ok(Some(file))
 }
 
+/// What is newer than the last close: its writer is dead.
+fn interrupted(file: &Arc<DirtyFile>, inner: &mut Inner) -> Result<(), WriteError> {
+    let key = inner.state.key.clone();
+    let closed = inner.state.stage != Stage::Open || inner.tidying;
+    let what = if closed { "what was written after its last close" } else { "it" };
+    log::warn!(
+        "{key}: its writer never closed it; {what} is kept, not published. Run the same command again to go on, or \
+         `bosfs uploads complete BUCKET/{key}` to publish it as it is"
+    );
+    match file.shared.options.interrupted {
+        InterruptedPolicy::Keep => Ok(()),
+        InterruptedPolicy::Complete => {
+            inner.inherited = false;
+            file.begin_publication(inner, true).map(|_| ())
+        }
+        InterruptedPolicy::Discard if closed => file.discard_open(inner),
+        InterruptedPolicy::Discard => file.discard(inner),
+    }
+}
+
+/// Files of layers that the journal does not name: they were about to be made or to go when bosfs was killed.
+fn remove_leftovers(dir: &Path, state: &FileState) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let layer = entry.file_name().to_str().and_then(layer_of_name);
+        if layer.is_some_and(|layer| state.layer(layer).is_none())
+            && let Err(e) = std::fs::remove_file(entry.path())
+        {
+            log::warn!("{}: {e}", entry.path().display());
+        }
+    }
+}
+
 /// The status entry of a journal whose recovery panicked.
 fn unrecovered(dir: &Path) -> FileStatus {
-    let first = catch_unwind(|| match Journal::read(dir).ok()?.records.into_iter().next() {
-        Some(Record::Opened { key, .. }) => Some(key.to_string()),
-        _ => None,
-    });
+    let first = catch_unwind(|| Some(Journal::read(dir).ok()?.records.first()?.first_key()?.to_string()));
     FileStatus {
         key: first.ok().flatten().unwrap_or_default(),
         journal_id: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -171,124 +189,45 @@ fn unrecovered(dir: &Path) -> FileStatus {
 /// Finishes what a kill or a power loss left half-done on the local disk.
 fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<(), WriteError> {
     fail_point!("upload.recover");
-    // The spool's own time is that of the last write, or as set since; what is done here does not count.
-    let modified = store.spool.modified().ok().filter(|_| {
+    // The top spool's own time is that of the last write, or as set since; what is done here does not count.
+    let modified = store.layers.last().and_then(|top| top.spool.modified().ok()).filter(|_| {
         let published = state.published.as_ref();
         state.stage == Stage::Open && published.is_none_or(|published| published.attrs != state.attrs)
     });
     if let Some(modified) = modified {
         state.attrs.mtime = state.attrs.mtime.max(modified);
     }
-    for (block, ranges) in state.partials.clone() {
-        store.extents.set_partial(block, ranges);
-    }
-    if let Some(size) = state.resizing {
-        store.spool.set_len(size)?;
-        store.extents.truncate(u64::MAX, size)?;
-        append(state, store, &Record::Resized)?;
-    }
-    // A write that was cut off before the map was set was never accepted: the file ends where it did before.
-    let accepted_end = state.size_journaled.max(store.extents.end());
-    if store.spool.len() > accepted_end {
-        store.spool.set_len(accepted_end)?;
+    for index in 0..state.layers.len() {
+        let known = state.layers[index].clone();
+        let layer = &mut store.layers[index];
+        for (block, ranges) in known.partials {
+            layer.extents.set_partial(block, ranges);
+        }
+        if let Some(size) = known.resizing {
+            layer.spool.set_len(size)?;
+            layer.extents.truncate(u64::MAX, size)?;
+            append(state, store, &Record::Resized { layer: known.id })?;
+        }
+        let layer = &mut store.layers[index];
+        // A write that was cut off before the map was set was never accepted: the file ends where it did before.
+        let accepted_end = known.size_journaled.max(layer.extents.end());
+        if layer.size() > accepted_end {
+            layer.spool.set_len(accepted_end)?;
+        }
     }
     if state.boot_id != shared.boot_id {
-        distrust(state, store)?;
+        distrust::distrust(state, store)?;
         append(state, store, &Record::Booted { boot_id: shared.boot_id.clone() })?;
     }
-    let whole = ByteRange::new(0, store.spool.len());
-    store.extents.scrub(&store.spool, whole)?;
-    Ok(())
-}
-
-/// The machine was restarted: only synced bytes and parts that BOS holds are what they were. Everything else is again what
-/// it was before it was written, and what was to be published of it is not.
-fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), WriteError> {
-    let key = state.key.clone();
-    let size = store.spool.len();
-    if let Stage::Putting { sum, .. } = &state.stage
-        && sum.len == size
-        && hash(&store.spool, ByteRange::new(0, size)).is_ok_and(|found| found == *sum)
-    {
-        return Ok(());
-    }
-    let (in_bos, intact) = check_sent(state, store, size)?;
-    let is_certain = |block: u64| {
-        let range = ByteRange::at(block * BLOCK_BYTES, BLOCK_BYTES).intersect(ByteRange::new(0, size));
-        state.synced_blocks.as_ref().is_none_or(|synced| synced.contains(block))
-            || intact.iter().any(|part| part.start <= range.start && range.end <= part.end)
-    };
-    let is_held = |block: u64| {
-        let upload = state.upload.as_ref();
-        let part = upload.and_then(|upload| upload.plan.part_at(block * BLOCK_BYTES));
-        part.and_then(|part| state.parts.get(&part)).is_some_and(|part| part.punched)
-    };
-    let lost = store.extents.revert(is_certain, is_held)?;
-    // As far as synced bytes, the base and what BOS holds reach without a gap, the file is known.
-    let mut known_end = state.synced_size.unwrap_or(0).max(store.extents.base_end()).min(size);
-    for part in in_bos {
-        if part.start <= known_end {
-            known_end = known_end.max(part.end);
-        }
-    }
-    let frozen = match &state.stage {
-        // BOS has all of it, or tells whether it has.
-        Stage::Completing { .. } | Stage::Completed { .. } => return Ok(()),
-        Stage::Open if state.rebasing => return Ok(()),
-        Stage::Open => None,
-        Stage::Closed(frozen) | Stage::Putting { frozen, .. } => Some(*frozen),
-    };
-    if let Some(frozen) = frozen {
-        let synced = state.synced_since_closed && matches!(state.stage, Stage::Closed(_)) && size >= frozen.size;
-        if synced {
-            known_end = known_end.max(frozen.size);
-        } else if lost || known_end < frozen.size {
-            log::warn!("{key}: the machine was restarted before all of it was synced; it is not published");
-            append(state, store, &Record::Superseded { publication: frozen.publication })?;
-        }
-    }
-    if known_end < size {
-        log::warn!("{key}: the machine was restarted; of its {size} bytes the first {known_end} are known to be whole");
-        append(state, store, &Record::Resizing { size: known_end })?;
-        store.spool.set_len(known_end)?;
-        store.extents.truncate(size, known_end)?;
-        append(state, store, &Record::Resized)?;
+    for layer in &store.layers {
+        layer.extents.scrub(&layer.spool, ByteRange::new(0, layer.size()))?;
     }
     Ok(())
-}
-
-/// The ranges of parts that BOS holds, and those of them that the spool has as well. The others are BOS's alone from here on.
-fn check_sent(
-    state: &mut FileState,
-    store: &mut Store,
-    size: u64,
-) -> Result<(Vec<ByteRange>, Vec<ByteRange>), WriteError> {
-    let (mut in_bos, mut intact) = (Vec::new(), Vec::new());
-    let Some(upload) = state.upload.clone() else { return Ok((in_bos, intact)) };
-    for number in upload.plan.parts_in(ByteRange::new(0, size)) {
-        let range = upload.plan.range_in(number, size);
-        if !state.is_sent(number, range.len()) {
-            continue;
-        }
-        in_bos.push(range);
-        let part = &state.parts[&number];
-        let sum = part.held.as_ref().and_then(|held| held.sum);
-        if sum.is_some_and(|sum| hash(&store.spool, range).is_ok_and(|found| found == sum)) {
-            intact.push(range);
-            continue;
-        }
-        if !part.punched {
-            append(state, store, &Record::Punched { part: number })?;
-        }
-        for hole in store.extents.hold(range)? {
-            store.spool.punch(hole)?;
-        }
-    }
-    Ok((in_bos, intact))
 }
 
 fn append(state: &mut FileState, store: &mut Store, record: &Record) -> Result<(), WriteError> {
     store.journal.append(record)?;
     state.apply(record);
+    store.follow(state);
     Ok(())
 }

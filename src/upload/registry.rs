@@ -286,7 +286,7 @@ impl Uploads {
                 // However many stay, looking for them costs each opening no more than a few of them.
                 self.shared.forget_above.store(REMEMBERED_MAX.max(2 * files.len()), Ordering::Relaxed);
             }
-            let begin = || Arc::new(DirtyFile::begin(self.shared.clone(), opening.clone()));
+            let begin = || DirtyFile::begin(self.shared.clone(), opening.clone());
             files.entry(opening.key.clone()).or_insert_with(begin).clone()
         };
         {
@@ -387,8 +387,7 @@ impl Uploads {
                 let inner = file.lock();
                 let stuck = inner.state.failed.is_some() || inner.state.conflict.is_some();
                 let under_way = inner.state.stage != Stage::Open
-                    || inner.state.rebasing
-                    || inner.publish_again
+                    || inner.tidying
                     || inner.removal == Removal::Wanted
                     || (inner.writers == 0 && inner.attrs_pending() && !inner.new_content && !inner.new_file);
                 !stuck && under_way

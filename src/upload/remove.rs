@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Published;
-use super::complete::finished;
+use super::complete::{finished, publication_headers};
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
@@ -120,14 +120,14 @@ impl DirtyFile {
         }
         let (frozen, headers) = {
             let mut inner = self.lock();
-            let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
+            let Some(frozen) = inner.state.stage.frozen().cloned() else { return Ok(()) };
             // While BOS was asked it may have been emptied, written anew and closed: that is no copy, or one of another object.
             let is_copy = inner.is_clone(frozen.size) && inner.base() == Some(&base) && inner.state.key == key;
             if inner.removal != Removal::None || !is_copy {
                 return Ok(());
             }
             let mark = inner.state.mark(frozen.publication);
-            let headers = inner.publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
+            let headers = publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
             let record = Record::Completing {
                 publication: frozen.publication,
                 mark,

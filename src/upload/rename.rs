@@ -98,7 +98,7 @@ impl DirtyFile {
     /// When the journal cannot be written.
     pub fn expect(&self, condition: Condition) -> Result<(), WriteError> {
         let mut inner = self.lock();
-        let unsent = matches!(inner.state.stage, Stage::Open | Stage::Closed(_)) && !inner.state.rebasing;
+        let unsent = matches!(inner.state.stage, Stage::Open | Stage::Closed(_)) && !inner.tidying;
         if inner.store.is_none() || !unsent || inner.removal != Removal::None {
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl DirtyFile {
             if let Some(base) = inner.state.base.clone() {
                 // Unchanged bytes are those of the object under the old key.
                 let base = BaseObject { key: Some(inner.state.base_key().clone()), ..base };
-                let end = inner.state.base_end;
+                let end = inner.state.base_end();
                 self.append(&mut inner, &Record::Cloned { base, end, grows: false })?;
             }
             let renamed = Record::Renamed { key: key.clone(), condition: Condition::Absent, base: None };
@@ -215,7 +215,7 @@ impl DirtyFile {
         self.start_driver();
         let predecessor = {
             let inner = self.lock();
-            let under_way = inner.state.stage != Stage::Open || inner.state.rebasing;
+            let under_way = inner.state.stage != Stage::Open || inner.tidying;
             if !under_way && inner.state.base.as_ref().is_some_and(|base| base.key.is_none()) {
                 return Ok(true);
             }
@@ -348,7 +348,7 @@ impl DirtyFile {
     /// What a file that is about to take its name has to wait for, and to expect at its key.
     pub fn on_the_way(self: &Arc<Self>) -> OnTheWay {
         let inner = self.lock();
-        let under_way = inner.state.rebasing || !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
+        let under_way = inner.tidying || !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
         if under_way && inner.state.conflict.is_none() && inner.state.failed.is_none() {
             drop(inner);
             self.start_driver();
@@ -364,7 +364,7 @@ impl DirtyFile {
     /// When the journal cannot be written.
     pub fn displace(self: &Arc<Self>, keep: bool) -> Result<Displaced, WriteError> {
         let mut inner = self.lock();
-        let under_way = inner.state.rebasing || !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
+        let under_way = inner.tidying || !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
         if under_way && inner.state.conflict.is_none() && inner.state.failed.is_none() {
             drop(inner);
             self.start_driver();
@@ -498,7 +498,7 @@ impl Inner {
         let state = &self.state;
         let known = self.known_object().is_some();
         let foreign = state.base.as_ref().is_some_and(|base| base.key.is_some());
-        let settled = state.stage == Stage::Open && !state.rebasing;
+        let settled = state.stage == Stage::Open && !self.tidying;
         let sent_there = state.upload.as_ref().is_none_or(|upload| upload.key == *key);
         let punched = state.parts.values().any(|part| part.punched);
         if settled && ((punched && !sent_there) || (known && foreign)) {
@@ -525,7 +525,7 @@ impl Inner {
     /// The part is ready once more, if it is full and the writer has moved on.
     pub(super) fn ready_again(&mut self, number: PartNumber) {
         let range = self.plan.range(number);
-        let is_full = range.end < self.size && self.store.as_ref().is_some_and(|store| store.extents.is_spooled(range));
+        let is_full = range.end < self.size && self.open_view().is_spooled(range);
         if is_full && self.state.stage == Stage::Open && !self.state.is_sent(number, range.len()) {
             self.ready.insert(number);
         }

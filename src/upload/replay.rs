@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::state::{Carried, FileState, Frozen, Held, Interruption, LastPublication, Stage, Upload, set_of};
+use super::state::{Carried, FileState, Frozen, Held, Interruption, LastPublication, LayerState, Stage, Upload, set_of};
 use crate::journal::Record;
-use crate::journal::record::Proof;
-use crate::object::{BaseObject, ByteRange, Condition};
+use crate::journal::record::{FORMAT, LayerId, Proof};
+use crate::object::{BaseObject, Condition};
 use crate::posix_meta::XATTRS;
 use crate::write::block_map::BLOCK_BYTES;
-use crate::write::block_set::BlockSet;
+use crate::write::extents::{PartialLine, add_partial, cut_partials};
 
 /// Why records do not add up to a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,9 +16,15 @@ pub enum ReplayError {
     /// The first line must say which file this is.
     #[error("the journal does not begin with an `opened` line")]
     NotOpened,
-    /// Written by a newer bosfs.
-    #[error("the journal has format {0}; this bosfs knows format 1: update bosfs")]
+    /// Written by a newer or an older bosfs.
+    #[error(
+        "the journal has format {0}; this bosfs reads format {FORMAT}: finish the file with the bosfs that wrote it (format 1 \
+         is that of bosfs 0.1.0)"
+    )]
     Format(u32),
+    /// The first lines are a checkpoint that does not say what they should.
+    #[error("the journal's checkpoint cannot be understood: {0}")]
+    Checkpoint(String),
 }
 
 impl FileState {
@@ -30,7 +36,10 @@ impl FileState {
         let (first, rest) = records.split_first().ok_or(ReplayError::NotOpened)?;
         let mut state = Self::opened(first)?;
         for record in rest {
-            state.apply(record);
+            match record {
+                Record::CheckpointMore { state: more } => state.take_more(more)?,
+                record => state.apply(record),
+            }
         }
         Ok(state)
     }
@@ -40,12 +49,20 @@ impl FileState {
     /// # Errors
     /// See [`FileState::replay`].
     pub fn opened(first: &Record) -> Result<Self, ReplayError> {
-        let Record::Opened { format, journal_id, key, base, condition, headers, attrs, boot_id, at } = first else {
+        let format = match first {
+            Record::Opened { format, .. } | Record::Checkpoint { format, .. } => *format,
+            _ => return Err(ReplayError::NotOpened),
+        };
+        if format != FORMAT {
+            return Err(ReplayError::Format(format));
+        }
+        if let Record::Checkpoint { state, key, .. } = first {
+            return Self::of_checkpoint(key, state);
+        }
+        let Record::Opened { journal_id, key, base, condition, headers, attrs, boot_id, at, .. } = first else {
             return Err(ReplayError::NotOpened);
         };
-        if *format != 1 {
-            return Err(ReplayError::Format(*format));
-        }
+        let base_bytes = base.as_ref().map_or(0, |base| base.size);
         Ok(Self {
             journal_id: journal_id.clone(),
             key: key.clone(),
@@ -64,22 +81,14 @@ impl FileState {
             initiating: false,
             upload: None,
             parts: BTreeMap::new(),
-            partials: BTreeMap::new(),
-            base_end: base.as_ref().map_or(0, |b| b.size),
-            size_journaled: base.as_ref().map_or(0, |b| b.size),
-            resizing: None,
-            synced_size: None,
-            synced_blocks: Some(BlockSet::default()),
-            syncing_blocks: BlockSet::default(),
-            synced_since_closed: false,
+            layers: vec![LayerState::new(1, base_bytes)],
+            layers_made: 1,
             stage: Stage::Open,
+            next: None,
             publications: 0,
+            closes: 0,
+            vouched_closes: 0,
             published: None,
-            changed_since_freeze: BTreeSet::new(),
-            size_min_since_freeze: None,
-            frozen_lost: false,
-            closed_again: false,
-            rebasing: false,
             interrupted: None,
             failed: None,
             conflict: None,
@@ -87,7 +96,6 @@ impl FileState {
             discarded: false,
             disproofs: 0,
             parts_sent: 0,
-            frozen_xattrs: None,
             sent_here: BTreeSet::new(),
             kept_before: 0,
         })
@@ -97,12 +105,14 @@ impl FileState {
     /// code, and what is lost by a lost line is asked of BOS again.
     pub fn apply(&mut self, record: &Record) {
         match record {
-            Record::Opened { .. } => {}
+            Record::Opened { .. } | Record::Checkpoint { .. } => {}
+            // One that makes no sense is an error of `replay`.
+            Record::CheckpointMore { state } => drop(self.take_more(state)),
             Record::Booted { boot_id } => self.boot_id.clone_from(boot_id),
             Record::Initiating => self.initiating = true,
             Record::Initiated { upload_id, plan, key } => {
                 self.initiating = false;
-                self.forget_parts();
+                self.parts.clear();
                 self.sent_here.clear();
                 let key = key.as_ref().unwrap_or(&self.key).clone();
                 self.upload = Some(Upload { id: upload_id.clone(), plan: plan.clone(), key });
@@ -118,7 +128,6 @@ impl FileState {
                 let entry = self.parts.entry(*part).or_default();
                 entry.held = Some(Held { len: sum.len, etag: etag.clone(), sum: Some(*sum) });
                 entry.dirty = false;
-                entry.frozen = false;
                 entry.copied = None;
                 if entry.sending == Some(*sum) {
                     entry.sending = None;
@@ -134,45 +143,48 @@ impl FileState {
                 let entry = self.parts.entry(*part).or_default();
                 entry.held = Some(Held { len: range.len(), etag: etag.clone(), sum: None });
                 entry.dirty = false;
-                entry.frozen = false;
                 entry.copied = Some(*range);
             }
             Record::Dirtied { part } => {
-                let is_frozen = self.stage.frozen().is_some();
                 if let Some(entry) = self.parts.get_mut(part) {
-                    entry.frozen |= is_frozen && !entry.dirty && entry.held.is_some();
                     entry.dirty = true;
-                }
-                self.closed_again = false;
-                if self.keeps_changes() {
-                    self.changed_since_freeze.insert(*part);
                 }
             }
             Record::PartLost { part } => {
                 if let Some(entry) = self.parts.get_mut(part) {
                     entry.held = None;
-                    self.frozen_lost |= std::mem::take(&mut entry.frozen);
                     entry.copied = None;
                     entry.sending = None;
                     entry.contested = false;
                 }
             }
-            Record::Partial { block, ranges } => {
-                if ranges.is_empty() {
-                    self.partials.remove(block);
-                } else {
-                    self.partials.insert(*block, ranges.clone());
+            Record::Layer { layer, base_end } => {
+                self.layers_made = self.layers_made.max(*layer);
+                if self.layer(*layer).is_none() {
+                    self.layers.push(LayerState::new(*layer, *base_end));
                 }
             }
-            Record::Resizing { size } => self.resize(*size),
-            Record::Resized => self.resizing = None,
+            Record::Merged { layer } => self.merged(*layer),
+            Record::Dropped { layer } => self.layers.retain(|known| known.id != *layer),
+            Record::Partial { layer, block, ranges, adds } => {
+                let line = PartialLine { block: *block, ranges: ranges.clone(), adds: *adds };
+                self.with_layer(*layer, |layer| add_partial(&mut layer.partials, &line));
+            }
+            Record::Resizing { layer, size } => self.resize(*layer, *size),
+            Record::Resized { layer } => self.with_layer(*layer, |layer| layer.resizing = None),
             Record::Attrs { attrs } => {
                 self.attrs = *attrs;
-                if let Stage::Closed(frozen) = &mut self.stage {
-                    frozen.attrs = *attrs;
-                }
+                self.unsent().for_each(|frozen| frozen.attrs = *attrs);
             }
-            Record::Xattrs { xattrs } => self.set_xattrs(xattrs.as_ref()),
+            Record::Xattrs { xattrs } => {
+                let (name, value) = (XATTRS, xattrs.as_ref());
+                let set = |metadata: &mut BTreeMap<String, String>| match value {
+                    Some(value) => metadata.insert(name.to_owned(), value.clone()),
+                    None => metadata.remove(name),
+                };
+                set(&mut self.headers.metadata);
+                self.unsent().for_each(|frozen| drop(set(&mut frozen.headers.metadata)));
+            }
             Record::AttrsCopied { etag, attrs, xattrs } => {
                 self.condition = Condition::Matches(etag.clone());
                 if let Some(base) = &mut self.base {
@@ -185,71 +197,84 @@ impl FileState {
                 self.carried = Some(Carried { attrs: *attrs, xattrs: xattrs.clone() });
             }
             Record::Cloned { base, end, grows } => {
-                if *grows {
-                    self.resize(*end);
-                }
                 self.base = Some(base.clone());
-                self.base_end = *end;
-                self.size_journaled = *end;
+                let top = self.layers.last().map_or(0, |layer| layer.id);
+                if *grows {
+                    self.resize(top, *end);
+                }
+                if let Some(bottom) = self.layers.first_mut() {
+                    bottom.base_end = *end;
+                }
             }
-            Record::Zeroed { range } => {
-                let first = range.start / BLOCK_BYTES;
-                let end = range.end.div_ceil(BLOCK_BYTES);
-                self.partials.retain(|block, _| !(first..end).contains(block));
+            Record::Zeroed { layer, range } => {
+                let blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
+                self.with_layer(*layer, |layer| layer.partials.retain(|block, _| !blocks.contains(block)));
             }
             Record::Parked => self.parked = true,
-            Record::Synced { size, blocks } => {
-                self.blocks_synced(blocks.as_deref());
-                self.synced_size = Some(*size);
-                self.size_journaled = self.size_journaled.max(*size);
-                self.synced_since_closed = true;
+            Record::Spooled { layer, size, blocks } => self.with_layer(*layer, |layer| {
+                let (of, known) = layer.syncing.get_or_insert_default();
+                *of = *size;
+                known.extend(&set_of(blocks));
+            }),
+            Record::Synced { closes, .. } => {
+                for layer in &mut self.layers {
+                    if let Some((size, blocks)) = layer.syncing.take() {
+                        layer.synced_blocks.extend(&blocks);
+                        layer.synced_size = Some(size);
+                        layer.size_journaled = layer.size_journaled.max(size);
+                    }
+                }
+                self.vouched_closes = self.vouched_closes.max(*closes);
             }
-            Record::Spooled { blocks } => blocks.iter().for_each(|b| self.syncing_blocks.insert(b.start..b.end)),
             Record::Punched { part } => {
-                if let (Some(upload), Some(certain)) = (&self.upload, &mut self.synced_blocks) {
+                if let (Some(upload), Some(bottom)) = (&self.upload, self.layers.first_mut()) {
                     let range = upload.plan.range(*part);
-                    certain.remove(range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));
+                    bottom.synced_blocks.remove(range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES));
                 }
                 if let Some(entry) = self.parts.get_mut(part) {
                     entry.punched = true;
                 }
             }
-            Record::Closed { publication, size, attrs } => {
+            Record::Closed { publication, size, attrs, layer } => {
                 self.publications = *publication;
-                self.size_journaled = *size;
+                self.closes = self.closes.saturating_add(1);
                 self.attrs = *attrs;
-                self.stage = Stage::Closed(Frozen { publication: *publication, size: *size, attrs: *attrs });
-                self.unfreeze_parts();
-                self.changed_since_freeze.clear();
-                self.size_min_since_freeze = None;
-                self.synced_since_closed = false;
+                self.with_layer(*layer, |layer| layer.size_journaled = *size);
+                let frozen = Frozen {
+                    publication: *publication,
+                    size: *size,
+                    attrs: *attrs,
+                    headers: self.headers.clone(),
+                    layer: *layer,
+                    close: self.closes,
+                };
+                if self.stage == Stage::Open {
+                    self.stage = Stage::Closed(frozen);
+                } else {
+                    self.next = Some(frozen);
+                }
                 self.interrupted = None;
                 self.failed = None;
                 self.parked = false;
-                self.closed_again = false;
             }
-            Record::ClosedAgain => self.closed_again = true,
-            Record::Superseded { .. } => {
-                self.stage = Stage::Open;
-                self.closed_again = false;
-                self.unfreeze_parts();
-                self.changed_since_freeze.clear();
-                self.size_min_since_freeze = None;
+            Record::Superseded { publication } => {
+                self.next = None;
+                if self.stage.frozen().is_some_and(|frozen| frozen.publication == *publication) {
+                    self.stage = Stage::Open;
+                }
             }
             Record::Putting { mark, condition, sum, .. } => {
-                self.frozen_xattrs = Some(self.xattrs());
-                if let Some(frozen) = self.stage.frozen().copied() {
+                if let Some(frozen) = self.stage.frozen().cloned() {
                     self.stage = Stage::Putting { frozen, mark: mark.clone(), condition: condition.clone(), sum: *sum };
                 }
             }
             Record::Completing { mark, condition, .. } => {
-                self.frozen_xattrs = Some(self.xattrs());
-                if let Some(frozen) = self.stage.frozen().copied() {
+                if let Some(frozen) = self.stage.frozen().cloned() {
                     self.stage = Stage::Completing { frozen, mark: mark.clone(), condition: condition.clone() };
                 }
             }
             Record::Completed { etag, .. } => {
-                if let Some(frozen) = self.stage.frozen().copied() {
+                if let Some(frozen) = self.stage.frozen().cloned() {
                     let put = match &self.stage {
                         Stage::Putting { sum, .. } => Some(*sum),
                         _ => None,
@@ -261,22 +286,16 @@ impl FileState {
             Record::Disproved { .. } => {
                 if let Stage::Completed { frozen, etag, .. } = &self.stage {
                     self.condition = Condition::Matches(etag.clone());
-                    self.stage = Stage::Closed(*frozen);
+                    self.stage = Stage::Closed(frozen.clone());
                     self.disproofs += 1;
                     self.upload = None;
-                    self.forget_parts();
+                    self.parts.clear();
                 }
-            }
-            Record::Rebased { blocks } => {
-                self.synced_blocks = blocks.as_ref().map(|blocks| set_of(blocks));
-                self.rebasing = false;
-                self.changed_since_freeze.clear();
-                self.size_min_since_freeze = None;
             }
             Record::UploadEnded => {
                 self.upload = None;
                 self.initiating = false;
-                self.forget_parts();
+                self.parts.clear();
             }
             Record::Interrupted { process, pid, signal } => {
                 self.interrupted = Some(Interruption { process: process.clone(), pid: *pid, signal: *signal });
@@ -311,34 +330,44 @@ impl FileState {
                 }
                 // What was sent under the old condition was refused; it goes again under the new one.
                 if let Stage::Putting { frozen, .. } | Stage::Completing { frozen, .. } = &self.stage {
-                    self.stage = Stage::Closed(*frozen);
+                    self.stage = Stage::Closed(frozen.clone());
                 }
             }
         }
     }
 
-    /// These blocks, and those named before, are certain to be in the spool.
-    fn blocks_synced(&mut self, blocks: Option<&[ByteRange]>) {
-        let more = std::mem::take(&mut self.syncing_blocks);
-        match (blocks, &mut self.synced_blocks) {
-            (Some(blocks), Some(certain)) => {
-                certain.extend(&more);
-                certain.extend(&set_of(blocks));
-            }
-            _ => self.synced_blocks = None,
+    fn with_layer(&mut self, id: LayerId, change: impl FnOnce(&mut LayerState)) {
+        if let Some(layer) = self.layers.iter_mut().find(|layer| layer.id == id) {
+            change(layer);
         }
     }
 
-    fn resize(&mut self, size: u64) {
-        self.resizing = Some(size);
-        self.size_journaled = size;
-        self.synced_size = self.synced_size.map(|synced| synced.min(size));
-        if let Some(certain) = &mut self.synced_blocks {
-            certain.remove(size.div_ceil(BLOCK_BYTES)..u64::MAX);
-        }
-        self.closed_again = false;
-        self.base_end = self.base_end.min(size);
-        if let Some(upload) = &self.upload {
+    /// States that were closed and whose object was not asked for yet.
+    fn unsent(&mut self) -> impl Iterator<Item = &mut Frozen> {
+        let first = match &mut self.stage {
+            Stage::Closed(frozen) => Some(frozen),
+            _ => None,
+        };
+        first.into_iter().chain(&mut self.next)
+    }
+
+    fn resize(&mut self, id: LayerId, size: u64) {
+        self.with_layer(id, |layer| {
+            layer.resizing = Some(size);
+            layer.size_journaled = size;
+            layer.synced_size = layer.synced_size.map(|synced| synced.min(size));
+            let behind = size.div_ceil(BLOCK_BYTES)..u64::MAX;
+            layer.synced_blocks.remove(behind.clone());
+            if let Some((_, blocks)) = &mut layer.syncing {
+                blocks.remove(behind);
+            }
+            layer.base_end = layer.base_end.min(size);
+            cut_partials(&mut layer.partials, size);
+        });
+        // A frozen state has layers of its own: parts of it do not change.
+        if self.stage == Stage::Open
+            && let Some(upload) = &self.upload
+        {
             for (number, part) in &mut self.parts {
                 let end = part.copied.map_or_else(|| upload.plan.range(*number).end, |range| range.end);
                 // The part that straddles the cut loses bytes; a short last part that would grow is seen by its length.
@@ -347,56 +376,49 @@ impl FileState {
                 }
             }
         }
-        if self.keeps_changes() {
-            let min = self.size_min_since_freeze.map_or(size, |min| min.min(size));
-            self.size_min_since_freeze = Some(min);
+    }
+
+    /// What layer `id` held is in the one below it.
+    fn merged(&mut self, id: LayerId) {
+        let Some(index) = self.layers.iter().position(|layer| layer.id == id).filter(|index| *index > 0) else { return };
+        let below = self.layers[index - 1].id;
+        let frozen = match &mut self.stage {
+            Stage::Open => None,
+            Stage::Closed(frozen)
+            | Stage::Putting { frozen, .. }
+            | Stage::Completing { frozen, .. }
+            | Stage::Completed { frozen, .. } => Some(frozen),
+        };
+        for frozen in frozen.into_iter().chain(&mut self.next).filter(|frozen| frozen.layer == id) {
+            frozen.layer = below;
         }
-    }
-
-    /// A new frozen state, or none: what BOS holds of the last one does not count.
-    fn unfreeze_parts(&mut self) {
-        self.parts.values_mut().for_each(|part| part.frozen = false);
-        self.frozen_lost = false;
-    }
-
-    /// BOS holds nothing any more.
-    fn forget_parts(&mut self) {
-        self.frozen_lost |= self.stage.frozen().is_some() && self.parts.values().any(|part| part.frozen);
-        self.parts.clear();
+        self.layers.remove(index);
     }
 
     fn proved(&mut self, proof: Proof) {
         self.kept_before = self.parts_kept();
-        let Stage::Completed { frozen, etag, .. } = &self.stage else { return };
-        let object = BaseObject::own(etag.clone(), frozen.size);
+        let Stage::Completed { frozen, etag, .. } = self.stage.clone() else { return };
+        let object = BaseObject::own(etag, frozen.size);
         self.carried =
-            Some(Carried { attrs: frozen.attrs, xattrs: self.frozen_xattrs.take().unwrap_or_else(|| self.xattrs()) });
+            Some(Carried { attrs: frozen.attrs, xattrs: frozen.headers.metadata.get(XATTRS).cloned() });
         self.published = Some(LastPublication {
             publication: frozen.publication,
             object: object.clone(),
             attrs: frozen.attrs,
             proof,
         });
-        self.base_end = frozen.size.min(self.size_min_since_freeze.unwrap_or(u64::MAX));
+        self.layers.drain(..self.depth_of(&frozen));
         self.condition = Condition::Matches(object.etag.clone());
         self.base = Some(object);
-        self.stage = Stage::Open;
+        self.stage = self.next.take().map_or(Stage::Open, Stage::Closed);
         self.upload = None;
         self.parts.clear();
-        self.rebasing = true;
         self.disproofs = 0;
         self.failed = None;
         self.conflict = None;
-    }
-
-    fn set_xattrs(&mut self, xattrs: Option<&String>) {
-        match xattrs {
-            Some(xattrs) => self.headers.metadata.insert(XATTRS.to_owned(), xattrs.clone()),
-            None => self.headers.metadata.remove(XATTRS),
-        };
     }
 }
 
 #[cfg(test)]
 #[path = "replay_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::bos::client::ObjectHeaders;
-use crate::object::{Checksum, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
+use crate::object::{ByteRange, Checksum, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::write::part_plan::PartPlan;
 
 pub(crate) fn opened(base: Option<BaseObject>) -> Record {
     Record::Opened {
-        format: 1,
+        format: crate::journal::record::FORMAT,
         journal_id: "00000000000000aa".into(),
         key: ObjectKey::parse("d/big.bin").unwrap(),
         condition: base.as_ref().map_or(Condition::Absent, |b| Condition::Matches(b.etag.clone())),
@@ -37,6 +37,10 @@ fn sum(len: u64, seed: u8) -> Checksum {
     Checksum { len, ..Checksum::of(&[seed]) }
 }
 
+fn closed(publication: u32, size: u64) -> Record {
+    Record::Closed { publication, size, attrs: attrs(), layer: 1 }
+}
+
 fn started() -> Vec<Record> {
     vec![
         opened(None),
@@ -52,8 +56,14 @@ fn a_journal_must_begin_with_opened_of_a_known_format() {
     let Record::Opened { journal_id, key, base, condition, headers, attrs, boot_id, at, .. } = opened(None) else {
         unreachable!()
     };
-    let newer = Record::Opened { format: 2, journal_id, key, base, condition, headers, attrs, boot_id, at };
-    assert_eq!(FileState::replay(&[newer]), Err(ReplayError::Format(2)));
+    for format in [1, FORMAT + 1] {
+        let (journal_id, key, base, condition) = (journal_id.clone(), key.clone(), base.clone(), condition.clone());
+        let (headers, boot_id) = (headers.clone(), boot_id.clone());
+        let other = Record::Opened { format, journal_id, key, base, condition, headers, attrs, boot_id, at };
+        let refused = FileState::replay(&[other]).unwrap_err();
+        assert_eq!(refused, ReplayError::Format(format));
+        assert!(refused.to_string().contains("finish the file with the bosfs that wrote it"), "{refused}");
+    }
 }
 
 #[test]
@@ -65,14 +75,14 @@ fn parts_of_an_earlier_process_or_writer_count_as_kept() {
     state.count_from_here();
     assert_eq!((state.parts_kept(), state.parts_sent), (3, 0));
     // A writer begins anew: one part turns out equal, one does not, one is new.
-    state.apply(&Record::Resizing { size: 0 });
+    state.apply(&Record::Resizing { layer: 1, size: 0 });
     assert_eq!(state.parts_kept(), 0);
     let Record::Sent { part, sum: equal, etag, .. } = sent(1, sum(PART, 1)) else { unreachable!() };
     state.apply(&Record::Sent { part, sum: equal, etag, kept: true });
     state.apply(&sent(2, sum(PART, 9)));
     state.apply(&sent(4, sum(PART, 4)));
     assert_eq!((state.parts_kept(), state.parts_sent), (1, 2));
-    state.apply(&Record::Closed { publication: 1, size: 4 * PART, attrs: attrs() });
+    state.apply(&closed(1, 4 * PART));
     state.apply(&Record::Completed { publication: 1, etag: ETag::new("e"), size: 4 * PART });
     state.apply(&Record::Proved { publication: 1, proof: Proof::Proved });
     assert_eq!((state.parts_kept(), state.parts_sent), (1, 2), "still known when the parts are forgotten");
@@ -105,12 +115,12 @@ fn truncation_unsends_every_part_it_touches_and_no_other() {
     for part in 1..=3 {
         records.push(sent(part, sum(PART, part as u8)));
     }
-    records.push(Record::Resizing { size: PART + 1 });
-    records.push(Record::Resized);
+    records.push(Record::Resizing { layer: 1, size: PART + 1 });
+    records.push(Record::Resized { layer: 1 });
     let state = FileState::replay(&records).unwrap();
     assert!(state.is_sent(n(1), PART));
     assert!(!state.is_sent(n(2), PART) && !state.is_sent(n(3), PART));
-    assert_eq!(state.resizing, None);
+    assert_eq!(state.layers[0].resizing, None);
 }
 
 #[test]
@@ -118,10 +128,10 @@ fn a_truncation_to_zero_keeps_all_parts_as_candidates() {
     let mut records = started();
     records.push(sent(1, sum(PART, 1)));
     records.push(sent(2, sum(PART, 2)));
-    records.push(Record::Resizing { size: 0 });
+    records.push(Record::Resizing { layer: 1, size: 0 });
     let state = FileState::replay(&records).unwrap();
     assert_eq!(state.parts.values().filter(|p| p.dirty && p.held.is_some()).count(), 2);
-    assert_eq!(state.resizing, Some(0), "without `resized` the cut is done again");
+    assert_eq!(state.layers[0].resizing, Some(0), "without `resized` the cut is done again");
 }
 
 #[test]
@@ -136,64 +146,93 @@ fn two_different_unanswered_bodies_make_a_part_contested() {
     assert!(state.parts[&n(1)].contested, "the first body may still arrive");
 }
 
+fn completing(publication: u32, size: u64) -> Record {
+    let mark = format!("00000000000000aa.{publication}");
+    Record::Completing { publication, mark, condition: Condition::Absent, size, part_count: 2 }
+}
+
 #[test]
-fn a_proved_publication_becomes_the_base_and_keeps_later_changes() {
+fn a_proved_publication_becomes_the_base_of_what_was_written_since() {
     let mut records = started();
-    records.push(sent(1, sum(PART, 1)));
-    records.push(sent(2, sum(100, 2)));
-    records.push(Record::Closed { publication: 1, size: PART + 100, attrs: attrs() });
-    let mark = FileState::replay(&records).unwrap().mark(1);
-    records.push(Record::Completing {
-        publication: 1,
-        mark: mark.clone(),
-        condition: Condition::Absent,
-        size: PART + 100,
-        part_count: 2,
-    });
-    records.push(Record::Dirtied { part: n(2) });
-    records.push(Record::Resizing { size: PART + 50 });
-    records.push(Record::Resized);
+    records.extend([sent(1, sum(PART, 1)), sent(2, sum(100, 2)), closed(1, PART + 100), completing(1, PART + 100)]);
+    assert_eq!(FileState::replay(&records).unwrap().mark(1), "00000000000000aa.1");
+    records.push(Record::Layer { layer: 2, base_end: PART + 100 });
+    records.push(Record::Resizing { layer: 2, size: PART + 50 });
+    records.push(Record::Resized { layer: 2 });
     let etag = ETag::new("-e");
     records.push(Record::Completed { publication: 1, etag: etag.clone(), size: PART + 100 });
     let mut state = FileState::replay(&records).unwrap();
     assert!(matches!(&state.stage, Stage::Completed { put: None, .. }));
+    assert_eq!((state.depth(), state.open_layer().map(|layer| layer.id)), (1, Some(2)));
+    assert!(state.is_sent(n(2), 100), "what is cut now belongs to another layer");
     state.apply(&Record::Proved { publication: 1, proof: Proof::Proved });
     assert_eq!(state.base, Some(BaseObject::own(etag.clone(), PART + 100)));
     assert_eq!(state.condition, Condition::Matches(etag));
-    assert_eq!(state.base_end, PART + 50, "what was cut after the freeze does not come back");
-    assert!(state.rebasing && state.upload.is_none() && state.parts.is_empty());
-    assert_eq!(state.changed_since_freeze.iter().copied().collect::<Vec<_>>(), [n(2)]);
-    state.apply(&Record::Rebased { blocks: None });
-    assert!(!state.rebasing && state.changed_since_freeze.is_empty());
-    assert_eq!(mark, "00000000000000aa.1");
+    assert_eq!(state.base_end(), PART + 50, "what was cut after the freeze does not come back");
+    assert!(state.upload.is_none() && state.parts.is_empty() && state.stage == Stage::Open);
+    assert_eq!(state.layers.iter().map(|layer| layer.id).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
-fn changes_between_the_proof_and_the_rebase_are_kept_apart() {
+fn what_is_closed_while_something_is_on_its_way_follows_it() {
     let mut records = started();
-    records.push(sent(1, sum(PART, 1)));
-    records.push(Record::Closed { publication: 1, size: PART, attrs: attrs() });
-    records.push(Record::Completed { publication: 1, etag: ETag::new("e"), size: PART });
-    records.push(Record::Proved { publication: 1, proof: Proof::Proved });
-    records.push(Record::Dirtied { part: n(1) });
-    records.push(Record::Resizing { size: 5 });
-    let state = FileState::replay(&records).unwrap();
-    assert!(state.rebasing && state.changed_since_freeze.contains(&n(1)));
-    assert_eq!(state.base_end, 5);
+    records.extend([closed(1, 10), Record::Layer { layer: 2, base_end: 10 }]);
+    let mut state = FileState::replay(&records).unwrap();
+    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2 });
+    assert_eq!((state.stage.frozen().unwrap().size, state.next.as_ref().unwrap().size), (10, 20));
+    assert!(state.open_layer().is_none(), "the next write needs a layer of its own");
+    state.apply(&Record::Layer { layer: 3, base_end: 20 });
+    state.apply(&Record::Closed { publication: 2, size: 30, attrs: attrs(), layer: 3 });
+    let next = state.next.clone().unwrap();
+    assert_eq!((next.publication, next.size, next.close), (2, 30, 3), "a later close takes its place");
+    state.apply(&Record::Merged { layer: 3 });
+    assert_eq!((state.layers.len(), state.next.as_ref().unwrap().layer), (2, 2));
+    state.apply(&Record::Completed { publication: 1, etag: ETag::new("e"), size: 10 });
+    state.apply(&Record::Proved { publication: 1, proof: Proof::Proved });
+    assert!(matches!(&state.stage, Stage::Closed(frozen) if frozen.size == 30 && frozen.publication == 2));
+    assert_eq!((state.next.clone(), state.depth()), (None, 1));
+}
+
+#[test]
+fn a_publication_that_is_taken_back_leaves_its_layers_open() {
+    let mut records = started();
+    records.extend([closed(1, 10), Record::Layer { layer: 2, base_end: 10 }]);
+    records.push(Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2 });
+    records.push(Record::Superseded { publication: 1 });
+    let mut state = FileState::replay(&records).unwrap();
+    assert_eq!((state.stage.clone(), state.next.clone(), state.depth()), (Stage::Open, None, 2));
+    state.apply(&Record::Closed { publication: 3, size: 20, attrs: attrs(), layer: 2 });
+    assert_eq!((state.depth(), state.layers.len()), (2, 2), "all of them belong to what is closed next");
+}
+
+#[test]
+fn a_sync_vouches_for_what_was_closed_before_it_began() {
+    let mut records = started();
+    records.push(closed(1, 10));
+    let mut state = FileState::replay(&records).unwrap();
+    let began_with = state.closes;
+    state.apply(&Record::Layer { layer: 2, base_end: 10 });
+    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2 });
+    state.apply(&Record::Spooled { layer: 1, size: 10, blocks: vec![ByteRange::new(0, 1)] });
+    assert!(!state.layers[0].synced_blocks.contains(0), "not before the line that ends it");
+    state.apply(&Record::Synced { size: 10, closes: began_with });
+    assert!(state.layers[0].synced_blocks.contains(0) && state.layers[1].synced_blocks.is_empty());
+    assert!(state.stage.frozen().unwrap().close <= state.vouched_closes);
+    assert!(state.next.as_ref().unwrap().close > state.vouched_closes);
 }
 
 #[test]
 fn a_disproved_object_is_published_again_over_itself() {
     let mut records = started();
     records.push(sent(1, sum(PART, 1)));
-    records.push(Record::Closed { publication: 1, size: PART, attrs: attrs() });
+    records.push(closed(1, PART));
     let mark = "00000000000000aa.1".to_string();
     let condition = Condition::Absent;
     records.push(Record::Completing { publication: 1, mark, condition, size: PART, part_count: 1 });
     records.push(Record::Completed { publication: 1, etag: ETag::new("bad"), size: PART });
     records.push(Record::Disproved { publication: 1, message: "crc".into() });
     let state = FileState::replay(&records).unwrap();
-    assert!(matches!(state.stage, Stage::Closed(f) if f.size == PART));
+    assert!(matches!(&state.stage, Stage::Closed(f) if f.size == PART));
     assert_eq!(state.condition, Condition::Matches(ETag::new("bad")));
     assert!(state.parts.is_empty() && state.disproofs == 1);
 }
@@ -202,41 +241,9 @@ fn a_disproved_object_is_published_again_over_itself() {
 fn attributes_set_after_close_ride_on_a_publication_not_yet_sent() {
     let later = FileAttrs { mode: 0o100_600, ..attrs() };
     let mut records = started();
-    records.push(Record::Closed { publication: 1, size: 5, attrs: attrs() });
+    records.push(closed(1, 5));
     records.push(Record::Attrs { attrs: later });
     let state = FileState::replay(&records).unwrap();
     assert_eq!(state.stage.frozen().unwrap().attrs, later);
 }
 
-#[test]
-fn parts_that_were_changed_after_the_freeze_still_count_for_it() {
-    let mut records = started();
-    records.push(sent(1, sum(PART, 1)));
-    records.push(Record::Closed { publication: 1, size: 2 * PART, attrs: attrs() });
-    records.push(Record::Dirtied { part: n(1) });
-    let mut state = FileState::replay(&records).unwrap();
-    assert!(!state.is_sent(n(1), PART) && state.is_sent_for_publication(n(1), PART));
-    assert!(!state.is_sent_for_publication(n(2), PART), "never sent");
-    assert!(!state.frozen_lost);
-    let mut lost = state.clone();
-    lost.apply(&Record::PartLost { part: n(1) });
-    assert!(lost.frozen_lost && !lost.is_sent_for_publication(n(1), PART));
-    let mut ended = state.clone();
-    ended.apply(&Record::UploadEnded);
-    assert!(ended.frozen_lost);
-    ended.apply(&Record::Superseded { publication: 1 });
-    assert!(!ended.frozen_lost);
-    state.apply(&Record::Closed { publication: 2, size: 2 * PART, attrs: attrs() });
-    assert!(!state.is_sent_for_publication(n(1), PART), "the next freeze has the newer bytes");
-}
-
-#[test]
-fn a_part_that_was_dirty_at_the_freeze_does_not_count_for_it() {
-    let mut records = started();
-    records.push(sent(1, sum(PART, 1)));
-    records.push(Record::Dirtied { part: n(1) });
-    records.push(Record::Closed { publication: 1, size: 2 * PART, attrs: attrs() });
-    records.push(Record::Dirtied { part: n(1) });
-    let state = FileState::replay(&records).unwrap();
-    assert!(!state.is_sent_for_publication(n(1), PART));
-}

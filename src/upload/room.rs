@@ -131,32 +131,21 @@ impl DirtyFile {
     ///
     /// # Errors
     /// `ENOSPC` when nothing can ever make room; `EIO` after `--timeout`.
-    pub async fn wait_writable(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), WriteError> {
-        let range = ByteRange::at(offset, len);
+    pub async fn wait_writable(self: &Arc<Self>, len: u64) -> Result<(), WriteError> {
         let wait = async {
             let mut changed = self.subscribe();
             let mut freed = self.shared.budget.freed();
             loop {
                 changed.borrow_and_update();
-                let frozen = {
-                    let inner = self.lock();
-                    let frozen = self.is_held(&inner, range);
-                    if frozen {
-                        inner.trouble()?;
-                    }
-                    frozen
-                };
-                if !frozen {
-                    if self.shared.budget.free_bytes() >= len + 2 * crate::write::block_map::BLOCK_BYTES {
-                        return Ok(());
-                    }
-                    if self.shared.make_room() {
-                        continue;
-                    }
-                    // Of a file that failed, that is the reason why its bytes stay in the spool.
-                    self.lock().trouble()?;
-                    self.shared.room_may_come(&self.key())?;
+                if self.shared.budget.free_bytes() >= len + 2 * BLOCK_BYTES {
+                    return Ok(());
                 }
+                if self.shared.make_room() {
+                    continue;
+                }
+                // Of a file that failed, that is the reason why its bytes stay in the spool.
+                self.lock().trouble()?;
+                self.shared.room_may_come(&self.key())?;
                 tokio::select! {
                     result = changed.changed() => if result.is_err() { return Err(self.stopped()) },
                     () = freed.wait() => {}
@@ -170,7 +159,11 @@ impl DirtyFile {
     fn punch(&self, spare_first: bool, wanted: u64) -> u64 {
         let mut guard = self.lock();
         let inner = &mut *guard;
-        if inner.store.is_none() || inner.removal != Removal::None || inner.state.rebasing {
+        if inner.store.is_none() || inner.removal != Removal::None || inner.tidying {
+            return 0;
+        }
+        if inner.view().depth() != 1 {
+            // What BOS holds of a part is in several spools.
             return 0;
         }
         // A wrong guess about a temporary is paid from the spool.
@@ -213,8 +206,9 @@ impl DirtyFile {
             // Without these lines, and those that say what BOS holds, a power loss would leave holes that nobody can explain.
             store.journal.sync()?;
             for (_, range) in &chosen {
-                for hole in store.extents.hold(*range)? {
-                    store.spool.punch(hole)?;
+                let Some(bottom) = store.layers.first_mut() else { continue };
+                for hole in bottom.extents.hold(*range)? {
+                    bottom.spool.punch(hole)?;
                     freed += hole.len().next_multiple_of(BLOCK_BYTES);
                 }
             }

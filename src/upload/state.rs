@@ -1,38 +1,57 @@
 //! What a file's journal adds up to: one fold for the running mount, recovery, `uploads list` and `verify`.
 //!
+//! A publication is a value ([`Frozen`]): a number, a size, attributes, headers, and the layers of bytes that were there
+//! when it was closed (`write/layers.rs`). A layer that belongs to a publication never changes again: what is written later
+//! goes into a new layer above it. At most one publication is on its way, one more waits behind it.
+//!
 //! ```text
-//!             write, truncate                 Closed               Putting / Completing
-//!   (opened) ────────────────► Stage::Open ───────────► Stage::Closed ───────────► Stage::Putting | Stage::Completing
-//!                                  ▲  ▲                     │  ▲                              │ Completed
-//!                                  │  └──── Superseded ─────┘  └───── Disproved ─────┐        ▼
-//!                                  └─────────────── Proved, Rebased ─────────── Stage::Completed
+//!   layers   [1 .. n] of the publication on its way   [n+1 .. m] of the one behind it   [m+1] open: takes what is written
+//!
+//!                       Closed                  Putting / Completing                 Completed
+//!   Stage::Open ──────────────► Stage::Closed ──────────────► Putting | Completing ───────────► Stage::Completed
+//!     ▲   ▲                       ▲    │   ▲                                                       │        │
+//!     │   └────── Superseded ─────│────┘   └──────────────────────── Disproved ────────────────────┘        │ Proved
+//!     │                           └──────────────── a close waits behind: it is next ◄──────────────────────┤
+//!     └──────────────────────────────────────────── none waits ◄────────────────────────────────────────────┘
 //! ```
+//!
+//! Proved: the object is the new base, the publication's layers go, those above lie over the object as they are.
+//! A close while something is on its way waits as `next`; a later one takes its place, under the same number.
 //!
 //! `DirtyFile::append` takes every arrow: it writes the line, then applies it (`replay.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 pub use super::replay::ReplayError;
 use crate::bos::client::ObjectHeaders;
-use crate::journal::record::{Proof, Publication};
+use crate::journal::record::{LayerId, Proof, Publication};
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::XATTRS;
 use crate::write::block_set::BlockSet;
 use crate::write::part_plan::PartPlan;
 
-/// The state that a publication froze.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The state that a close froze for publication. Nothing that happens to the open file afterwards reaches it, but for
+/// attributes that are set before it is sent: they go along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frozen {
     /// Which publication.
     pub publication: Publication,
     /// Size in bytes.
     pub size: u64,
-    /// Attributes that travel with it.
+    /// Mode, owner, time that travel with it.
     pub attrs: FileAttrs,
+    /// Other headers that travel with it, extended attributes among them.
+    pub headers: ObjectHeaders,
+    /// Its topmost layer; 0: it has none.
+    pub layer: LayerId,
+    /// Number of the close that froze it: each close has a new one.
+    pub close: u32,
 }
 
 /// How far the publication is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Nothing frozen.
     Open,
@@ -69,6 +88,44 @@ pub enum Stage {
     },
 }
 
+/// What the journal says of one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerState {
+    /// Which.
+    pub id: LayerId,
+    /// Beyond it nothing of what is below counts.
+    pub base_end: u64,
+    /// The size by the last line that names one. The layer is at least as long: what was written behind it since is in the
+    /// map.
+    pub size_journaled: u64,
+    /// A resize that may not have reached spool and map.
+    pub resizing: Option<u64>,
+    /// Blocks of which only some bytes are in the spool.
+    pub partials: BTreeMap<u64, Vec<ByteRange>>,
+    /// Size at the last sync.
+    pub synced_size: Option<u64>,
+    /// Blocks that are certain to be in the spool after a restart of the machine.
+    pub synced_blocks: BlockSet,
+    /// Blocks and size for the next `Synced`.
+    pub(super) syncing: Option<(u64, BlockSet)>,
+}
+
+impl LayerState {
+    /// A layer over `base_end` bytes, in which nothing was written yet.
+    pub fn new(id: LayerId, base_end: u64) -> Self {
+        Self {
+            id,
+            base_end,
+            size_journaled: base_end,
+            resizing: None,
+            partials: BTreeMap::new(),
+            synced_size: None,
+            synced_blocks: BlockSet::default(),
+            syncing: None,
+        }
+    }
+}
+
 impl Stage {
     /// What is frozen, if anything is.
     pub fn frozen(&self) -> Option<&Frozen> {
@@ -83,7 +140,7 @@ impl Stage {
 }
 
 /// What BOS holds under one part number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// Size in bytes.
     pub len: u64,
@@ -101,14 +158,12 @@ impl Held {
 }
 
 /// What is known of one part number of the present upload.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// What BOS holds.
     pub held: Option<Held>,
     /// The file's bytes may differ from what BOS holds.
     pub dirty: bool,
-    /// It was changed after the freeze: what BOS holds is the frozen state.
-    pub frozen: bool,
     /// A body was sent and not answered.
     pub sending: Option<Checksum>,
     /// An unanswered body differs from a later one: ListParts must show what BOS kept.
@@ -120,7 +175,7 @@ pub struct Part {
 }
 
 /// The present upload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     /// BOS's ID.
     pub id: UploadId,
@@ -131,7 +186,7 @@ pub struct Upload {
 }
 
 /// The attributes that an object carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carried {
     /// Mode, owner, time.
     pub attrs: FileAttrs,
@@ -140,7 +195,7 @@ pub struct Carried {
 }
 
 /// What the last finished publication left in BOS.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastPublication {
     /// Its number.
     pub publication: Publication,
@@ -153,7 +208,7 @@ pub struct LastPublication {
 }
 
 /// A killed writer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interruption {
     /// Command name, empty where not known.
     pub process: String,
@@ -164,7 +219,7 @@ pub struct Interruption {
 }
 
 /// Everything that a journal says of its file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     /// Name of the journal.
     pub journal_id: String,
@@ -188,45 +243,28 @@ pub struct FileState {
     pub boot_id: String,
     /// When the journal was begun, seconds since 1970.
     pub opened_at: i64,
+    /// What was written, bottom first.
+    pub layers: Vec<LayerState>,
+    /// Number of the last layer that was begun.
+    pub layers_made: LayerId,
     /// Initiate was sent and not answered: an upload that nobody lists may exist.
     pub initiating: bool,
-    /// The present upload.
+    /// The upload of the publication under way, or of the open state.
     pub upload: Option<Upload>,
-    /// Parts of the present upload.
+    /// Parts of it.
     pub parts: BTreeMap<PartNumber, Part>,
-    /// Blocks of which only some bytes are in the spool.
-    pub partials: BTreeMap<u64, Vec<ByteRange>>,
-    /// Beyond it the base does not exist.
-    pub base_end: u64,
-    /// The size by the last line that names one. The file is at least as long: what was written behind it since is in
-    /// the map.
-    pub size_journaled: u64,
-    /// A resize that may not have reached spool and map.
-    pub resizing: Option<u64>,
-    /// Size at the last sync.
-    pub synced_size: Option<u64>,
-    /// Blocks that are certain to be in the spool after a restart of the machine; `None`: all are.
-    pub synced_blocks: Option<BlockSet>,
-    /// Blocks for the next sync.
-    pub(super) syncing_blocks: BlockSet,
-    /// A sync came after the last freeze.
-    pub synced_since_closed: bool,
     /// How far the publication is.
     pub stage: Stage,
+    /// What was closed behind it.
+    pub next: Option<Frozen>,
     /// Number of the last publication that was begun.
     pub publications: Publication,
-    /// The last one that was finished.
+    /// Number of the last close.
+    pub closes: u32,
+    /// Closes that a sync vouches for: up to this number they are whole after a restart of the machine.
+    pub vouched_closes: u32,
+    /// The last publication that was finished.
     pub published: Option<LastPublication>,
-    /// Parts (of the plan in force at the freeze) that were changed after it.
-    pub changed_since_freeze: BTreeSet<PartNumber>,
-    /// Smallest size since the freeze; `None`: never resized.
-    pub size_min_since_freeze: Option<u64>,
-    /// BOS lost parts of the frozen state whose bytes were changed since: it is nowhere any more.
-    pub frozen_lost: bool,
-    /// What was changed since the freeze was closed, too, and not changed since.
-    pub closed_again: bool,
-    /// `Proved` was written, spool and map may still be those before it.
-    pub rebasing: bool,
     /// The writer was killed.
     pub interrupted: Option<Interruption>,
     /// Trouble that does not pass by itself: message, errno.
@@ -241,8 +279,6 @@ pub struct FileState {
     pub disproofs: u32,
     /// Parts that were sent since [`FileState::count_from_here`], or ever.
     pub parts_sent: u64,
-    /// Extended attributes of the publication that is on its way.
-    pub(super) frozen_xattrs: Option<Option<String>>,
     /// Those of the present upload.
     pub(super) sent_here: BTreeSet<PartNumber>,
     /// What `parts_kept` gave when the last upload was proved.
@@ -271,9 +307,36 @@ impl FileState {
         self.base.as_ref().and_then(|base| base.key.as_ref()).unwrap_or(&self.key)
     }
 
-    /// Whether changes are told apart from a frozen state: from the freeze until spool and map have the new base.
-    pub fn keeps_changes(&self) -> bool {
-        self.stage.frozen().is_some() || self.rebasing
+    /// The newest state that was closed and is not proved yet.
+    pub fn last_closed(&self) -> Option<&Frozen> {
+        self.next.as_ref().or_else(|| self.stage.frozen())
+    }
+
+    /// Number of layers, from the bottom, that belong to `frozen`.
+    pub fn depth_of(&self, frozen: &Frozen) -> usize {
+        self.layers.iter().position(|layer| layer.id == frozen.layer).map_or(0, |index| index + 1)
+    }
+
+    /// Number of layers that belong to the publication under way; of all, where there is none.
+    pub fn depth(&self) -> usize {
+        self.stage.frozen().map_or(self.layers.len(), |frozen| self.depth_of(frozen))
+    }
+
+    /// The layer that takes what is written; `None`: one has to be begun.
+    pub fn open_layer(&self) -> Option<&LayerState> {
+        let closed = self.last_closed().map_or(0, |closed| closed.layer);
+        self.layers.last().filter(|layer| layer.id != closed)
+    }
+
+    /// A layer by its number.
+    pub fn layer(&self, id: LayerId) -> Option<&LayerState> {
+        self.layers.iter().find(|layer| layer.id == id)
+    }
+
+    /// Beyond it the base object does not exist for this file.
+    pub fn base_end(&self) -> u64 {
+        let size = self.base.as_ref().map_or(0, |base| base.size);
+        self.layers.first().map_or(size, |layer| layer.base_end)
     }
 
     /// Begins to count sent parts: what the lines so far speak of was done by an earlier process.
@@ -299,15 +362,6 @@ impl FileState {
         self.parts.get(&number).is_some_and(|part| {
             !part.dirty && part.copied.is_none() && part.held.as_ref().is_some_and(|held| held.len == len)
         })
-    }
-
-    /// Whether BOS holds what the publication under way needs in part `number`: what the file has there, or what it had at
-    /// the freeze.
-    pub fn is_sent_for_publication(&self, number: PartNumber, len: u64) -> bool {
-        let is_frozen = |part: &Part| {
-            part.frozen && part.copied.is_none() && part.held.as_ref().is_some_and(|held| held.len == len)
-        };
-        self.is_sent(number, len) || (self.stage.frozen().is_some() && self.parts.get(&number).is_some_and(is_frozen))
     }
 
     /// Whether BOS holds a copy of `range` of the base under `number`.

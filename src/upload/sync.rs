@@ -1,11 +1,18 @@
 //! `fsync`: spool, map and journal to stable storage, and with `--fsync bos` every byte into BOS.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::WriteError;
 use super::dirty_file::{DirtyFile, disk_error};
 use super::state::ranges_of;
 use crate::journal::Record;
+use crate::journal::log::JournalSync;
+use crate::journal::record::LayerId;
+use crate::object::ObjectKey;
+use crate::write::block_set::BlockSet;
+use crate::write::layers::{Layer, sync_handles};
 
 /// Ranges of blocks that one line of a journal names at most.
 const LINE_RANGES_MAX: usize = 8192;
@@ -53,35 +60,26 @@ impl DirtyFile {
 
     /// Spool, map and journal to stable storage, in this order, without holding the file's lock meanwhile.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), WriteError> {
-        let (key, size, handles) = {
-            let mut inner = self.lock();
-            let key = inner.state.key.clone();
-            let size = inner.size;
-            if inner.store.is_none() {
-                return Ok(());
-            }
-            if let Some((errno, message)) = &inner.sync_failed {
-                return Err(WriteError::failed(*errno, message.clone()));
-            }
-            let store = inner.store()?;
-            // The directory is opened here, as it may be published and put away before the sync begins.
-            let dir = || std::fs::File::open(&store.dir);
-            let journal = || store.journal.sync_handle();
-            let handles = (|| Ok((store.spool.sync_handle()?, store.extents.sync_handle()?, journal()?, dir()?)))();
-            let handles = handles.map_err(|e: std::io::Error| disk_error(&key, &e))?;
-            (key, size, (handles, store.journal.path().to_owned(), store.extents.begin_sync()))
-        };
-        let ((spool, map, journal, dir), place, blocks) = handles;
+        let Some(begun) = self.begin_sync()? else { return Ok(()) };
+        let result = self.end_sync(begun).await;
+        let mut inner = self.lock();
+        inner.syncs = inner.syncs.saturating_sub(1);
+        inner.unsynced |= result.is_err();
+        result
+    }
+
+    async fn end_sync(self: &Arc<Self>, begun: Begun) -> Result<(), WriteError> {
+        let Begun { key, size, closes, place, handles, journal, dir, blocks } = begun;
         let shared = self.shared.clone();
         let synced = tokio::task::spawn_blocking(move || {
-            spool.sync_data()?;
-            map.sync_data()?;
+            handles.iter().try_for_each(File::sync_data)?;
             // Before the line that says so: then a damaged line before that one is never the work of a power loss.
             journal.sync_data()?;
             dir.sync_all()?;
             shared.state_dir.sync_uploads()
         });
-        if let Err(e) = flatten(synced.await) {
+        let synced = flatten(synced.await);
+        if let Err(e) = synced {
             // The system tells of a lost page once: a later sync would claim what is not so.
             let mut inner = self.lock();
             if inner.store.as_ref().is_none_or(|store| store.journal.path() != place) {
@@ -103,27 +101,83 @@ impl DirtyFile {
                 // Published and put away meanwhile.
                 return Ok(());
             }
-            let ranges = ranges_of(&blocks);
-            let (last, before) = match ranges.len().checked_sub(1).map(|last| last / LINE_RANGES_MAX * LINE_RANGES_MAX)
-            {
-                Some(at) => (ranges[at..].to_vec(), &ranges[..at]),
-                None => (Vec::new(), &ranges[..]),
-            };
-            for blocks in before.chunks(LINE_RANGES_MAX) {
-                self.append(&mut inner, &Record::Spooled { blocks: blocks.to_vec() })?;
+            let unsynced = inner.unsynced;
+            for (layer, size, set) in &blocks {
+                // A layer that went meanwhile is vouched for by what took its place.
+                if inner.state.layer(*layer).is_none() {
+                    continue;
+                }
+                let ranges = ranges_of(set);
+                let lines = ranges.chunks(LINE_RANGES_MAX).chain(ranges.is_empty().then_some(&[][..]));
+                for blocks in lines {
+                    let spooled = Record::Spooled { layer: *layer, size: *size, blocks: blocks.to_vec() };
+                    self.append(&mut inner, &spooled)?;
+                }
             }
-            self.append(&mut inner, &Record::Synced { size, blocks: Some(last) })?;
+            self.append(&mut inner, &Record::Synced { size, closes })?;
+            inner.unsynced = unsynced;
             let store = inner.store()?;
-            store.extents.end_sync(&blocks);
+            for layer in &mut store.layers {
+                if let Some((_, _, set)) = blocks.iter().find(|(id, _, _)| *id == layer.id) {
+                    layer.extents.end_sync(set);
+                }
+            }
             store.journal.sync_handle().map_err(|e| disk_error(&key, &e))?
         };
         flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| {
             // After a failed sync nobody knows what is on the disk: the journal refuses from here on.
-            if let Some(store) = &mut self.lock().store {
+            let mut inner = self.lock();
+            if let Some(store) = &mut inner.store {
                 store.journal.sync_failed(&e);
             }
             disk_error(&key, &e)
         })
+    }
+}
+
+/// What a sync is about to do, taken while the file was locked.
+struct Begun {
+    key: ObjectKey,
+    size: u64,
+    /// Closes that came before it.
+    closes: u32,
+    /// Journal that it belongs to.
+    place: PathBuf,
+    /// Spools and maps.
+    handles: Vec<File>,
+    journal: JournalSync,
+    dir: File,
+    /// Layer, its size, and the blocks that came into its spool since the last sync.
+    blocks: Vec<(LayerId, u64, BlockSet)>,
+}
+
+impl DirtyFile {
+    /// `None`: everything is on stable storage already.
+    fn begin_sync(&self) -> Result<Option<Begun>, WriteError> {
+        let mut inner = self.lock();
+        let key = inner.state.key.clone();
+        let (size, closes) = (inner.size, inner.state.closes);
+        if inner.store.is_none() {
+            return Ok(None);
+        }
+        if let Some((errno, message)) = &inner.sync_failed {
+            return Err(WriteError::failed(*errno, message.clone()));
+        }
+        if !inner.unsynced && inner.syncs == 0 {
+            return Ok(None);
+        }
+        let store = inner.store()?;
+        let open = || -> std::io::Result<(Vec<File>, JournalSync, File)> {
+            // The directory is opened here, as it may be published and put away before the sync begins.
+            Ok((sync_handles(&store.layers)?, store.journal.sync_handle()?, File::open(&store.dir)?))
+        };
+        let (handles, journal, dir) = open().map_err(|e| disk_error(&key, &e))?;
+        let place = store.journal.path().to_owned();
+        let begin = |layer: &mut Layer| (layer.id, layer.size(), layer.extents.begin_sync());
+        let blocks = store.layers.iter_mut().map(begin).collect();
+        inner.unsynced = false;
+        inner.syncs += 1;
+        Ok(Some(Begun { key, size, closes, place, handles, journal, dir, blocks }))
     }
 }
 

@@ -19,6 +19,19 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// Throws away what was written since the last close; what was closed is published.
+    pub(super) fn discard_open(self: &Arc<Self>, inner: &mut Inner) -> Result<(), WriteError> {
+        while let Some(layer) = inner.state.open_layer().map(|layer| layer.id) {
+            self.append(inner, &Record::Dropped { layer })?;
+        }
+        let base = inner.state.base.as_ref().map_or(0, |base| base.size);
+        inner.size = inner.state.last_closed().map_or(base, |closed| closed.size);
+        inner.new_content = false;
+        inner.new_file = false;
+        inner.inherited = false;
+        Ok(())
+    }
+
     /// The file lost its name while handles are open: nothing of it is published any more.
     ///
     /// # Errors

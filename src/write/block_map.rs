@@ -111,7 +111,15 @@ impl BlockMap {
     /// # Errors
     /// Those of the disk; `AlreadyExists` where there is one.
     pub fn create(dir: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(dir.join(MAP_FILE))?;
+        Self::create_at(&dir.join(MAP_FILE))
+    }
+
+    /// As [`BlockMap::create`], as file `path`.
+    ///
+    /// # Errors
+    /// See [`BlockMap::create`].
+    pub fn create_at(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         Ok(Self { file, pages: BTreeMap::new() })
     }
 
@@ -120,7 +128,15 @@ impl BlockMap {
     /// # Errors
     /// Those of the disk; `NotFound` where there is none.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).write(true).open(dir.join(MAP_FILE))?;
+        Self::open_at(&dir.join(MAP_FILE))
+    }
+
+    /// As [`BlockMap::open`], of file `path`.
+    ///
+    /// # Errors
+    /// See [`BlockMap::open`].
+    pub fn open_at(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         let mut pages = BTreeMap::new();
         let mut bytes = [0; PAGE_WORDS * 8];
         for key in 0.. {

@@ -15,7 +15,8 @@ const DENSE_RUNS_MIN: u32 = PAGE_RUNS_MAX as u32 / 2;
 type Words = Box<[u64; WORDS]>;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(from = "Vec<Range<u64>>", into = "Vec<Range<u64>>")]
 pub struct BlockSet {
     /// Runs, from start to end, that do not touch each other; none reaches into a dense page.
     runs: BTreeMap<u64, u64>,
@@ -169,6 +170,20 @@ impl BlockSet {
         {
             dense_runs(key, &words).for_each(|run| self.add_run(run));
         }
+    }
+}
+
+impl From<Vec<Range<u64>>> for BlockSet {
+    fn from(runs: Vec<Range<u64>>) -> Self {
+        let mut set = Self::default();
+        runs.into_iter().filter(|run| !run.is_empty()).for_each(|run| set.insert(run));
+        set
+    }
+}
+
+impl From<BlockSet> for Vec<Range<u64>> {
+    fn from(set: BlockSet) -> Self {
+        set.runs().collect()
     }
 }
 

@@ -5,8 +5,12 @@
 //! - `base_end`, the smallest size the file had since it was opened: from there on the base does not count, and what would
 //!   be the base's reads as zeros. The caller journals sizes and gives `base_end` back on open;
 //! - *partial* blocks: in the spool, but only some of their bytes were written; the others, below `base_end`, are still
-//!   the base's. The caller journals them as [`WritePlan::partial_changes`] tells, and gives the last line of every block
-//!   back through [`Extents::set_partial`]. A line whose block is not in the spool says nothing.
+//!   the base's. The caller journals what [`WritePlan::partial_lines`] tells, adds the lines up with [`add_partial`] and
+//!   [`cut_partials`], and gives each block's ranges back through [`Extents::set_partial`]. A line whose block is not in the
+//!   spool says nothing.
+//!
+//! What is called the base here is whatever lies below: an object, or the state that a publication under way froze
+//! (`layers.rs`).
 //!
 //! Two invariants let a part be sealed by reading the spool alone: bytes of the spool in blocks that are not in the spool
 //! by the map are zeros, and so are the bytes of a spooled block from `base_end` on that nobody wrote. A kill between
@@ -20,25 +24,46 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use super::block_map::{BLOCK_BYTES, BlockMap, BlockState};
+use super::block_map::{BLOCK_BYTES, BlockMap, BlockState, MAP_FILE};
 use super::block_set::BlockSet;
 use super::spool::Spool;
 use crate::object::ByteRange;
 
 /// What a write is going to change. Made by [`Extents::plan_write`], carried out in this order: put zeros over
-/// `zero_edges`, put the bytes into the spool, journal `partial_changes`, call [`Extents::apply_write`].
+/// `zero_edges`, put the bytes into the spool, journal `partial_lines`, call [`Extents::apply_write`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WritePlan {
     /// The blocks that are in the spool afterwards.
     pub blocks: Range<u64>,
-    /// Lines to journal: block and its written ranges from now on; empty: the block is whole.
+    /// Blocks and their written ranges from now on; empty: the block is whole.
     pub partial_changes: Vec<(u64, Vec<ByteRange>)>,
+    /// Lines to journal. They are as short as the write, however finely a block is scattered.
+    pub partial_lines: Vec<PartialLine>,
     /// Blocks that are not in the spool yet: what the write costs in disk space.
     pub new_spool_blocks: u64,
     /// Ranges of the spool, within the file's present size, to be zeroed first; at most two, each less than a block.
     pub zero_edges: Vec<ByteRange>,
     /// The write covers a part of a block whose other bytes only BOS holds. It must not be carried out.
     pub held_partial: bool,
+}
+
+impl WritePlan {
+    fn whole(&mut self, block: u64) {
+        self.partial_changes.push((block, Vec::new()));
+        self.partial_lines.push(PartialLine { block, ranges: Vec::new(), adds: false });
+    }
+}
+
+/// What a journal has to say of a block before the map is set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartialLine {
+    /// Index of the block.
+    pub block: u64,
+    /// Its written ranges; empty: it is whole.
+    pub ranges: Vec<ByteRange>,
+    /// They were written beside those that earlier lines name. Else these are all: the block was not in the spool before, and
+    /// what an earlier line says of it is void.
+    pub adds: bool,
 }
 
 /// Where a run of bytes is.
@@ -84,7 +109,15 @@ impl Extents {
     /// # Errors
     /// Those of the disk; `AlreadyExists` where there is a map.
     pub fn create(dir: &Path, base_end: u64) -> io::Result<Self> {
-        Ok(Self::over(BlockMap::create(dir)?, base_end))
+        Self::create_at(&dir.join(MAP_FILE), base_end)
+    }
+
+    /// As [`Extents::create`], with the map at `path`.
+    ///
+    /// # Errors
+    /// See [`Extents::create`].
+    pub fn create_at(path: &Path, base_end: u64) -> io::Result<Self> {
+        Ok(Self::over(BlockMap::create_at(path)?, base_end))
     }
 
     /// Of the dirty file that an earlier process left in `dir`. To be followed by [`Extents::set_partial`] for the last
@@ -93,7 +126,15 @@ impl Extents {
     /// # Errors
     /// Those of the disk; `NotFound` where there is no map.
     pub fn open(dir: &Path, base_end: u64) -> io::Result<Self> {
-        Ok(Self::over(BlockMap::open(dir)?, base_end))
+        Self::open_at(&dir.join(MAP_FILE), base_end)
+    }
+
+    /// As [`Extents::open`], with the map at `path`.
+    ///
+    /// # Errors
+    /// See [`Extents::open`].
+    pub fn open_at(path: &Path, base_end: u64) -> io::Result<Self> {
+        Ok(Self::over(BlockMap::open_at(path)?, base_end))
     }
 
     fn over(map: BlockMap, base_end: u64) -> Self {
@@ -137,43 +178,39 @@ impl Extents {
         self.syncing.subtract(synced);
     }
 
-    /// After a restart of the machine: blocks in the spool for which `is_certain` is false may have lost their bytes. They
-    /// are again what they were before the write that was never synced: BOS's alone where `is_held`, else the base's (or
-    /// zeros, where it does not reach). Returns whether there were any. [`Extents::scrub`] is due afterwards.
+    /// Whether blocks came into the spool that no sync has been told of.
+    pub fn has_unsynced(&self) -> bool {
+        !self.fresh.is_empty() || !self.syncing.is_empty()
+    }
+
+    /// After a restart of the machine: the blocks in the spool for which `is_certain` is false. They may have lost their
+    /// bytes.
+    pub fn uncertain(&self, is_certain: impl Fn(u64) -> bool) -> BlockSet {
+        let mut uncertain = BlockSet::default();
+        for (blocks, _) in self.map.runs(0..self.map.end()).filter(|(_, state)| *state == BlockState::Spool) {
+            blocks.filter(|block| !is_certain(*block)).for_each(|block| uncertain.insert(block..block + 1));
+        }
+        uncertain
+    }
+
+    /// These blocks of the spool count no more: they are again what they were before the write that was never synced: BOS's
+    /// alone where `is_held`, else the base's (or zeros, where it does not reach). [`Extents::scrub`] is due afterwards.
     ///
     /// # Errors
     /// Those of the disk. The call may be repeated.
-    pub fn revert(&mut self, is_certain: impl Fn(u64) -> bool, is_held: impl Fn(u64) -> bool) -> io::Result<bool> {
-        let spooled: Vec<_> =
-            self.map.runs(0..self.map.end()).filter(|(_, state)| *state == BlockState::Spool).collect();
-        let (mut held, mut lost) = (BlockSet::default(), BlockSet::default());
-        for (blocks, _) in spooled {
-            for block in blocks.filter(|block| !is_certain(*block)) {
-                let set = if is_held(block) { &mut held } else { &mut lost };
-                set.insert(block..block + 1);
+    pub fn revert(&mut self, uncertain: &BlockSet, is_held: impl Fn(u64) -> bool) -> io::Result<()> {
+        for run in uncertain.runs() {
+            for block in run.clone() {
+                let state = if is_held(block) { BlockState::Held } else { BlockState::Base };
+                self.map.set(block..block + 1, state)?;
             }
+            self.partials.retain(|block, _| !run.contains(block));
+            self.journaled.retain(|block| !run.contains(block));
         }
-        for (set, state) in [(&held, BlockState::Held), (&lost, BlockState::Base)] {
-            for blocks in set.runs() {
-                self.map.set(blocks.clone(), state)?;
-                self.partials.retain(|block, _| !blocks.contains(block));
-            }
-        }
-        Ok(!held.is_empty() || !lost.is_empty())
+        Ok(())
     }
 
-    /// The blocks of `set` that are in the spool.
-    pub fn spooled_of(&self, set: &BlockSet) -> BlockSet {
-        let mut spooled = BlockSet::default();
-        for run in set.runs() {
-            for (blocks, _) in self.map.runs(run).filter(|(_, state)| *state == BlockState::Spool) {
-                spooled.insert(blocks);
-            }
-        }
-        spooled
-    }
-
-    /// Replays a journaled line: the written ranges of `block`; empty: it is whole. The last line of a block counts.
+    /// Takes what the journaled lines of `block` add up to: its written ranges; empty: it is whole.
     pub fn set_partial(&mut self, block: u64, ranges: Vec<ByteRange>) {
         if ranges.is_empty() {
             self.journaled.remove(&block);
@@ -200,7 +237,9 @@ impl Extents {
         let (first, last) = (plan.blocks.start, plan.blocks.end - 1);
         self.plan_edge(first, write, size, &mut plan);
         // What was partial in between is whole afterwards.
-        plan.partial_changes.extend(self.journaled.range(first + 1..last.max(first + 1)).map(|&b| (b, Vec::new())));
+        for &block in self.journaled.range(first + 1..last.max(first + 1)) {
+            plan.whole(block);
+        }
         if last > first {
             self.plan_edge(last, write, size, &mut plan);
         }
@@ -239,8 +278,10 @@ impl Extents {
         let ranges = merged(ranges);
         if !self.completes(block, &ranges) {
             plan.partial_changes.push((block, ranges));
+            let adds = state == BlockState::Spool;
+            plan.partial_lines.push(PartialLine { block, ranges: vec![covered], adds });
         } else if self.journaled.contains(&block) {
-            plan.partial_changes.push((block, Vec::new()));
+            plan.whole(block);
         }
     }
 
@@ -339,12 +380,12 @@ impl Extents {
 
     /// Takes bytes of the base that were fetched, from file offset `at` on. Only bytes that are still the base's are put
     /// into the spool, whatever was written meanwhile. A block that none of whose bytes were written is taken only if
-    /// `bytes` hold all that the base has of it. Returns lines to journal, as [`WritePlan::partial_changes`]: without them
+    /// `bytes` hold all that the base has of it. Returns lines to journal, as [`WritePlan::partial_lines`]: without them
     /// a later process fetches the same bytes again, if the base is still there.
     ///
     /// # Errors
     /// Those of the disk. The call may be repeated.
-    pub fn fill(&mut self, spool: &Spool, at: u64, bytes: &[u8]) -> io::Result<Vec<(u64, Vec<ByteRange>)>> {
+    pub fn fill(&mut self, spool: &Spool, at: u64, bytes: &[u8]) -> io::Result<Vec<PartialLine>> {
         let given = ByteRange::at(at, bytes.len() as u64).intersect(ByteRange::new(0, self.base_end));
         let part_of = |range: ByteRange| &bytes[(range.start - at) as usize..(range.end - at) as usize];
         let runs: Vec<_> = self.map.runs(blocks_touching(given)).collect();
@@ -387,7 +428,7 @@ impl Extents {
         given: ByteRange,
         spool: &Spool,
         part_of: impl Fn(ByteRange) -> &'a [u8],
-    ) -> io::Result<Option<(u64, Vec<ByteRange>)>> {
+    ) -> io::Result<Option<PartialLine>> {
         let Some(written) = self.partials.get(&block) else { return Ok(None) };
         let mut filled = false;
         let mut ranges = written.clone();
@@ -407,7 +448,7 @@ impl Extents {
         } else {
             self.partials.insert(block, ranges.clone());
         }
-        Ok(filled.then_some((block, ranges)))
+        Ok(filled.then_some(PartialLine { block, ranges, adds: false }))
     }
 
     /// The file is cut or extended from `old_size` to `new_size`. Cut bytes are neither the spool's nor the base's any
@@ -484,69 +525,6 @@ impl Extents {
         Ok(held.iter().map(bytes_of).collect())
     }
 
-    /// The file was published and the object is the new base, valid up to `new_base_end`: the smallest size since the
-    /// publication was frozen. Blocks for which `keep` is false (not written since then) become the base's; a kept block
-    /// stays in the spool or zero. A held block becomes the base's in any case, as it was part of the object. Returns the
-    /// ranges of the spool to punch now.
-    ///
-    /// # Errors
-    /// Those of the disk. The call may be repeated, which finds the rest; [`Extents::scrub`] then punches.
-    pub fn rebase(&mut self, new_base_end: u64, keep: impl Fn(u64) -> bool) -> io::Result<Vec<ByteRange>> {
-        let mut dropped: Vec<(Range<u64>, BlockState)> = Vec::new();
-        let mut any_kept = false;
-        for (run, state) in self.map.runs(0..self.map.end()) {
-            match state {
-                BlockState::Base => {}
-                BlockState::Held => dropped.push((run, state)),
-                BlockState::Zero | BlockState::Spool => {
-                    let mut at = run.start;
-                    while at < run.end {
-                        let kept = keep(at);
-                        let end = (at + 1..run.end).find(|&block| keep(block) != kept).unwrap_or(run.end);
-                        if !kept {
-                            dropped.push((at..end, state));
-                        }
-                        any_kept |= kept;
-                        at = end;
-                    }
-                }
-            }
-        }
-        self.drop_blocks(new_base_end, &dropped, any_kept)
-    }
-
-    /// As [`Extents::rebase`] with nothing to keep.
-    ///
-    /// # Errors
-    /// Those of the disk; nothing but `base_end` is changed then, and the call may be repeated.
-    pub fn rebase_all(&mut self, new_base_end: u64) -> io::Result<Vec<ByteRange>> {
-        let dropped: Vec<_> = self.map.runs(0..self.map.end()).collect();
-        self.drop_blocks(new_base_end, &dropped, false)
-    }
-
-    fn drop_blocks(
-        &mut self,
-        new_base_end: u64,
-        dropped: &[(Range<u64>, BlockState)],
-        any_kept: bool,
-    ) -> io::Result<Vec<ByteRange>> {
-        self.base_end = new_base_end;
-        if any_kept {
-            for (blocks, _) in dropped {
-                self.map.set(blocks.clone(), BlockState::Base)?;
-            }
-        } else {
-            self.map.reset()?;
-        }
-        let map = &self.map;
-        self.partials.retain(|&block, _| map.state(block) == BlockState::Spool);
-        Ok(dropped
-            .iter()
-            .filter(|(_, state)| *state == BlockState::Spool)
-            .map(|(blocks, _)| bytes_of(blocks))
-            .collect())
-    }
-
     /// Makes the spool zero within `range` wherever the map does not say that it counts; for the whole file after open.
     ///
     /// # Errors
@@ -613,6 +591,34 @@ fn gaps(whole: ByteRange, written: &[ByteRange]) -> impl Iterator<Item = ByteRan
     let starts = std::iter::once(whole.start).chain(written.iter().map(move |range| range.end.max(whole.start)));
     let ends = written.iter().map(|range| range.start).chain(std::iter::once(u64::MAX));
     starts.zip(ends).map(move |(start, end)| ByteRange::new(start, end.min(whole.end))).filter(|gap| !gap.is_empty())
+}
+
+/// Adds a journaled line to what the earlier ones add up to.
+pub fn add_partial(known: &mut BTreeMap<u64, Vec<ByteRange>>, line: &PartialLine) {
+    if line.ranges.is_empty() {
+        known.remove(&line.block);
+        return;
+    }
+    let ranges = known.entry(line.block).or_default();
+    if !line.adds {
+        ranges.clear();
+    }
+    ranges.extend_from_slice(&line.ranges);
+    *ranges = merged(std::mem::take(ranges));
+}
+
+/// The file is cut to `size`: what was written behind it counts no more.
+pub fn cut_partials(lines: &mut BTreeMap<u64, Vec<ByteRange>>, size: u64) {
+    lines.split_off(&size.div_ceil(BLOCK_BYTES));
+    if let Some(mut last) = lines.last_entry().filter(|last| block_range(*last.key()).end > size) {
+        let within = ByteRange::new(0, size);
+        let ranges = merged(last.get().iter().map(|range| range.intersect(within)).collect());
+        if ranges.is_empty() {
+            last.remove();
+        } else {
+            *last.get_mut() = ranges;
+        }
+    }
 }
 
 /// Collects pieces, clipped and merged.

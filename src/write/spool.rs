@@ -30,7 +30,14 @@ impl Spool {
     /// # Errors
     /// Those of the disk; `AlreadyExists` where there is one.
     pub fn create(dir: &Path, size: u64) -> io::Result<Self> {
-        let path = dir.join(SPOOL_FILE);
+        Self::create_at(&dir.join(SPOOL_FILE), size)
+    }
+
+    /// As [`Spool::create`], as file `path`.
+    ///
+    /// # Errors
+    /// See [`Spool::create`].
+    pub fn create_at(path: &Path, size: u64) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         file.set_len(size)?;
         Ok(Self { file: Arc::new(file), len: AtomicU64::new(size) })
@@ -41,7 +48,15 @@ impl Spool {
     /// # Errors
     /// Those of the disk; `NotFound` where there is none.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(dir.join(SPOOL_FILE))?;
+        Self::open_at(&dir.join(SPOOL_FILE))
+    }
+
+    /// As [`Spool::open`], of file `path`.
+    ///
+    /// # Errors
+    /// See [`Spool::open`].
+    pub fn open_at(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
         let len = file.metadata()?.len();
         Ok(Self { file: Arc::new(file), len: AtomicU64::new(len) })
     }

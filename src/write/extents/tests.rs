@@ -20,8 +20,6 @@ struct Rig {
     base: Vec<u8>,
     held: BTreeMap<u64, Vec<u8>>,
     model: Vec<u8>,
-    /// A publication on its way: its bytes, blocks written since, smallest size since.
-    frozen: Option<(Vec<u8>, BTreeSet<u64>, u64)>,
     /// A kill may have left bytes in the spool that do not count.
     unscrubbed: bool,
     next_byte: u8,
@@ -39,7 +37,6 @@ impl Rig {
             held: BTreeMap::new(),
             model: base.clone(),
             base,
-            frozen: None,
             unscrubbed: false,
             next_byte: 0,
         }
@@ -76,9 +73,6 @@ impl Rig {
             }
             self.model[offset as usize..end].copy_from_slice(&bytes);
         }
-        if let Some((_, dirtied, _)) = &mut self.frozen {
-            dirtied.extend(plan.blocks.clone());
-        }
         let steps = killed_after.unwrap_or(u8::MAX);
         if steps > 0 {
             plan.zero_edges.iter().for_each(|&edge| self.spool.zero(edge).unwrap());
@@ -87,7 +81,7 @@ impl Rig {
             self.spool.write_at(offset, &bytes).unwrap();
         }
         if steps > 2 {
-            self.lines.extend(plan.partial_changes.iter().cloned());
+            plan.partial_lines.iter().for_each(|line| add_partial(&mut self.lines, line));
         }
         if steps > 3 {
             let spooled = self.extents.spool_blocks(ByteRange::new(0, u64::MAX / 2));
@@ -118,27 +112,18 @@ impl Rig {
         self.spool.set_len(new_size).unwrap();
         self.extents.truncate(old_size, new_size).unwrap();
         self.model.resize(new_size as usize, 0);
-        if let Some((_, dirtied, size_min)) = &mut self.frozen {
-            *size_min = new_size.min(*size_min);
-            dirtied.extend(blocks_touching(ByteRange::new(new_size, old_size.max(new_size))));
-        }
+        cut_partials(&mut self.lines, new_size);
     }
 
     fn fill(&mut self, start: u64, end: u64) {
         let range = ByteRange::new(start, end.min(self.base.len() as u64));
         let bytes = self.base.get(range.start as usize..range.end as usize).unwrap_or_default();
         let lines = self.extents.fill(&self.spool, start, bytes).unwrap();
-        self.lines.extend(lines);
+        lines.iter().for_each(|line| add_partial(&mut self.lines, line));
     }
 
     fn hold(&mut self, start: u64, end: u64) {
-        // Only what was sent is held, and a part that was written after the freeze is not sent before the publication.
         let range = ByteRange::new(start, end.min(self.size()));
-        let dirtied =
-            |blocks: Range<u64>| self.frozen.as_ref().is_some_and(|(_, d, _)| d.range(blocks).next().is_some());
-        if dirtied(blocks_touching(range)) {
-            return;
-        }
         for range in self.extents.hold(range).unwrap() {
             for block in blocks_touching(range) {
                 let bytes = block_range(block);
@@ -146,21 +131,6 @@ impl Rig {
             }
             self.spool.punch(range).unwrap();
         }
-    }
-
-    fn publish(&mut self) {
-        let Some((bytes, dirtied, size_min)) = self.frozen.take() else { return };
-        let base_end = size_min.min(bytes.len() as u64);
-        self.base = bytes;
-        let punched = if dirtied.is_empty() {
-            self.extents.rebase_all(base_end).unwrap()
-        } else {
-            self.extents.rebase(base_end, |block| dirtied.contains(&block)).unwrap()
-        };
-        for range in punched {
-            self.spool.punch(range).unwrap();
-        }
-        assert_eq!(self.extents.held_blocks(ByteRange::new(0, u64::MAX / 2)), 0);
     }
 
     fn reopen(&mut self, scrub: bool) {
@@ -247,8 +217,6 @@ enum Step {
     /// What sealing a part does: fetch all that is missing in it.
     Seal(u64, u64),
     Hold(u64, u64),
-    Freeze,
-    Publish,
     Reopen(bool),
 }
 
@@ -274,8 +242,6 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (offset(), offset()).prop_map(|(a, b)| Step::Fill(a.min(b), a.max(b))),
         3 => (offset(), offset()).prop_map(|(a, b)| Step::Seal(a.min(b), a.max(b))),
         2 => (offset(), offset()).prop_map(|(a, b)| Step::Hold(a.min(b), a.max(b))),
-        2 => Just(Step::Freeze),
-        2 => Just(Step::Publish),
         2 => any::<bool>().prop_map(Step::Reopen),
     ]
 }
@@ -297,11 +263,6 @@ fn run(base_len: u64, steps: Vec<Step>) {
                 }
             }
             Step::Hold(start, end) => rig.hold(start, end),
-            Step::Freeze if rig.frozen.is_none() => {
-                rig.frozen = Some((rig.model.clone(), BTreeSet::new(), rig.size()));
-            }
-            Step::Freeze => {}
-            Step::Publish => rig.publish(),
             Step::Reopen(scrub) => rig.reopen(scrub),
         }
         rig.check();
@@ -353,7 +314,7 @@ fn a_block_is_whole_when_all_of_the_base_in_it_is_written() {
     assert_eq!(rig.extents.partial_count(), 1);
     rig.write(4096, 10, None);
     rig.write(4096 + 70, 4096 - 70, None);
-    assert!(rig.lines[&1].is_empty());
+    assert!(!rig.lines.contains_key(&1));
     assert!(rig.extents.is_spooled(ByteRange::new(4096, 8192)));
     // The last block of the base ends with the base.
     rig.write(8192, 10_000 - 8192, None);
@@ -367,7 +328,7 @@ fn what_was_fetched_is_there_after_a_kill_without_the_base() {
     rig.write(10, 20, None);
     rig.write(5000, 20, None);
     rig.fill(0, 4096);
-    assert!(rig.lines[&0].is_empty() && !rig.lines[&1].is_empty());
+    assert!(!rig.lines.contains_key(&0) && !rig.lines[&1].is_empty());
     rig.reopen(true);
     assert_eq!(rig.extents.base_pieces(ByteRange::new(0, 4096), rig.size()), []);
     assert_eq!(rig.extents.partial_count(), 1);

@@ -84,7 +84,9 @@ fn check_state(state: &FileState, records: &[Record]) {
     }
     assert_eq!(folded, *state, "line by line is something else than at once");
     assert!(state.parts.len() <= PART_NUMBER_MAX as usize);
-    assert!(state.partials.len() < records.len() && state.changed_since_freeze.len() < records.len());
+    assert!(state.depth() <= state.layers.len() && state.layers.len() <= records.len() + 1);
+    let again = state.checkpoint().expect("a state that is JSON");
+    assert_eq!(FileState::replay(&again).as_ref(), Ok(state), "its checkpoint folds to something else");
     for (number, part) in &state.parts {
         assert!((1..=PART_NUMBER_MAX).contains(&number.get()));
         assert!(part.copied.is_none_or(|range| range.start <= range.end), "a range that is reversed");
@@ -102,5 +104,5 @@ fn check_state(state: &FileState, records: &[Record]) {
     }
     assert!(!state.key.as_str().is_empty() && !state.key.as_str().contains('\0'));
     assert!(state.key.as_str().split('/').all(|segment| segment != ".."), "a key that leaves its folder");
-    let _ = (state.attrs_differ(), state.base_key(), state.keeps_changes());
+    let _ = (state.attrs_differ(), state.base_key(), state.open_layer(), state.base_end());
 }

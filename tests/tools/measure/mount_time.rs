@@ -13,6 +13,7 @@ use bosfs::journal::record::FORMAT;
 use bosfs::journal::state_dir::read_identity;
 use bosfs::journal::{Journal, Record, StateDir, boot_id};
 use bosfs::object::{ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, Timestamp, UploadId};
+use bosfs::write::block_map::BLOCK_BYTES;
 use bosfs::write::extents::Extents;
 use bosfs::write::part_plan::PartPlan;
 use bosfs::write::spool::Spool;
@@ -110,7 +111,7 @@ fn scene(world: &World, report: &mut Report, uploads: u32) -> Result<(), String>
 fn all_closed(world: &World, report: &mut Report, dirs: &[PathBuf], uploads: u32) -> Result<(), String> {
     for dir in dirs {
         let size = u64::from(PARTS_PER_UPLOAD) * PART_BYTES;
-        let closed = Record::Closed { publication: 1, size, attrs: attrs() };
+        let closed = Record::Closed { publication: 1, size, attrs: attrs(), layer: 1 };
         Journal::open(dir).and_then(|(mut journal, _)| journal.append(&closed)).map_err(text)?;
     }
     world.proxy.take_counts();
@@ -241,9 +242,11 @@ fn make_closed(world: &World, state: &StateDir, round: u32) -> Result<Vec<String
                 let body = &bytes[range.start as usize..range.end as usize];
                 send(&world.bucket, &mut journal, &key, &upload_id, number.get(), body)?;
             }
-            let closed = Record::Closed { publication: 1, size: CLOSED_BYTES, attrs: attrs() };
+            let closed = Record::Closed { publication: 1, size: CLOSED_BYTES, attrs: attrs(), layer: 1 };
             journal.append(&closed).map_err(text)?;
-            journal.append(&Record::Synced { size: CLOSED_BYTES, blocks: None }).map_err(text)?;
+            let blocks = vec![ByteRange::new(0, CLOSED_BYTES.div_ceil(BLOCK_BYTES))];
+            journal.append(&Record::Spooled { layer: 1, size: CLOSED_BYTES, blocks }).map_err(text)?;
+            journal.append(&Record::Synced { size: CLOSED_BYTES, closes: 1 }).map_err(text)?;
             sync(&dir, &mut journal)?;
             Ok(key)
         })

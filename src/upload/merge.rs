@@ -1,0 +1,228 @@
+//! Fewer layers, and shorter journals: what makes a file's place on the disk smaller without changing what it says.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::checkpoint::JOURNAL_BYTES_MIN;
+use super::dirty_file::{DirtyFile, disk_error};
+use super::inner::Inner;
+use super::state::Stage;
+use super::WriteError;
+use crate::journal::Record;
+use crate::journal::record::LayerId;
+use crate::object::ByteRange;
+use crate::write::block_map::BLOCK_BYTES;
+use crate::write::extents::PartialLine;
+use crate::write::layers::{Layer, MergeStep, merge_steps, remove_files};
+
+/// Bytes that are copied at once from one layer to another while the file is locked. A larger layer stays as it is.
+const MERGE_BYTES_MAX: u64 = 64 << 20;
+/// How much a journal grows at least before it is looked at again.
+const LOOK_AGAIN_BYTES: u64 = 16 << 10;
+
+impl DirtyFile {
+    /// After a close: layers that no publication tells apart any more become one, so that a file which is closed again and
+    /// again behind a slow publication does not pile them up. Trouble is no error: then they stay as they are.
+    pub(super) fn merge_closed(self: &Arc<Self>, inner: &mut Inner) {
+        while let Some(index) = mergeable(inner) {
+            match self.merge_at(inner, index) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) => {
+                    log::warn!("{}: layers are left apart: {e}", inner.state.key);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Puts layer `index` and the one below it together. `false`: that takes too long, or cannot be done.
+    fn merge_at(self: &Arc<Self>, inner: &mut Inner, index: usize) -> Result<bool, WriteError> {
+        let key = inner.state.key.clone();
+        let store = inner.store()?;
+        let (lower, upper) = (&store.layers[index - 1], &store.layers[index]);
+        let (lower_id, upper_id) = (lower.id, upper.id);
+        if upper.extents.base_end() == 0 {
+            // It was emptied and written anew: nothing below it counts.
+            self.append(inner, &Record::Dropped { layer: lower_id })?;
+            self.shed(inner);
+            return Ok(true);
+        }
+        if upper.spool_blocks() * BLOCK_BYTES > MERGE_BYTES_MAX {
+            return Ok(false);
+        }
+        let Some(steps) = merge_steps(lower, upper) else { return Ok(false) };
+        let upper_spool = upper.spool.clone();
+        for step in steps {
+            let read = |bytes: &mut [u8], range: ByteRange| upper_spool.read_at(range.start, bytes);
+            if let Err(e) = self.merge_step(inner, index - 1, &step, read) {
+                // What came into the lower layer is what the upper one shows: nothing changed, but for the room it takes.
+                self.recount(inner);
+                return Err(disk_error(&key, &e));
+            }
+        }
+        self.append(inner, &Record::Merged { layer: upper_id })?;
+        self.shed(inner);
+        Ok(true)
+    }
+
+    /// One step, journaled as if a program had made it.
+    fn merge_step(
+        &self,
+        inner: &mut Inner,
+        index: usize,
+        step: &MergeStep,
+        read: impl Fn(&mut [u8], ByteRange) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        let failed = |e: WriteError| std::io::Error::other(e.to_string());
+        let layer = inner.store().map_err(failed)?.layers[index].id;
+        match *step {
+            MergeStep::Resize(size) => {
+                self.append(inner, &Record::Resizing { layer, size }).map_err(failed)?;
+                let lower = &mut inner.store().map_err(failed)?.layers[index];
+                let old = lower.size();
+                lower.spool.set_len(size)?;
+                lower.extents.truncate(old, size)?;
+                self.append(inner, &Record::Resized { layer }).map_err(failed)
+            }
+            MergeStep::Zero(range) => {
+                self.append(inner, &Record::Zeroed { layer, range }).map_err(failed)?;
+                let lower = &mut inner.store().map_err(failed)?.layers[index];
+                lower.extents.zero(range)?;
+                lower.extents.scrub(&lower.spool, range)
+            }
+            MergeStep::Copy(range) => {
+                let mut bytes = vec![0; range.len() as usize];
+                read(&mut bytes, range)?;
+                let lower = &mut inner.store().map_err(failed)?.layers[index];
+                let plan = lower.extents.plan_write(range.start, range.len(), lower.size());
+                plan.zero_edges.iter().try_for_each(|edge| lower.spool.zero(*edge))?;
+                lower.spool.write_at(range.start, &bytes)?;
+                for PartialLine { block, ranges, adds } in plan.partial_lines.iter().cloned() {
+                    self.append(inner, &Record::Partial { layer, block, ranges, adds }).map_err(failed)?;
+                }
+                inner.store().map_err(failed)?.layers[index].extents.apply_write(&plan)
+            }
+        }
+    }
+
+    /// Layers went out of use: the spools are counted anew, and what is not needed is put away.
+    fn shed(self: &Arc<Self>, inner: &mut Inner) {
+        self.recount(inner);
+        let file = self.clone();
+        let put_away = move || {
+            if let Err(e) = file.put_away_layers() {
+                log::warn!("{}: layers that are not needed any more stay on the disk for now: {e}", file.key());
+            }
+        };
+        self.shared.tasks.spawn_blocking_on(put_away, &self.shared.runtime);
+    }
+
+    fn recount(&self, inner: &mut Inner) {
+        let Some(store) = &inner.store else { return };
+        let now = store.spool_blocks() * BLOCK_BYTES;
+        self.shared.budget.take(now.saturating_sub(inner.spooled_bytes));
+        self.shared.budget.release(inner.spooled_bytes.saturating_sub(now));
+        inner.spooled_bytes = now;
+    }
+
+    /// Removes the files of layers that no state needs any more, once the line that says so is on stable storage: after a
+    /// power loss, a journal that names them without their files would be worth nothing. Takes as long as the disk does.
+    ///
+    /// # Errors
+    /// The disk failed: they stay, and are tried again with the next ones or by the next mount.
+    pub(super) fn put_away_layers(&self) -> std::io::Result<()> {
+        let (handle, dir, ids) = {
+            let inner = self.lock();
+            let Some(store) = inner.store.as_ref().filter(|store| !store.dropped.is_empty()) else { return Ok(()) };
+            let ids: Vec<LayerId> = store.dropped.iter().map(|layer| layer.id).collect();
+            (store.journal.sync_handle()?, store.dir.clone(), ids)
+        };
+        handle.sync_data()?;
+        let gone: Vec<Layer> = {
+            let mut inner = self.lock();
+            let Some(store) = inner.store.as_mut().filter(|store| store.dir == dir) else { return Ok(()) };
+            let (gone, kept) = std::mem::take(&mut store.dropped).into_iter().partition(|l| ids.contains(&l.id));
+            store.dropped = kept;
+            gone
+        };
+        let freed = gone.iter().map(Layer::spool_blocks).sum::<u64>() * BLOCK_BYTES;
+        for layer in gone {
+            remove_files(&dir, layer.id)?;
+        }
+        let mut inner = self.lock();
+        let freed = freed.min(inner.spooled_bytes);
+        inner.spooled_bytes -= freed;
+        drop(inner);
+        self.shared.budget.release(freed);
+        self.notify();
+        Ok(())
+    }
+
+    /// Called when the journal has grown: begins to replace it by a checkpoint, where that is much shorter.
+    pub(super) fn consider_checkpoint(&self, inner: &mut Inner) {
+        let state = &inner.state;
+        let Some(store) = &mut inner.store else { return };
+        let len = store.journal.len_bytes();
+        store.checkpoint_at = len + LOOK_AGAIN_BYTES;
+        if store.journal.has_checkpoint() || !state.wants_checkpoint(len) {
+            return;
+        }
+        let begun = state
+            .checkpoint()
+            .map_err(std::io::Error::from)
+            .and_then(|lines| store.journal.begin_checkpoint(&lines));
+        if let Err(e) = begun {
+            log::warn!("{}: {e}", state.key);
+            // The journal goes on; a full disk is not asked each time.
+            store.checkpoint_at = len + len / 2;
+            return;
+        }
+        let Some(file) = self.me() else { return store.journal.abandon_checkpoint() };
+        self.shared.tasks.spawn_blocking_on(move || file.end_checkpoint(), &self.shared.runtime);
+    }
+
+    /// Syncs the checkpoint without the file's lock, then puts it in the journal's place.
+    fn end_checkpoint(self: &Arc<Self>) {
+        let handle = match &self.lock().store {
+            Some(store) if store.journal.has_checkpoint() => store.journal.sync_handle(),
+            // Published and put away meanwhile.
+            _ => return,
+        };
+        let synced = handle.and_then(|handle| handle.sync_data());
+        let dir = {
+            let mut inner = self.lock();
+            let Some(store) = &mut inner.store else { return };
+            if let Err(e) = synced {
+                // The old journal may have lost lines: nobody knows.
+                store.journal.abandon_checkpoint();
+                log::error!("{}: {}", store.dir.display(), store.journal.sync_failed(&e));
+                return;
+            }
+            match store.journal.finish_checkpoint() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) => return log::warn!("{e}"),
+            }
+            store.checkpoint_at = JOURNAL_BYTES_MIN.max(store.journal.len_bytes() + LOOK_AGAIN_BYTES);
+            File::open(&store.dir)
+        };
+        if let Err(e) = dir.and_then(|dir| dir.sync_all()) {
+            // The old name leads to the old journal, which has every line that was synced by then.
+            log::warn!("{}: a checkpoint's name could not be synced: {e}", self.key());
+            self.lock().unsynced = true;
+        }
+    }
+}
+
+/// The topmost layer that belongs to the same state as the one below it.
+fn mergeable(inner: &Inner) -> Option<usize> {
+    let state = &inner.state;
+    let fixed = match &state.stage {
+        Stage::Open => 0,
+        // Nothing of what is on its way is touched.
+        _ => state.depth(),
+    };
+    let top = state.last_closed().map_or(state.layers.len(), |closed| state.depth_of(closed));
+    (top == state.layers.len() && top > fixed + 1).then(|| top - 1)
+}
