@@ -204,7 +204,7 @@ fn lines_of_another_version_are_no_torn_tail_and_tell_to_update() {
     for json in [
         r#"{"t":"teleported","to":"mars"}"#.to_owned(),
         r#"{"no":"type"}"#.to_owned(),
-        serde_json::to_string(&opened()).unwrap().replace(r#""format":1"#, r#""format":2"#),
+        serde_json::to_string(&opened()).unwrap().replace(r#""format":2"#, r#""format":3"#),
     ] {
         let mut bytes = bytes_of(&some_records());
         let whole = bytes.len();
@@ -223,10 +223,9 @@ fn lines_that_name_blocks_beyond_the_largest_file_are_damage() {
     let end = 10_000 * 4768 * (1 << 20) / 4096u64;
     let with = |form: &str, end: u64| replay(&framed(&form.replace("END", &end.to_string()))).damage;
     for form in [
-        r#"{"t":"spooled","blocks":[{"start":0,"end":3},{"start":7,"end":END}]}"#,
-        r#"{"t":"synced","size":40000,"blocks":[{"start":7,"end":END},{"start":3,"end":4}]}"#,
-        r#"{"t":"rebased","blocks":[{"start":7,"end":END}]}"#,
-        r#"{"t":"rebased","blocks":[{"start":END,"end":END}]}"#,
+        r#"{"t":"spooled","layer":1,"size":9,"blocks":[{"start":0,"end":3},{"start":7,"end":END}]}"#,
+        r#"{"t":"spooled","layer":1,"size":9,"blocks":[{"start":7,"end":END},{"start":3,"end":4}]}"#,
+        r#"{"t":"spooled","layer":1,"size":9,"blocks":[{"start":END,"end":END}]}"#,
     ] {
         assert_eq!(with(form, end), None, "{form}");
         for beyond in [end + 1, 84_294_967_296, u64::MAX] {
@@ -234,7 +233,7 @@ fn lines_that_name_blocks_beyond_the_largest_file_are_damage() {
             assert!(damage.contains("beyond the largest file"), "{form}: {damage}");
         }
     }
-    let partial = r#"{"t":"partial","block":END,"ranges":[]}"#;
+    let partial = r#"{"t":"partial","layer":1,"block":END,"ranges":[]}"#;
     assert_eq!(with(partial, end - 1), None);
     assert!(with(partial, end).unwrap().contains("beyond the largest file"));
 }

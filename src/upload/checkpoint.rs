@@ -152,9 +152,9 @@ impl FileState {
         let layers: u64 = self
             .layers
             .iter()
-            .map(|layer| 200 + ranges(&layer.partials) + 24 * layer.synced_blocks.runs().count() as u64)
+            .map(|layer| 150 + ranges(&layer.partials) + 24 * layer.synced_blocks.runs().count() as u64)
             .sum();
-        1000 + 180 * self.parts.len() as u64 + layers
+        600 + 180 * self.parts.len() as u64 + layers
     }
 
     /// Whether a journal of `len` bytes is to be replaced by a checkpoint of this state: a journal takes at most 64 KiB and
