@@ -133,7 +133,7 @@ async fn write(file: &Arc<DirtyFile>, offset: u64, bytes: &[u8]) {
         let at = offset + i as u64 * 300_000;
         while let Err(e) = file.write(at, piece) {
             assert!(matches!(e, WriteError::MustWait), "{e}");
-            file.wait_writable(at, piece.len() as u64).await.unwrap();
+            file.wait_writable(piece.len() as u64).await.unwrap();
         }
     }
 }

@@ -177,7 +177,8 @@ impl DirtyFile {
             let touched = ByteRange::new(old.min(size), old.max(size));
             let boundary = ByteRange::at(touched.start, touched.len().max(1));
             let layer = inner.top()?.id;
-            let synced = inner.state.layer(layer).and_then(|layer| layer.synced_size).is_some_and(|synced| synced > size);
+            let synced =
+                inner.state.layer(layer).and_then(|layer| layer.synced_size).is_some_and(|synced| synced > size);
             if inner.state.stage == Stage::Open {
                 inner.forget_live(boundary);
             }

@@ -205,7 +205,10 @@ mod tests {
             crate::journal::line_of(line).unwrap();
         }
         assert_eq!(FileState::replay(&lines).unwrap(), state);
-        assert_eq!(FileState::replay(&FileState::replay(&[opened(None)]).unwrap().checkpoint().unwrap()).unwrap().layers.len(), 1);
+        assert_eq!(
+            FileState::replay(&FileState::replay(&[opened(None)]).unwrap().checkpoint().unwrap()).unwrap().layers.len(),
+            1
+        );
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-use super::inner::{Inner, Removal, Store};
 use super::checkpoint::JOURNAL_BYTES_MIN;
+use super::inner::{Inner, Removal, Store};
 use super::shared::Shared;
 use super::state::{FileState, Stage};
 use super::{Opening, Published, WriteError};

@@ -401,10 +401,7 @@ impl Inner {
         copy_runs(&self.plan, size, |number| {
             let range = self.plan.range_in(number, size);
             // Parts that BOS has already are cheaper than a copy that splits a run.
-            copyable
-                && !self.state.is_sent(number, range.len())
-                && self.store.is_some()
-                && view.is_untouched(range)
+            copyable && !self.state.is_sent(number, range.len()) && self.store.is_some() && view.is_untouched(range)
         })
     }
 

@@ -200,15 +200,16 @@ impl Inner {
 
     /// Whether the file differs from the last state of it that was closed; where none was, from its base.
     pub(super) fn has_open_changes(&self) -> bool {
-        if self.state.last_closed().is_some() || self.state.published.is_some() {
-            return self.state.open_layer().is_some_and(|layer| {
-                let whole = ByteRange::new(0, self.size);
-                let top = self.store.as_ref().and_then(|store| store.layers.last());
-                layer.base_end != self.size || top.is_some_and(|top| !top.extents.is_untouched(whole, self.size))
-            });
+        let whole = ByteRange::new(0, self.size);
+        let Some(closed) = self.state.last_closed() else {
+            let is_base = self.base().is_some_and(|base| base.size == self.size && base.key.is_none());
+            return !(is_base && self.open_view().is_untouched(whole));
+        };
+        if self.state.open_layer().is_none() {
+            return false;
         }
-        let is_base = self.base().is_some_and(|base| base.size == self.size && base.key.is_none());
-        !(is_base && self.open_view().is_untouched(ByteRange::new(0, self.size)))
+        let top = self.store.as_ref().and_then(|store| store.layers.last());
+        closed.size != self.size || top.is_some_and(|top| !top.extents.is_untouched(whole, self.size))
     }
 
     pub(super) fn store(&mut self) -> Result<&mut Store, WriteError> {

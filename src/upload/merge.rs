@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use super::WriteError;
 use super::checkpoint::JOURNAL_BYTES_MIN;
 use super::dirty_file::{DirtyFile, disk_error};
 use super::inner::Inner;
 use super::state::Stage;
-use super::WriteError;
 use crate::journal::Record;
 use crate::journal::record::LayerId;
 use crate::object::ByteRange;
@@ -168,10 +168,8 @@ impl DirtyFile {
         if store.journal.has_checkpoint() || !state.wants_checkpoint(len) {
             return;
         }
-        let begun = state
-            .checkpoint()
-            .map_err(std::io::Error::from)
-            .and_then(|lines| store.journal.begin_checkpoint(&lines));
+        let begun =
+            state.checkpoint().map_err(std::io::Error::from).and_then(|lines| store.journal.begin_checkpoint(&lines));
         if let Err(e) = begun {
             log::warn!("{}: {e}", state.key);
             // The journal goes on; a full disk is not asked each time.

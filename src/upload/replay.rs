@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::state::{Carried, FileState, Frozen, Held, Interruption, LastPublication, LayerState, Stage, Upload, set_of};
+use super::state::{
+    Carried, FileState, Frozen, Held, Interruption, LastPublication, LayerState, Stage, Upload, set_of,
+};
 use crate::journal::Record;
 use crate::journal::record::{FORMAT, LayerId, Proof};
 use crate::object::{BaseObject, Condition};
@@ -380,7 +382,9 @@ impl FileState {
 
     /// What layer `id` held is in the one below it.
     fn merged(&mut self, id: LayerId) {
-        let Some(index) = self.layers.iter().position(|layer| layer.id == id).filter(|index| *index > 0) else { return };
+        let Some(index) = self.layers.iter().position(|layer| layer.id == id).filter(|index| *index > 0) else {
+            return;
+        };
         let below = self.layers[index - 1].id;
         let frozen = match &mut self.stage {
             Stage::Open => None,
@@ -399,8 +403,7 @@ impl FileState {
         self.kept_before = self.parts_kept();
         let Stage::Completed { frozen, etag, .. } = self.stage.clone() else { return };
         let object = BaseObject::own(etag, frozen.size);
-        self.carried =
-            Some(Carried { attrs: frozen.attrs, xattrs: frozen.headers.metadata.get(XATTRS).cloned() });
+        self.carried = Some(Carried { attrs: frozen.attrs, xattrs: frozen.headers.metadata.get(XATTRS).cloned() });
         self.published = Some(LastPublication {
             publication: frozen.publication,
             object: object.clone(),

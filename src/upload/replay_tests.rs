@@ -246,4 +246,3 @@ fn attributes_set_after_close_ride_on_a_publication_not_yet_sent() {
     let state = FileState::replay(&records).unwrap();
     assert_eq!(state.stage.frozen().unwrap().attrs, later);
 }
-

@@ -79,12 +79,7 @@ fn puts_what_is_here(state: &FileState, store: &Store) -> bool {
 }
 
 /// Whether something of the layer is gone.
-fn revert_layer(
-    state: &FileState,
-    store: &mut Store,
-    index: usize,
-    in_bos: &InBos,
-) -> Result<bool, WriteError> {
+fn revert_layer(state: &FileState, store: &mut Store, index: usize, in_bos: &InBos) -> Result<bool, WriteError> {
     let known = &state.layers[index];
     let layer = &mut store.layers[index];
     let size = layer.size();
