@@ -49,6 +49,10 @@ pub(super) enum Verdict {
     Short(u64),
     /// Carry it out, then kill.
     GoAndKill(DiskRule),
+    /// Carry it out, and answer once the rule is released.
+    AnswerLate(DiskRule),
+    /// Carry it out once the rule is released, unless the disk stands still then.
+    ActLate(DiskRule),
 }
 
 impl Gate {
@@ -80,6 +84,8 @@ impl Gate {
                 Ok(Verdict::Short(bytes))
             }
             DiskFault::KillAfter => Ok(Verdict::GoAndKill(rule)),
+            DiskFault::AnswerLate => Ok(Verdict::AnswerLate(rule)),
+            DiskFault::ActLate => Ok(Verdict::ActLate(rule)),
             DiskFault::KillBefore => {
                 self.kill(tid, &rule, path);
                 Err(rustix::io::Errno::IO)
@@ -165,7 +171,7 @@ impl FaultDisk {
     /// The disk is well again, also after a kill.
     pub fn heal(&self) {
         let mut gate = self.gate.lock();
-        gate.rules.clear();
+        gate.rules.drain(..).for_each(|rule| rule.release());
         gate.frozen = false;
     }
 
@@ -203,6 +209,9 @@ impl FaultDisk {
 
 impl Drop for FaultDisk {
     fn drop(&mut self) {
+        // What is still late would keep the session.
+        self.freeze();
+        self.gate.lock().rules.drain(..).for_each(|rule| rule.release());
         super::mounted::detach(&self.dir);
         drop(self.session.take());
     }

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
+/// Longest time that an answer is late: a disk that is taken away must not leave its threads behind.
+const LATE_AT_MOST: Duration = Duration::from_secs(120);
+
 /// Kinds of requests.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Kind {
@@ -130,6 +133,11 @@ pub enum DiskFault {
     Fail(Errno),
     /// So many bytes of the write are taken.
     Short { bytes: u64 },
+    /// The request is carried out and recorded, and answered once the rule is released. Requests to other files go on
+    /// meanwhile; to the same one the kernel sends none beside a sync.
+    AnswerLate,
+    /// The same, but carried out only then, if at all.
+    ActLate,
 }
 
 /// A rule at work. Clones are the same rule.
@@ -143,6 +151,8 @@ struct RuleState {
     taken: AtomicU64,
     hits: Mutex<Vec<String>>,
     hit: Condvar,
+    released: Mutex<bool>,
+    release: Condvar,
 }
 
 impl DiskRule {
@@ -154,6 +164,8 @@ impl DiskRule {
             taken: AtomicU64::new(0),
             hits: Mutex::default(),
             hit: Condvar::new(),
+            released: Mutex::default(),
+            release: Condvar::new(),
         }))
     }
 
@@ -178,6 +190,19 @@ impl DiskRule {
     pub(super) fn count_hit(&self, path: &str) {
         self.0.hits.lock().push(path.to_owned());
         self.0.hit.notify_all();
+    }
+
+    /// Lets late answers out, and later ones pass without a stop.
+    pub fn release(&self) {
+        *self.0.released.lock() = true;
+        self.0.release.notify_all();
+    }
+
+    /// Waits until the answer may go out, or for as long as any test lasts.
+    pub(super) fn wait_released(&self) {
+        let deadline = Instant::now() + LATE_AT_MOST;
+        let mut released = self.0.released.lock();
+        while !*released && !self.0.release.wait_until(&mut released, deadline).timed_out() {}
     }
 
     /// How often the fault has really happened.

@@ -173,12 +173,26 @@ impl Passthrough {
     ) -> Result<T, Errno> {
         let mut gate = self.gate.lock();
         let verdict = gate.ask(req.pid(), kind, &path, range)?;
+        if let Verdict::ActLate(rule) = &verdict {
+            rule.count_hit(&path);
+            drop(gate);
+            rule.wait_released();
+            gate = self.gate.lock();
+            if gate.frozen {
+                return Err(Errno::IO);
+            }
+        }
         let short = if let Verdict::Short(bytes) = &verdict { Some(*bytes) } else { None };
         let (value, act) = act(short)?;
         gate.record.changes.push(Change { kind, path: path.clone(), act });
         if let Verdict::GoAndKill(rule) = &verdict {
             gate.kill(req.pid(), rule, &path);
             return Err(Errno::IO);
+        }
+        if let Verdict::AnswerLate(rule) = verdict {
+            rule.count_hit(&path);
+            drop(gate);
+            rule.wait_released();
         }
         Ok(value)
     }
