@@ -54,6 +54,9 @@ impl Fs {
             let snapshot = self.virtual_content(&entry)?;
             return Ok(self.opened_snapshot(node, snapshot));
         }
+        if node.is_linked() {
+            self.uploads.check_readable(&self.key_of(&node)?)?;
+        }
         if !writes {
             self.refresh(&node).await?;
             return Ok(self.opened_reader(node, flags & FMODE_EXEC != 0));
@@ -136,6 +139,9 @@ impl Fs {
         let mut asked = false;
         for _ in 0..OPEN_TRIES_MAX {
             let key = self.key_of(node)?;
+            if node.is_linked() {
+                self.uploads.check_readable(&key)?;
+            }
             let known = {
                 let mut state = node.body.state.lock();
                 state.settle(false);

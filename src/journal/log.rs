@@ -61,6 +61,8 @@ pub const LINE_JSON_BYTES_MAX: usize = 1 << 20;
 /// Longest journal that is read, bytes: about 5 million lines, 250 times what the largest upload needs.
 pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 
+/// Bytes of a journal that are looked through for a hint.
+const HINT_BYTES: u64 = 64 << 10;
 /// Bytes before the JSON text.
 const HEAD_BYTES: usize = 18;
 /// How many bytes the search for a valid line behind a bad one may checksum, beyond the length of the file itself.
@@ -321,6 +323,21 @@ impl<R: Line> RecordLog<R> {
             .open(&path)
             .map_err(|e| explain(&path, "cannot be opened", &e))?;
         Ok(replay(&read_whole(&file, &path)?))
+    }
+
+    /// The value of `field` in the first line of `dir/journal`, whether or not that line is whole: who a journal that cannot be
+    /// read speaks of. Only a hint: nothing vouches for it.
+    pub fn hint(dir: &Path, field: &str) -> Option<String> {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(dir.join(JOURNAL_NAME)).ok()?;
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        file.take(HINT_BYTES).read_to_end(&mut bytes).ok()?;
+        let first = bytes.split(|byte| *byte == b'\n').next()?;
+        let name = format!("\"{field}\":");
+        let at = first.windows(name.len()).position(|window| window == name.as_bytes())? + name.len();
+        serde_json::Deserializer::from_slice(&first[at..]).into_iter::<String>().next()?.ok()
     }
 
     /// Writes one record; it survives a kill of this process when this returns.

@@ -414,3 +414,52 @@ fn a_hundred_thousand_lines_are_read_in_time() {
     println!("{} bytes in {took:?}", bytes.len());
     assert!(took.as_millis() < if cfg!(debug_assertions) { 5_000 } else { 600 });
 }
+
+#[test]
+fn a_journal_that_cannot_be_read_still_hints_at_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(JOURNAL_NAME);
+    drop(Journal::create(dir.path(), &opened()).unwrap());
+    let whole = std::fs::read(&path).unwrap();
+    for at in [0, 9, 30, 40] {
+        let mut bytes = whole.clone();
+        bytes[at] = b'#';
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Journal::hint(dir.path(), "key").as_deref(), Some("dir/\u{76ee} file"), "byte {at}");
+    }
+    std::fs::write(&path, b"\"key\":\"cut off").unwrap();
+    assert_eq!(Journal::hint(dir.path(), "key"), None);
+    std::fs::write(&path, b"").unwrap();
+    assert_eq!(Journal::hint(dir.path(), "key"), None);
+}
+
+/// What a checkpoint replaces the journal by is what all later lines follow, and a crash before that leaves the old one.
+#[test]
+fn a_checkpoint_takes_the_place_of_its_journal_with_every_line_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::create(dir.path(), &opened()).unwrap();
+    for part in 1..100 {
+        journal.append(&sent(part)).unwrap();
+    }
+    journal.begin_checkpoint(&[opened(), sent(99)]).unwrap();
+    journal.append(&sent(100)).unwrap();
+    journal.sync().unwrap();
+    journal.sync_handle().unwrap().sync_data().unwrap();
+    // As a crash would leave it.
+    assert_eq!(Journal::read(dir.path()).unwrap().records.len(), 101);
+    assert!(dir.path().join(CHECKPOINT_NAME).exists());
+    assert!(journal.finish_checkpoint().unwrap() && !journal.finish_checkpoint().unwrap());
+    journal.append(&Record::Reopened).unwrap();
+    let expected = [opened(), sent(99), sent(100), Record::Reopened];
+    assert_eq!(Journal::read(dir.path()).unwrap().records, expected);
+    assert_eq!(journal.len_bytes(), std::fs::metadata(dir.path().join(JOURNAL_NAME)).unwrap().len());
+    // One that is given up leaves nothing, and neither does one that a kill cut off.
+    journal.begin_checkpoint(&[opened()]).unwrap();
+    journal.abandon_checkpoint();
+    assert!(!dir.path().join(CHECKPOINT_NAME).exists() && !journal.finish_checkpoint().unwrap());
+    journal.begin_checkpoint(&[opened()]).unwrap();
+    drop(journal);
+    let (_, replay) = Journal::open(dir.path()).unwrap();
+    assert_eq!(replay.records, expected);
+    assert!(!dir.path().join(CHECKPOINT_NAME).exists());
+}

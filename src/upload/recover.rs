@@ -77,8 +77,9 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         }
         return Ok(None);
     }
+    let hint = || Journal::hint(dir, "key").unwrap_or_default();
     let (mut journal, replay) =
-        Journal::open(dir).map_err(|e| damaged("", format!("the journal cannot be read: {e}")))?;
+        Journal::open(dir).map_err(|e| damaged(&hint(), format!("the journal cannot be read: {e}")))?;
     if replay.torn_bytes > 0 {
         log::warn!("{}: {} bytes of a torn last line were cut off", dir.display(), replay.torn_bytes);
     }
@@ -89,7 +90,7 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         }
         return Ok(None);
     }
-    let key = replay.records.first().and_then(Record::first_key).map_or_else(String::new, ToString::to_string);
+    let key = replay.records.first().and_then(Record::first_key).map_or_else(hint, ToString::to_string);
     if let Some(damage) = &replay.damage {
         let restarted = FileState::replay(&replay.records).is_ok_and(|state| state.boot_id != shared.boot_id);
         let synced_behind = replay.behind.iter().any(|record| matches!(record, Record::Synced { .. }));
@@ -173,7 +174,7 @@ fn remove_leftovers(dir: &Path, state: &FileState) {
 fn unrecovered(dir: &Path) -> FileStatus {
     let first = catch_unwind(|| Some(Journal::read(dir).ok()?.records.first()?.first_key()?.to_string()));
     FileStatus {
-        key: first.ok().flatten().unwrap_or_default(),
+        key: first.ok().flatten().or_else(|| Journal::hint(dir, "key")).unwrap_or_default(),
         journal_id: dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         state: "failed".into(),
         last_error: Some(format!(

@@ -258,6 +258,26 @@ impl Uploads {
         known.then_some(file)
     }
 
+    /// Why this key's file cannot be shown: its journal was found and cannot be read, so that the object is older than what
+    /// was accepted of it.
+    ///
+    /// # Errors
+    /// `EIO`, with the place of the journal and what to do.
+    pub fn check_readable(&self, key: &ObjectKey) -> Result<(), WriteError> {
+        if self.shared.has_file(key) {
+            return Ok(());
+        }
+        let damaged = self.shared.damaged.lock();
+        let Some(found) = damaged.iter().find(|status| status.key == key.as_str()) else { return Ok(()) };
+        let why = found.last_error.as_deref().unwrap_or("its journal cannot be read");
+        Err(WriteError::failed(
+            libc::EIO,
+            format!(
+                "{key}: what was written of it cannot be taken up, and the object in BOS is older, so it is not shown: {why}"
+            ),
+        ))
+    }
+
     /// All dirty files (after a mount: those of the journal, to be laid over the namespace).
     pub fn files(&self) -> Vec<Arc<DirtyFile>> {
         self.shared.files.lock().values().cloned().collect()

@@ -70,13 +70,11 @@ fn chmod_and_setxattr_while_complete_is_refused_and_bosfs_is_killed() {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn chmod_and_setxattr_of_a_file_that_b_changes_while_complete_is_refused() {
     b_sets_attributes(Mode::WriteBack, Stuck::Complete, Then::Recovers, true);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn chmod_and_setxattr_of_a_file_that_b_changes_while_complete_is_refused_and_bosfs_is_killed() {
     b_sets_attributes(Mode::Default, Stuck::Complete, Then::KilledAndMounted, true);
 }

@@ -145,31 +145,21 @@ macro_rules! tests {
 }
 
 tests! {
-    #[ignore = "red until a publication is a value"]
     b_writes_a_copied_range: Default, Complete, Recovers, write_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_writes_a_copied_range_and_bosfs_is_killed: Default, Complete, KilledAndMounted, write_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_writes_a_copied_range_behind_a_write_back_close: WriteBack, Complete, Recovers, write_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_writes_a_copied_range_behind_a_write_back_close_and_bosfs_is_killed:
         WriteBack, Complete, KilledAndMounted, write_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_writes_a_range_while_its_copy_is_refused: Default, Copy, Recovers, write_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_writes_a_range_while_its_copy_is_refused_and_bosfs_is_killed:
         WriteBack, Copy, KilledAndMounted, write_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_writes_the_part_that_a_changed_while_it_is_refused: Default, Part, Recovers, write_part_of_a;
-    #[ignore = "red until a publication is a value"]
     b_writes_the_part_that_a_changed_while_it_is_refused_and_bosfs_is_killed:
         WriteBack, Part, KilledAndMounted, write_part_of_a;
     b_writes_the_part_that_a_changed_once_it_is_sent: WriteBack, Complete, Recovers, write_part_of_a;
     b_writes_the_part_that_a_changed_once_it_is_sent_and_bosfs_is_killed:
         Default, Complete, KilledAndMounted, write_part_of_a;
-    #[ignore = "red until a publication is a value"]
     b_writes_over_the_whole_file: WriteBack, CompleteBreaks, Recovers, write_over_all;
-    #[ignore = "red until a publication is a value"]
     b_writes_over_the_whole_file_and_bosfs_is_killed: Default, Copy, KilledAndMounted, write_over_all;
     b_grows_the_file_by_ftruncate: Default, Complete, Recovers, grow_by_ftruncate;
     b_grows_the_file_by_ftruncate_and_bosfs_is_killed: WriteBack, Complete, KilledAndMounted, grow_by_ftruncate;
@@ -178,26 +168,16 @@ tests! {
     b_appends: Default, Complete, Recovers, append;
     b_appends_and_bosfs_is_killed: Default, Complete, KilledAndMounted, append;
     b_appends_while_the_last_part_is_refused: WriteBack, Part, Recovers, append;
-    #[ignore = "red until a publication is a value"]
     b_shrinks_the_file_into_a_copied_range: Default, Complete, Recovers, shrink_into_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_shrinks_the_file_into_a_copied_range_and_bosfs_is_killed:
         WriteBack, Complete, KilledAndMounted, shrink_into_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_shrinks_the_file_while_the_last_part_is_refused: WriteBack, Part, Recovers, shrink_into_copied_range;
-    #[ignore = "red until a publication is a value"]
     b_shrinks_the_file_and_grows_it_again: WriteBack, Copy, Recovers, shrink_and_grow;
-    #[ignore = "red until a publication is a value"]
     b_shrinks_the_file_and_grows_it_again_and_bosfs_is_killed: Default, Complete, KilledAndMounted, shrink_and_grow;
-    #[ignore = "red until a publication is a value"]
     b_punches_a_hole_into_a_copied_range: Default, Complete, Recovers, punch_hole;
-    #[ignore = "red until a publication is a value"]
     b_punches_a_hole_into_a_copied_range_and_bosfs_is_killed: WriteBack, Copy, KilledAndMounted, punch_hole;
-    #[ignore = "red until a publication is a value"]
     b_zeroes_a_copied_range_and_more: WriteBack, Complete, Recovers, zero_range;
-    #[ignore = "red until a publication is a value"]
     b_copies_another_object_over_a_copied_range: Default, Complete, Recovers, copy_range_within_the_mount;
-    #[ignore = "red until a publication is a value"]
     b_copies_another_object_over_a_copied_range_and_bosfs_is_killed:
         WriteBack, Complete, KilledAndMounted, copy_range_within_the_mount;
 }
@@ -209,13 +189,11 @@ fn write_one_part(scene: &Scene, b: &Hand, model: &mut Vec<u8>) {
 
 /// The same with a file that goes by one PutObject.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_writes_a_file_of_one_part_while_its_put_is_refused() {
     b_changes(Scene::of_one_part(Mode::Default), Then::Recovers, write_one_part);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_writes_a_file_of_one_part_while_its_put_is_refused_and_bosfs_is_killed() {
     b_changes(Scene::of_one_part(Mode::WriteBack), Then::KilledAndMounted, write_one_part);
 }

@@ -64,27 +64,17 @@ macro_rules! tests {
 }
 
 tests! {
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_open: Default, Complete, OpenTrunc, Recovers;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_open_and_bosfs_is_killed: Default, Complete, OpenTrunc, KilledAndMounted;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_open_behind_a_write_back_close: WriteBack, Complete, OpenTrunc, Recovers;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_open_behind_a_write_back_close_and_bosfs_is_killed:
         WriteBack, Complete, OpenTrunc, KilledAndMounted;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_ftruncate: Default, Complete, Ftruncate, Recovers;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_ftruncate_and_bosfs_is_killed: Default, Complete, Ftruncate, KilledAndMounted;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_ftruncate_behind_a_write_back_close: WriteBack, Complete, Ftruncate, Recovers;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_by_ftruncate_behind_a_write_back_close_and_bosfs_is_killed:
         WriteBack, Complete, Ftruncate, KilledAndMounted;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_while_the_copies_are_refused: Default, Copy, OpenTrunc, Recovers;
-    #[ignore = "red until a publication is a value"]
     b_empties_the_file_while_the_changed_part_is_refused: Default, Part, OpenTrunc, Recovers;
 }
 
@@ -104,13 +94,11 @@ fn cp_over_what_is_under_way(stuck: Stuck) {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn cp_over_a_file_whose_complete_breaks() {
     cp_over_what_is_under_way(Stuck::CompleteBreaks);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn cp_over_a_file_whose_complete_is_refused() {
     cp_over_what_is_under_way(Stuck::Complete);
 }
@@ -122,7 +110,6 @@ fn cp_over_a_file_whose_copies_are_refused() {
 
 /// The same, and bosfs is killed before the line is back.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn cp_over_a_file_whose_complete_breaks_and_bosfs_is_killed() {
     let mut scene = Scene::of_parts(Mode::WriteBack, Stuck::CompleteBreaks);
     let source = scene.world.random_file("source", 7, 5000);
@@ -135,7 +122,6 @@ fn cp_over_a_file_whose_complete_breaks_and_bosfs_is_killed() {
 
 /// B empties the file, writes more than was there before, and stays open: parts of both are on their way.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_empties_the_file_and_writes_more_than_was_there() {
     let mut scene = Scene::of_parts(Mode::Default, Stuck::Complete);
     let b: Hand = open_truncating(&scene.mount.path(KEY));
@@ -152,7 +138,6 @@ fn b_empties_the_file_and_writes_more_than_was_there() {
 
 /// `truncate -s 0` by path, as log rotation does, while A's publication does not get through.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn the_file_is_emptied_by_path() {
     let mut scene = Scene::of_parts(Mode::Default, Stuck::Complete);
     let b = scene.open();

@@ -31,7 +31,6 @@ fn with_log(args: &[&str]) -> (World, Mounted, Vec<u8>) {
 
 /// `date >> log` each second, with `--write-back`.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_log_that_is_appended_to_each_second_is_followed_by_its_object() {
     const APPENDS: u32 = 25;
     let (world, mut mount, mut log) = with_log(&["--write-back"]);
@@ -130,13 +129,11 @@ fn append_and_close_all_the_time(path: &Path, stop: std::sync::mpsc::Receiver<()
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_close_ends_while_another_program_holds_the_log_open_and_appends() {
     a_closes_while_b_appends(true);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_close_ends_while_other_programs_append_and_close() {
     a_closes_while_b_appends(false);
 }

@@ -91,21 +91,18 @@ fn assert_shown(mount: &Mounted, expected: &[u8]) {
 
 /// Each second byte: every one is a range of its own, 2048 of them in a block.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn one_byte_writes_into_an_object_leave_a_small_journal() {
     one_byte_writes(40_960, 2);
 }
 
 /// All over the object.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn scattered_one_byte_writes_into_an_object_leave_a_small_journal() {
     one_byte_writes(40_960, 25_013);
 }
 
 /// The same few bytes again and again: there is nothing more to tell than after the first time.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn the_same_bytes_written_again_and_again_leave_a_small_journal() {
     let world = World::new();
     world.bucket.put(KEY, &random_bytes(1, MIB as usize)).unwrap();
@@ -158,20 +155,17 @@ fn write_and_fsync(at: impl Fn(u64) -> u64 + Send + 'static, over: usize) {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn fsyncs_of_one_place_leave_a_small_journal() {
     write_and_fsync(|_| 5000, MIB as usize);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn fsyncs_of_a_growing_file_leave_a_small_journal() {
     write_and_fsync(|n| 8192 + n * 100, 8192);
 }
 
 /// An fsync of a file in which nothing changed since the last one writes nothing.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn an_fsync_of_an_unchanged_file_adds_no_line() {
     let world = World::new();
     world.bucket.put(KEY, &random_bytes(1, MIB as usize)).unwrap();
@@ -233,7 +227,6 @@ fn is_told_and_not_shown_old(world: &World, mount: &Mounted, base: &[u8]) {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_file_with_a_damaged_journal_is_failed_and_does_not_show_the_old_object() {
     let (world, mut mount, base) = cut_off();
     let journal = OpenOptions::new().write(true).open(journal_dir(&world).join("journal")).unwrap();
@@ -244,7 +237,6 @@ fn a_file_with_a_damaged_journal_is_failed_and_does_not_show_the_old_object() {
 
 /// 3 GiB, of which the disk has a few pages: more than any state takes.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_file_with_a_journal_that_is_too_large_is_failed_and_does_not_show_the_old_object() {
     let (world, mut mount, base) = cut_off();
     let journal = OpenOptions::new().write(true).open(journal_dir(&world).join("journal")).unwrap();
@@ -256,7 +248,6 @@ fn a_file_with_a_journal_that_is_too_large_is_failed_and_does_not_show_the_old_o
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_file_with_a_journal_of_another_format_is_failed_and_does_not_show_the_old_object() {
     let (world, mut mount, base) = cut_off();
     let path = journal_dir(&world).join("journal");

@@ -89,13 +89,11 @@ fn b_writes_through_a_mapping(mode: Mode, then: Then) {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_writes_through_a_mapping_and_the_line_recovers() {
     b_writes_through_a_mapping(Mode::Default, Then::Recovers);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_writes_through_a_mapping_and_bosfs_is_killed() {
     b_writes_through_a_mapping(Mode::WriteBack, Then::KilledAndMounted);
 }

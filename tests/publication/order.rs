@@ -43,25 +43,21 @@ fn b_closes_too(mode: Mode, stuck: Stuck, then: Then) {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_closes_too_while_complete_is_refused() {
     b_closes_too(Mode::Default, Stuck::Complete, Then::Recovers);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_closes_too_while_complete_is_refused_and_bosfs_is_killed() {
     b_closes_too(Mode::WriteBack, Stuck::Complete, Then::KilledAndMounted);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_closes_too_while_the_copies_are_refused() {
     b_closes_too(Mode::WriteBack, Stuck::Copy, Then::Recovers);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn b_closes_too_while_the_changed_part_is_refused() {
     b_closes_too(Mode::Default, Stuck::Part, Then::Recovers);
 }
@@ -113,25 +109,21 @@ fn three_handles(mode: Mode, stuck: Stuck, then: Then) {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn three_handles_while_complete_is_refused() {
     three_handles(Mode::Default, Stuck::Complete, Then::Recovers);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn three_handles_behind_write_back_closes_while_complete_is_refused() {
     three_handles(Mode::WriteBack, Stuck::Complete, Then::Recovers);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn three_handles_while_complete_is_refused_and_bosfs_is_killed() {
     three_handles(Mode::WriteBack, Stuck::Complete, Then::KilledAndMounted);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn three_handles_while_the_changed_part_is_refused() {
     three_handles(Mode::WriteBack, Stuck::Part, Then::Recovers);
 }
@@ -171,7 +163,6 @@ fn the_file_is_renamed_behind_a_write_back_close_while_complete_is_refused() {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn the_file_is_renamed_while_the_copies_are_refused() {
     renamed_meanwhile(Mode::WriteBack, Stuck::Copy);
 }

@@ -143,7 +143,6 @@ fn a_later_close_is_not_vouched_for(line: Line, loss: Loss, seed: u64) {
 const LOSSES: [Loss; 4] = [Loss::Everything, Loss::Tail, Loss::Bytes, Loss::Sectors];
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_sync_does_not_vouch_for_a_close_that_came_later() {
     for (seed, loss) in LOSSES.into_iter().enumerate() {
         a_later_close_is_not_vouched_for(Line::Alive, loss, seed as u64);
@@ -152,7 +151,6 @@ fn a_sync_does_not_vouch_for_a_close_that_came_later() {
 
 /// The same while nothing of A's publication gets through.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_sync_without_a_line_does_not_vouch_for_a_close_that_came_later() {
     for (seed, loss) in LOSSES.into_iter().enumerate() {
         a_later_close_is_not_vouched_for(Line::Dead, loss, seed as u64);
@@ -193,13 +191,11 @@ fn a_later_change_is_not_vouched_for(line: Line) {
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_sync_does_not_vouch_for_changes_of_an_object_that_came_later() {
     a_later_change_is_not_vouched_for(Line::Alive);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_sync_without_a_line_does_not_vouch_for_changes_of_an_object_that_came_later() {
     a_later_change_is_not_vouched_for(Line::Dead);
 }
