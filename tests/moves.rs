@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bosfs::bos::client::{Body, ObjectHeaders, ObjectMeta};
+use bosfs::bos::client::{Body, Known, ObjectHeaders, ObjectMeta};
 use bosfs::bos::credentials::StaticCredentials;
 use bosfs::bos::{BosClient, BosClientConfig, BosErrorKind};
 use bosfs::journal::state_dir::Identity;
@@ -277,7 +277,7 @@ async fn a_killed_rename_of_an_object_is_finished_from_every_line() {
         let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap().etag;
         let lines = [object_line("a", &source, "b", Condition::Absent), copied_line(&bench, "a", "b", &etag).await];
         if deleted {
-            bench.client.delete_object(&key("a")).await.unwrap();
+            bench.client.remove_object(&key("a"), None, |_| true).await.unwrap();
         }
         assert!(bench.recover(&lines).await.is_empty());
         assert!(bench.head("a").await.is_none());
@@ -576,7 +576,8 @@ async fn deletions_go_together() {
     let tree = bench.fill("d/", 2000).await;
     bench.put("d/stays", b"x").await;
     for (rest, etag) in &tree {
-        moves.delete_later(&key(&format!("d/{rest}")), etag, 0).await.unwrap();
+        let known = Known { etag: etag.clone(), stored: None };
+        moves.delete_later(&key(&format!("d/{rest}")), &known).await.unwrap();
         assert!(moves.hides(format!("d/{rest}").trim_end_matches('/')));
     }
     assert!(!moves.hides("d/stays") && moves.is_clear("e/") && moves.is_clear("d/stays"));
@@ -596,19 +597,21 @@ async fn deletions_that_were_not_sent_are_made_up_for_if_the_object_is_the_same(
     let gone = bench.put("gone", b"gone").await;
     let mut lines = vec![MoveRecord::Deletions { format: 1, boot_id: boot_id(), at: 0 }];
     for (name, object) in [("a", &a), ("b", &b), ("gone", &gone)] {
-        lines.push(MoveRecord::Delete { key: key(name), etag: object.etag.clone(), last_modified: 0 });
+        lines.push(MoveRecord::Delete { key: key(name), etag: object.etag.clone(), stored: None });
     }
-    bench.client.delete_object(&key("gone")).await.unwrap();
+    bench.client.remove_object(&key("gone"), None, |_| true).await.unwrap();
     bench.put("b", b"written by somebody else since").await;
-    assert!(bench.recover(&lines).await.is_empty());
+    let told = bench.recover(&lines).await;
+    assert_eq!((told.len(), told[0].state.as_str(), told[0].key.as_str()), (1, "conflict", "b"), "{told:?}");
     assert_eq!(bench.tree("").await.into_keys().collect::<Vec<_>>(), ["b"]);
 
     // After a reboot an object whose time is not known may be a later one.
     let again = bench.put("a", b"a").await;
     let lines = [
         MoveRecord::Deletions { format: 1, boot_id: "another boot".into(), at: 0 },
-        MoveRecord::Delete { key: key("a"), etag: again.etag, last_modified: 0 },
+        MoveRecord::Delete { key: key("a"), etag: again.etag, stored: None },
     ];
-    assert!(bench.recover(&lines).await.is_empty());
+    let told = bench.recover(&lines).await;
+    assert_eq!((told.len(), told[0].key.as_str()), (1, "a"), "{told:?}");
     assert!(bench.head("a").await.is_some());
 }

@@ -152,8 +152,9 @@ pub enum MoveRecord {
         key: ObjectKey,
         /// What is there.
         etag: ETag,
-        /// `Last-Modified` of what is there, seconds since 1970; 0: not known.
-        last_modified: i64,
+        /// Between which times BOS stored it, both included, seconds since 1970; `None`: not known.
+        #[serde(default)]
+        stored: Option<(i64, i64)>,
     },
     /// All is over; only the journal itself is left to be removed.
     Done,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
 use super::record::{Listed, MoveRecord};
-use crate::bos::client::{ListedObject, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{Known, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::object::{BaseObject, Condition, ETag, KEY_BYTES_MAX, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::MARK;
 
@@ -123,8 +123,8 @@ pub struct MoveState {
     pub target_marker: Option<TargetMarker>,
     /// Uploads under way, by key.
     pub uploads: BTreeMap<ObjectKey, CopyUpload>,
-    /// Objects to be deleted, with ETag and `Last-Modified` (0: not known).
-    pub deletes: BTreeMap<ObjectKey, (ETag, i64)>,
+    /// Objects to be deleted, and what is known of them.
+    pub deletes: BTreeMap<ObjectKey, Known>,
 }
 
 /// What recovery does with a move.
@@ -225,8 +225,8 @@ impl MoveState {
             MoveRecord::MarkerMade => self.marker_made = true,
             MoveRecord::AllCopied => self.stage = Stage::AllCopied,
             MoveRecord::RollingBack { .. } => self.stage = Stage::RollingBack,
-            MoveRecord::Delete { key, etag, last_modified } => {
-                self.deletes.insert(key.clone(), (etag.clone(), *last_modified));
+            MoveRecord::Delete { key, etag, stored } => {
+                self.deletes.insert(key.clone(), Known { etag: etag.clone(), stored: *stored });
             }
             MoveRecord::Done => self.stage = Stage::Done,
         }
@@ -429,28 +429,6 @@ pub fn same_sums(a: &ObjectMeta, b: &ObjectMeta) -> Option<bool> {
         (a.crc32.map(u64::from), b.crc32.map(u64::from)),
     ];
     pairs.into_iter().find_map(|(a, b)| Some(a? == b?))
-}
-
-/// What became of a source that was copied and is to be deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceFound {
-    /// Deleted already.
-    Gone,
-    /// Still what was copied.
-    Same,
-    /// Something else by now.
-    Changed,
-}
-
-/// Judges what HEAD found at the old key.
-pub fn judge_source(head: Option<&ObjectMeta>, etag: &ETag, last_modified: Option<i64>) -> SourceFound {
-    match head {
-        None => SourceFound::Gone,
-        Some(head) if head.etag == *etag && last_modified.is_none_or(|at| at == head.last_modified) => {
-            SourceFound::Same
-        }
-        Some(_) => SourceFound::Changed,
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
 use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
-use crate::bos::client::stored_between;
+use crate::bos::client::{Removed, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::posix_meta::{MARK, write_attrs};
@@ -191,18 +191,17 @@ impl DirtyFile {
         self.shared.release_clones(&key).await?;
         let _slot = self.shared.act_slot().await;
         let may_exist = known.is_some() || state.published.is_some() || state.publications > 0;
-        if may_exist
-            && !state.discarded
-            && let Some(head) = self.head(&key).await?
-        {
-            let is_base = known.as_ref() == Some(&head.etag);
-            let mark = head.headers.metadata.get(MARK);
-            let is_ours = mark.is_some_and(|mark| mark.starts_with(&format!("{}.", state.journal_id)));
-            // A new file of the same name may have been published meanwhile; equal bytes do not make it ours.
-            let newer = self.shared.is_replaced(self, &key);
-            if (is_base || is_ours) && !newer {
-                self.shared.client.delete_object(&key).await?;
-            } else if !newer {
+        if may_exist && !state.discarded {
+            let own_marks = format!("{}.", state.journal_id);
+            let removed = self.shared.client.remove_object(&key, None, |head| {
+                let is_base = known.as_ref() == Some(&head.etag);
+                let is_ours = head.headers.metadata.get(MARK).is_some_and(|mark| mark.starts_with(&own_marks));
+                // A new file of the same name may have been published meanwhile; equal bytes do not make it ours.
+                (is_base || is_ours) && !self.shared.is_replaced(self, &key)
+            });
+            if let Removed::Other(head) = removed.await?
+                && !self.shared.is_replaced(self, &key)
+            {
                 log::warn!(
                     "{key}: removed here, but BOS holds an object of somebody else (ETag {}); it is left",
                     head.etag
