@@ -590,6 +590,46 @@ async fn deletions_go_together() {
     moves.stop().await;
 }
 
+/// Deletions of these objects as a killed process leaves them.
+fn deletion_lines<'a>(objects: impl IntoIterator<Item = (String, &'a ETag)>) -> Vec<MoveRecord> {
+    let mut lines = vec![MoveRecord::Deletions { format: 1, boot_id: boot_id(), at: 0 }];
+    lines.extend(objects.into_iter().map(|(name, etag)| MoveRecord::Delete {
+        key: key(&name),
+        etag: etag.clone(),
+        stored: None,
+    }));
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_keys_costs_a_page_and_a_batch_per_thousand() {
+    let bench = Bench::new();
+    let tree = bench.fill("d/", 2500).await;
+    bench.put("c", b"before").await;
+    bench.put("e", b"behind").await;
+    let requests = || ["ListObjects", "DeleteMultipleObjects", "HeadObject", "DeleteObject"].map(|c| bench.requests(c));
+    let before = requests();
+    let told = bench.recover(&deletion_lines(tree.iter().map(|(rest, etag)| (format!("d/{rest}"), etag)))).await;
+    let spent: Vec<u64> = requests().iter().zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(spent, [3, 3, 0, 0], "pages, batches, HEADs, single deletes");
+    assert!(told.is_empty(), "{told:?}");
+    assert_eq!(bench.tree("").await.into_keys().collect::<Vec<_>>(), ["c", "e"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_lie_far_apart_cost_at_most_two_requests_each() {
+    let bench = Bench::new();
+    let tree = bench.fill("d/", 1000).await;
+    let far: Vec<(&String, &ETag)> = tree.iter().step_by(50).collect();
+    let before = bench.requests_all();
+    let told = bench.recover(&deletion_lines(far.iter().map(|(rest, etag)| (format!("d/{rest}"), *etag)))).await;
+    let spent = bench.requests_all() - before;
+    println!("{} keys of {}: {spent} requests", far.len(), tree.len());
+    assert!(spent <= 2 * far.len() as u64, "{spent} requests for {} keys", far.len());
+    assert!(told.is_empty(), "{told:?}");
+    assert_eq!(bench.tree("d/").await.len(), tree.len() - far.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn deletions_that_were_not_sent_are_made_up_for_if_the_object_is_the_same() {
     let bench = Bench::new();

@@ -91,19 +91,23 @@ impl Fs {
             (state.content.clone(), state.handles > 0)
         };
         fail_point!("fs.remove");
+        let mut gone = true;
         match content {
             Content::Dirty(file) if open => {
                 self.hide(node, key, || Ok(file.orphan()?))?;
                 // It may have been published, and its inode let go of it, since it was looked at.
                 node.body.state.lock().content = Content::Dirty(file);
             }
-            Content::Dirty(file) => file.unlink().await?,
+            Content::Dirty(file) => {
+                file.unlink().await?;
+                gone = !self.uploads.was_left(&file);
+            }
             Content::Object(object) if open => self.hide(node, key, || self.orphan_object(node, key, object))?,
             Content::Object(object) => self.delete(node, key, &object).await?,
             Content::Dir(_) | Content::Virtual(_) => return Err(FsError::plain(libc::EPERM)),
         }
         self.inodes.unlink(node);
-        self.namespace.changed(key.as_str(), true);
+        self.namespace.changed(key.as_str(), gone);
         // The last handle may have been released in between, while the name was still there: nobody else removes it then.
         if open && let Some(orphan) = Self::orphan_of(node) {
             self.bury(orphan).await;

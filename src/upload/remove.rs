@@ -202,10 +202,16 @@ impl DirtyFile {
             if let Removed::Other(head) = removed.await?
                 && !self.shared.is_replaced(self, &key)
             {
-                log::warn!(
-                    "{key}: removed here, but BOS holds an object of somebody else (ETag {}); it is left",
-                    head.etag
+                let message = format!(
+                    "{key} was removed here, but BOS holds an object of somebody else there by now ({} bytes, ETag {}); it \
+                     is left: remove it again if it is to go, too",
+                    head.size, head.etag
                 );
+                // Whoever removes a conflict was told of the other one before.
+                match state.conflict {
+                    Some(_) => log::warn!("{message}"),
+                    None => self.shared.tell_left(&key, &state.journal_id, message),
+                }
             }
         }
         let mut inner = self.lock();
