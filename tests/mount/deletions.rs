@@ -183,6 +183,32 @@ fn a_single_rm_looks_again_before_it_is_repeated() {
     }
 }
 
+/// A delete that the line held back for longer than half a minute is refused by BOS when it arrives, and takes nothing
+/// that was written since.
+#[test]
+fn a_delete_that_arrives_late_takes_nothing() {
+    let world = World::new();
+    world.bucket.put("f", b"as it was seen").unwrap();
+    let mut mount = world.mount(&[]);
+    assert!(mount.path("f").exists());
+    let held = world.proxy.hold(When::call(Call::DeleteObject).key("f").once(), HoldAt::BeforeForward);
+    let since = Instant::now();
+    let path = mount.path("f");
+    // The second try reaches BOS, after the first one was given up.
+    timed(move || fs::remove_file(path)).unwrap();
+    assert_eq!(held.hits(), 1);
+    world.bucket.put("f", OTHER).unwrap();
+    // The delete is valid for 30 s and those of its look, which took under one; times have whole seconds.
+    std::thread::sleep(Duration::from_secs(33).saturating_sub(since.elapsed()));
+    held.release();
+    world.wait_quiet();
+    let arrived = world.server.handle().counts()["DeleteObject"].requests;
+    let accepted = world.proxy.counts().of(Call::DeleteObject).accepted;
+    assert_eq!((arrived, accepted), (2, 1), "{}", world.proxy.counts().log_text());
+    assert_eq!(world.bucket.get("f").unwrap(), OTHER);
+    unmount(&mut mount);
+}
+
 #[test]
 fn the_folder_that_others_make_anew_while_it_is_removed_stays() {
     let world = World::new();
