@@ -251,6 +251,7 @@ async fn copied_line(bench: &Bench, from: &str, to: &str, etag: &ETag) -> MoveRe
         from_etag: from.etag,
         from_last_modified: Some(from.last_modified),
         etag: etag.clone(),
+        stored: None,
     }
 }
 
@@ -490,6 +491,33 @@ async fn recovery_of_a_directory_touches_only_what_it_made() {
         } else {
             assert_eq!(keys, ["new/changed", "new/foreign", "old/changed", "old/clean", "old/unanswered"]);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_equal_object_that_others_wrote_over_a_copy_stays_when_the_copy_is_taken_back() {
+    for written_again in [false, true] {
+        let bench = Bench::new();
+        bench.put("old/x", b"content").await;
+        let planned = MoveRecord::Planned { entries: vec![listed(&bench, "old/", "x").await] };
+        let etag = bench.client.copy_object(&key("old/x"), None, &key("new/x"), None).await.unwrap().etag;
+        let at = bench.head("new/x").await.unwrap().last_modified;
+        let copied = match copied_line(&bench, "old/x", "new/x", &etag).await {
+            MoveRecord::Copied { to, from_etag, from_last_modified, etag, .. } => {
+                MoveRecord::Copied { to, from_etag, from_last_modified, etag, stored: Some((at, at)) }
+            }
+            other => panic!("{other:?}"),
+        };
+        let (from, to, leave_out) = ("old/".into(), "new/".into(), Vec::new());
+        let first = MoveRecord::Directory { format: 1, from, to, leave_out, at: 0 };
+        if written_again {
+            // Times have a resolution of one second.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            bench.put("new/x", b"content").await;
+        }
+        bench.recover(&[first, planned, copied]).await;
+        assert_eq!(bench.head("new/x").await.is_some(), written_again);
+        assert!(bench.head("old/x").await.is_some());
     }
 }
 

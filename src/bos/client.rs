@@ -3,7 +3,7 @@
 //! Which calls are repeated after a try that was not answered: all but Initiate, Complete, PutObject with a condition,
 //! and a copy of an object onto itself with a condition. Those could act twice, or be refused by their own first
 //! success; their error says [`BosError::is_ambiguous`] and the caller finds out what became of them. A delete is repeated only
-//! behind another look (see [`delete`](super::delete)).
+//! behind another look (see [`delete`](super::delete)), and so does whoever copies onto a key of which he demands something.
 
 use std::fmt;
 use std::sync::Arc;
@@ -270,6 +270,7 @@ impl BosClient {
             idempotent: true,
             policy: &self.sender.config.retry,
             works_long: false,
+            once: false,
             signed: None,
         }
     }

@@ -71,7 +71,31 @@ impl BosClient {
         dst: &ObjectKey,
         replace: Option<&ObjectHeaders>,
     ) -> Result<CopyOutcome> {
+        self.copy_by(src, if_match, dst, replace, false).await
+    }
+
+    /// [`BosClient::copy_object`] that is not repeated: BOS knows no condition on the target of a copy, so whoever demands
+    /// something of it looks right before, and again before a repeat.
+    pub async fn copy_object_once(
+        &self,
+        src: &ObjectKey,
+        if_match: Option<&ETag>,
+        dst: &ObjectKey,
+        replace: Option<&ObjectHeaders>,
+    ) -> Result<CopyOutcome> {
+        self.copy_by(src, if_match, dst, replace, true).await
+    }
+
+    async fn copy_by(
+        &self,
+        src: &ObjectKey,
+        if_match: Option<&ETag>,
+        dst: &ObjectKey,
+        replace: Option<&ObjectHeaders>,
+        once: bool,
+    ) -> Result<CopyOutcome> {
         let mut call = self.data_call("CopyObject", Method::PUT, dst);
+        call.once = once;
         // A copy onto itself may change the ETag that a repeat would demand.
         call.idempotent = src != dst || if_match.is_none();
         call.works_long = true;

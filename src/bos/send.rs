@@ -39,6 +39,8 @@ pub(crate) struct Call<'a> {
     pub(crate) body: Option<Body>,
     /// A repeat after a try without an understood answer does no harm.
     pub(crate) idempotent: bool,
+    /// No trouble that passes by itself is waited out here: before a repeat the caller looks what is there.
+    pub(crate) once: bool,
     pub(crate) policy: &'a RetryPolicy,
     /// BOS works before it answers.
     pub(crate) works_long: bool,
@@ -372,6 +374,7 @@ impl<'a> Tries<'a> {
             return Err(self.error(failure));
         };
         match remedy {
+            Remedy::None if self.call.once => return Err(self.error(failure)),
             Remedy::None => {}
             Remedy::ReloadCredentials => {
                 self.progress.reloaded = true;

@@ -13,11 +13,11 @@ use super::copy::{CopyJob, CopyTrouble};
 use super::object::Ended;
 use super::record::{Listed, MoveRecord};
 use super::running::Move;
-use super::state::{Kind, Stage, TargetMarker, difference, is_copy};
+use super::state::{Entry, Kind, Stage, TargetMarker, difference, is_copy};
 use crate::bos::client::{
     Body, EMPTY_PAGES_MAX, Known, ListPage, ListedObject, ObjectHeaders, PageAt, Removed, SeenPage,
 };
-use crate::object::{BaseObject, Condition, ETag, Md5, ObjectKey};
+use crate::object::{BaseObject, Condition, Md5, ObjectKey};
 use crate::upload::WriteError;
 
 /// Objects of one directory that are moved at once; more are left to programs that copy file by file.
@@ -157,7 +157,13 @@ impl Move {
             None => self.copy_entry(from, to, entry, &AtomicBool::new(false)).await,
             Some(later) => {
                 let (from_etag, from_last_modified) = (entry.etag, Some(entry.last_modified));
-                Ok(self.append(&MoveRecord::Copied { to: new, from_etag, from_last_modified, etag: later.etag })?)
+                Ok(self.append(&MoveRecord::Copied {
+                    to: new,
+                    from_etag,
+                    from_last_modified,
+                    etag: later.etag,
+                    stored: None,
+                })?)
             }
         }
     }
@@ -206,6 +212,7 @@ impl Move {
                 from_etag: source.etag,
                 from_last_modified: Some(entry.last_modified),
                 etag: made.etag,
+                stored: made.stored,
             })?),
             Err(CopyTrouble::SourceGone | CopyTrouble::SourceChanged) => Ok(()),
             Err(trouble) => Err(trouble),
@@ -217,17 +224,17 @@ impl Move {
         for rest in gone {
             let key = parse(&format!("{to}{rest}"))?;
             self.end_upload(&key).await?;
-            let copied = self.state.lock().entries.get(rest).and_then(|entry| entry.copied.clone());
-            if let Some((etag, _)) = copied {
-                self.drop_copy(&key, &etag).await?;
+            let made = self.state.lock().entries.get(rest).and_then(made_of);
+            if let Some(made) = made {
+                self.drop_copy(&key, &made).await?;
             }
             self.append(&MoveRecord::Dropped { to: key })?;
         }
         Ok(())
     }
 
-    async fn drop_copy(&self, key: &ObjectKey, etag: &ETag) -> Result<(), CopyTrouble> {
-        let removed = self.delete_one(key, None, |head| head.etag == *etag).await?;
+    async fn drop_copy(&self, key: &ObjectKey, made: &Known) -> Result<(), CopyTrouble> {
+        let removed = self.delete_one(key, None, |head| made.is_head(head)).await?;
         if let Removed::Other(_) = removed.map_err(|e| self.refused("removing the copy", key, &e))? {
             let message = format!(
                 "{key} was written by somebody else while a directory was renamed to this place; it is left, although what \
@@ -367,7 +374,7 @@ impl Move {
         let Some(entry) = entry else {
             return Ok(marker_made && rest.is_empty() && object.size == 0);
         };
-        if entry.copied.as_ref().is_some_and(|(etag, _)| *etag == object.etag) {
+        if made_of(&entry).is_some_and(|made| made.is(&object.etag, object.last_modified)) {
             return Ok(true);
         }
         if matches!(entry.copied, Some((_, true))) {
@@ -434,6 +441,12 @@ impl Move {
 /// MD5 of no bytes.
 const EMPTY_MD5: Md5 =
     Md5([0xd4, 0x1d, 0x8c, 0xd9, 0x8f, 0x00, 0xb2, 0x04, 0xe9, 0x80, 0x09, 0x98, 0xec, 0xf8, 0x42, 0x7e]);
+
+/// What is known of the copy of an entry.
+fn made_of(entry: &Entry) -> Option<Known> {
+    let (etag, _) = entry.copied.as_ref()?;
+    Some(Known { etag: etag.clone(), stored: entry.copy_stored })
+}
 
 fn first_page(prefix: &str) -> PageAt {
     PageAt { prefix: prefix.to_owned(), marker: None, keys_max: PAGE_KEYS }

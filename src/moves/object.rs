@@ -56,12 +56,12 @@ impl Move {
         fail_point!("moves.copied");
         self.remove_source(&from, &to, &copied, seen).await?;
         if let Some(follow) = &self.shared.followers {
-            let (from_etag, etag) = (copied.from_etag.clone(), copied.etag.clone());
+            let (from_etag, etag) = (copied.from_etag.clone(), copied.made.etag.clone());
             follow(RenamedObject { from, from_etag, to, etag, recovered: self.recovered })
                 .await
                 .map_err(Ended::Kept)?;
         }
-        Ok(Renamed { etag: copied.etag, last_modified })
+        Ok(Renamed { etag: copied.made.etag, last_modified })
     }
 
     async fn copy_object(
@@ -81,7 +81,7 @@ impl Move {
         let made = self.copy(job).await;
         // Also when the outcome is not known. Listings have whole seconds: what was there a moment ago may look alike.
         self.shared.tell_replaced(to.as_str(), self.recovered);
-        let Made { etag, last_modified } = match made {
+        let Made { etag, last_modified, stored } = match made {
             Ok(made) => made,
             Err(CopyTrouble::Stopped) => return Err(Ended::Stopped),
             Err(CopyTrouble::Failed(error)) => return Err(self.not_copied(sent, error)),
@@ -102,9 +102,10 @@ impl Move {
         let seen = self.look(from).await.map_err(|trouble| self.trouble_behind_copy(trouble))?;
         let seen = seen.filter(|seen| seen.meta.etag == source.etag);
         let from_last_modified = seen.as_ref().map(|seen| seen.meta.last_modified);
-        let copy = Copy { from_etag: source.etag.clone(), from_last_modified, etag: etag.clone() };
+        let made = Known { etag: etag.clone(), stored };
+        let copy = Copy { from_etag: source.etag.clone(), from_last_modified, made };
         let from_etag = source.etag.clone();
-        let line = MoveRecord::Copied { to: to.clone(), from_etag, from_last_modified, etag };
+        let line = MoveRecord::Copied { to: to.clone(), from_etag, from_last_modified, etag, stored };
         let written = self.append(&line);
         let synced = match written {
             Ok(()) => self.sync().await,
@@ -168,7 +169,7 @@ impl Move {
         }
         // Until the copy beside both is there, nothing has happened to either.
         let kept = match copies.get(&hidden) {
-            Some(copy) => copy.etag.clone(),
+            Some(copy) => copy.made.etag.clone(),
             None => {
                 let step = self.exchange_step(&a.0, &a.1, &hidden, &Condition::Any, sent).await;
                 match step {
@@ -183,7 +184,7 @@ impl Move {
         };
         let kept = BaseObject::own(kept, a.1.size);
         let onto_a = match copies.get(&a.0) {
-            Some(copy) => copy.etag.clone(),
+            Some(copy) => copy.made.etag.clone(),
             None => {
                 let condition = Condition::Matches(a.1.etag.clone());
                 match self.exchange_step(&b.0, &b.1, &a.0, &condition, sent).await {
@@ -198,7 +199,7 @@ impl Move {
             }
         };
         let onto_b = match copies.get(&b.0) {
-            Some(copy) => copy.etag.clone(),
+            Some(copy) => copy.made.etag.clone(),
             None => {
                 let condition = Condition::Matches(b.1.etag.clone());
                 match self.exchange_step(&hidden, &kept, &b.0, &condition, sent).await {
@@ -228,12 +229,12 @@ impl Move {
         sent: bool,
     ) -> Result<ETag, Ended> {
         let (copied, ..) = self.copy_object(from, source, to, condition, None, sent).await?;
-        Ok(copied.etag)
+        Ok(copied.made.etag)
     }
 
     /// Deletes the copy of `a` that was made on the way, if it is that. The key is one that nobody else uses.
     async fn delete_copy(&self, hidden: &ObjectKey, a: &(ObjectKey, BaseObject)) -> Result<(), Ended> {
-        let made = self.state.lock().copies.get(hidden).map(|copy| copy.etag.clone());
+        let made = self.state.lock().copies.get(hidden).map(|copy| copy.made.clone());
         // Its answer may have been lost: then it is told by what it is a copy of.
         let checks = match &made {
             Some(_) => None,
@@ -241,7 +242,7 @@ impl Move {
         };
         let mark = self.mark();
         let removed = self.delete_one(hidden, None, |head| match &made {
-            Some(etag) => head.etag == *etag,
+            Some(made) => made.is_head(head),
             None => is_copy(head, &a.1, checks.as_ref(), &mark),
         });
         match removed.await.map_err(|_| Ended::Stopped)? {

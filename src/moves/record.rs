@@ -131,6 +131,9 @@ pub enum MoveRecord {
         from_last_modified: Option<i64>,
         /// ETag of the copy.
         etag: ETag,
+        /// Between which times BOS stored the copy, both included, seconds since 1970; `None`: not known.
+        #[serde(default)]
+        stored: Option<(i64, i64)>,
     },
     /// The copy at this key was deleted again.
     Dropped {

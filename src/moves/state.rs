@@ -69,8 +69,8 @@ pub struct Copy {
     pub from_etag: ETag,
     /// `Last-Modified` of what was copied; `None`: not asked for.
     pub from_last_modified: Option<i64>,
-    /// ETag of the copy.
-    pub etag: ETag,
+    /// What is known of the copy.
+    pub made: Known,
 }
 
 /// An object below a directory that is moved.
@@ -84,6 +84,8 @@ pub struct Entry {
     pub last_modified: i64,
     /// ETag of its copy, and whether the copy is of this state of the object.
     pub copied: Option<(ETag, bool)>,
+    /// Between which times BOS stored that copy; `None`: not known.
+    pub copy_stored: Option<(i64, i64)>,
 }
 
 /// An upload that makes a copy by parts.
@@ -201,17 +203,18 @@ impl MoveState {
             MoveRecord::UploadEnded { to } => {
                 self.uploads.remove(to);
             }
-            MoveRecord::Copied { to, from_etag, from_last_modified, etag } => {
+            MoveRecord::Copied { to, from_etag, from_last_modified, etag, stored } => {
                 self.uploads.remove(to);
                 if let Kind::Directory { to: prefix, .. } = &self.kind {
                     let entry = to.as_str().strip_prefix(prefix.as_str()).and_then(|rest| self.entries.get_mut(rest));
                     if let Some(entry) = entry {
                         entry.copied = Some((etag.clone(), entry.etag == *from_etag));
+                        entry.copy_stored = *stored;
                     }
                     return;
                 }
-                let copy =
-                    Copy { from_etag: from_etag.clone(), from_last_modified: *from_last_modified, etag: etag.clone() };
+                let made = Known { etag: etag.clone(), stored: *stored };
+                let copy = Copy { from_etag: from_etag.clone(), from_last_modified: *from_last_modified, made };
                 self.copies.insert(to.clone(), copy);
             }
             MoveRecord::Dropped { to } => {
@@ -233,10 +236,11 @@ impl MoveState {
     }
 
     fn plan(&mut self, listed: &Listed) {
-        let copied =
-            self.entries.get(&listed.rest).and_then(|entry| entry.copied.clone()).map(|(etag, _)| (etag, false));
+        let before = self.entries.get(&listed.rest);
+        let copied = before.and_then(|entry| entry.copied.clone()).map(|(etag, _)| (etag, false));
+        let copy_stored = before.and_then(|entry| entry.copy_stored);
         let (etag, size, last_modified) = (listed.etag.clone(), listed.size, listed.last_modified);
-        self.entries.insert(listed.rest.clone(), Entry { etag, size, last_modified, copied });
+        self.entries.insert(listed.rest.clone(), Entry { etag, size, last_modified, copied, copy_stored });
     }
 
     /// What a start does with the move.

@@ -40,7 +40,13 @@ fn listed(rest: &str, tag: &str) -> Listed {
 }
 
 fn copied(to: &str, from: &str, tag: &str) -> MoveRecord {
-    MoveRecord::Copied { to: key(to), from_etag: etag(from), from_last_modified: Some(7), etag: etag(tag) }
+    MoveRecord::Copied {
+        to: key(to),
+        from_etag: etag(from),
+        from_last_modified: Some(7),
+        etag: etag(tag),
+        stored: None,
+    }
 }
 
 fn replay(records: &[MoveRecord]) -> MoveState {

@@ -13,6 +13,7 @@ use crate::bos::BosErrorKind;
 use crate::bos::client::{Removed, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
+use crate::object::Condition;
 use crate::posix_meta::{MARK, write_attrs};
 
 /// Aborts of one upload at most; each may leave parts that were in flight.
@@ -118,6 +119,7 @@ impl DirtyFile {
         if self.settle_condition(&key, &condition).await? {
             return Ok(());
         }
+        let overwrites = condition == Condition::Any;
         let (frozen, headers) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().copied() else { return Ok(()) };
@@ -139,7 +141,12 @@ impl DirtyFile {
             (frozen, headers)
         };
         let sent = Instant::now();
-        let copied = self.shared.client.copy_object(&source, Some(&base.etag), &key, Some(&headers)).await;
+        let client = &self.shared.client;
+        let copied = match overwrites {
+            true => client.copy_object(&source, Some(&base.etag), &key, Some(&headers)).await,
+            // What is there was looked at above, and is before every repeat.
+            false => client.copy_object_once(&source, Some(&base.etag), &key, Some(&headers)).await,
+        };
         let etag = match copied {
             Ok(copied) => {
                 self.lock().stored_between = stored_between(copied.date, sent);

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 use crate::support::fault::Rule;
 use crate::support::{Action, Call, HoldAt, Line, Mounted, When, World};
 use crate::{WAIT, shell, timed, unmount};
@@ -291,6 +293,25 @@ fn what_is_written_under_an_old_name_before_its_deletion_stays() {
         }
         assert_eq!(mount.umount(WAIT).status.code(), Some(3));
     }
+}
+
+#[test]
+fn a_copy_onto_a_name_that_must_be_free_looks_again_before_it_is_repeated() {
+    let world = World::new();
+    world.bucket.put("a", b"content").unwrap();
+    let mut mount = world.mount(&[]);
+    assert!(mount.path("a").exists() && !mount.path("b").exists());
+    let rule = world.proxy.fault(When::call(Call::CopyObject).key("b"), busy());
+    let (from, to) = (mount.path("a"), mount.path("b"));
+    let renaming = std::thread::spawn(move || renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE));
+    assert!(rule.wait_hit(WAIT), "{}", world.proxy.counts().log_text());
+    world.bucket.put("b", OTHER).unwrap();
+    rule.turn_off();
+    let refused = timed(move || renaming.join().unwrap()).unwrap_err();
+    assert_eq!(refused, rustix::io::Errno::EXIST, "{}", mount.log_text());
+    assert_eq!(world.bucket.get("a").unwrap(), b"content");
+    assert_eq!(world.bucket.get("b").unwrap(), OTHER);
+    unmount(&mut mount);
 }
 
 /// What somebody else writes under the name of a removed file before its object goes with the last handle stays and is
