@@ -3,6 +3,7 @@
 //! ```text
 //!   client      configuration, calls on the bucket, listings      (the public face; re-exports `model` and `body`)
 //!   objects     calls on one object            multipart     the calls of an upload         get    a body on its way
+//!   delete      deletions, none without a look
 //!      v
 //!    send       signs every try, watches for stalls, retries as `retry` decides, tells the story as an `error`
 //!      v
@@ -10,6 +11,7 @@
 //! ```
 
 mod body;
+mod delete;
 mod endpoint;
 mod failure;
 mod get;
@@ -36,6 +38,8 @@ pub use sign::Credentials;
 
 #[cfg(test)]
 mod client_tests;
+#[cfg(test)]
+mod delete_tests;
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]

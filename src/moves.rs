@@ -10,13 +10,14 @@
 //! ```
 //!
 //! A single object goes the same way without a plan; a crash before its copy is complete makes the copy again. An old name
-//! is deleted only while BOS shows there what was copied (ETag and `Last-Modified`).
+//! is deleted only while BOS shows there what was copied (ETag and `Last-Modified`), asked right before: see `removal`.
 
 mod copy;
 mod deletions;
 mod directory;
 mod object;
 pub mod record;
+mod removal;
 mod running;
 pub mod state;
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::bos::client::{BosClient, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{BosClient, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::object::{ETag, FileAttrs, KeyError, ObjectKey, Timestamp};
 use crate::posix_meta::{self, AttrDefaults};
@@ -64,6 +64,18 @@ pub struct Object {
     pub attrs: FileAttrs,
     /// All headers it carries.
     pub headers: ObjectHeaders,
+}
+
+/// What is under a prefix.
+#[derive(Clone, Debug)]
+pub enum Emptiness {
+    /// Something that counts.
+    Full,
+    /// Nothing but perhaps the marker, as it was listed.
+    Empty {
+        /// `None`: there is none.
+        marker: Option<ListedObject>,
+    },
 }
 
 /// What BOS has under a name.
@@ -203,6 +215,26 @@ impl Namespace {
         let headers = memory.attributes.headers(key.as_str(), size, etag, last_modified)?.clone();
         drop(memory);
         Some(self.object(size, etag.clone(), last_modified, headers))
+    }
+
+    /// Between which times BOS stored the object with this ETag under `key`, both included, as far as that is remembered.
+    pub fn stored_between(&self, key: &str, etag: &ETag) -> Option<(i64, i64)> {
+        let mut memory = self.memory.lock();
+        match memory.attributes.fact(key)? {
+            Fact::Object { etag: known, modified, .. } if known == etag => modified.window(),
+            _ => None,
+        }
+    }
+
+    /// ETag and times, as far as they are known, of the object that this mount itself stored under `key`: not earlier than a
+    /// listing asked for at `asked_at` may be late.
+    pub fn stored_lately(&self, key: &str, asked_at: Instant) -> Option<(ETag, Option<(i64, i64)>)> {
+        let lately = asked_at.checked_sub(LISTING_LAG).unwrap_or(asked_at);
+        let memory = self.memory.lock();
+        match memory.attributes.own(key, lately)? {
+            (Fact::Object { etag, modified, .. }, _) => Some((etag.clone(), modified.window())),
+            (Fact::NoMarker, _) => None,
+        }
     }
 
     /// Whether a listing that shows the object under `key` may tell all of it.

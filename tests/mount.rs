@@ -11,6 +11,8 @@ mod bad_input;
 mod bad_line;
 #[path = "mount/content.rs"]
 mod content;
+#[path = "mount/deletions.rs"]
+mod deletions;
 #[path = "mount/dir_attrs.rs"]
 mod dir_attrs;
 #[path = "mount/dir_renames.rs"]

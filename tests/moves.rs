@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bosfs::bos::client::{Body, ObjectHeaders, ObjectMeta};
+use bosfs::bos::client::{Body, Known, ObjectHeaders, ObjectMeta};
 use bosfs::bos::credentials::StaticCredentials;
 use bosfs::bos::{BosClient, BosClientConfig, BosErrorKind};
 use bosfs::journal::state_dir::Identity;
@@ -251,6 +251,7 @@ async fn copied_line(bench: &Bench, from: &str, to: &str, etag: &ETag) -> MoveRe
         from_etag: from.etag,
         from_last_modified: Some(from.last_modified),
         etag: etag.clone(),
+        stored: None,
     }
 }
 
@@ -277,7 +278,7 @@ async fn a_killed_rename_of_an_object_is_finished_from_every_line() {
         let etag = bench.client.copy_object(&key("a"), None, &key("b"), None).await.unwrap().etag;
         let lines = [object_line("a", &source, "b", Condition::Absent), copied_line(&bench, "a", "b", &etag).await];
         if deleted {
-            bench.client.delete_object(&key("a")).await.unwrap();
+            bench.client.remove_object(&key("a"), None, |_| true).await.unwrap();
         }
         assert!(bench.recover(&lines).await.is_empty());
         assert!(bench.head("a").await.is_none());
@@ -494,6 +495,33 @@ async fn recovery_of_a_directory_touches_only_what_it_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_equal_object_that_others_wrote_over_a_copy_stays_when_the_copy_is_taken_back() {
+    for written_again in [false, true] {
+        let bench = Bench::new();
+        bench.put("old/x", b"content").await;
+        let planned = MoveRecord::Planned { entries: vec![listed(&bench, "old/", "x").await] };
+        let etag = bench.client.copy_object(&key("old/x"), None, &key("new/x"), None).await.unwrap().etag;
+        let at = bench.head("new/x").await.unwrap().last_modified;
+        let copied = match copied_line(&bench, "old/x", "new/x", &etag).await {
+            MoveRecord::Copied { to, from_etag, from_last_modified, etag, .. } => {
+                MoveRecord::Copied { to, from_etag, from_last_modified, etag, stored: Some((at, at)) }
+            }
+            other => panic!("{other:?}"),
+        };
+        let (from, to, leave_out) = ("old/".into(), "new/".into(), Vec::new());
+        let first = MoveRecord::Directory { format: 1, from, to, leave_out, at: 0 };
+        if written_again {
+            // Times have a resolution of one second.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            bench.put("new/x", b"content").await;
+        }
+        bench.recover(&[first, planned, copied]).await;
+        assert_eq!(bench.head("new/x").await.is_some(), written_again);
+        assert!(bench.head("old/x").await.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_under_recovery_are_hidden_and_a_damaged_journal_stops_nothing() {
     let bench = Bench::new();
     let source = bench.put("a", b"content").await;
@@ -576,7 +604,8 @@ async fn deletions_go_together() {
     let tree = bench.fill("d/", 2000).await;
     bench.put("d/stays", b"x").await;
     for (rest, etag) in &tree {
-        moves.delete_later(&key(&format!("d/{rest}")), etag, 0).await.unwrap();
+        let known = Known { etag: etag.clone(), stored: None };
+        moves.delete_later(&key(&format!("d/{rest}")), &known).await.unwrap();
         assert!(moves.hides(format!("d/{rest}").trim_end_matches('/')));
     }
     assert!(!moves.hides("d/stays") && moves.is_clear("e/") && moves.is_clear("d/stays"));
@@ -589,6 +618,46 @@ async fn deletions_go_together() {
     moves.stop().await;
 }
 
+/// Deletions of these objects as a killed process leaves them.
+fn deletion_lines<'a>(objects: impl IntoIterator<Item = (String, &'a ETag)>) -> Vec<MoveRecord> {
+    let mut lines = vec![MoveRecord::Deletions { format: 1, boot_id: boot_id(), at: 0 }];
+    lines.extend(objects.into_iter().map(|(name, etag)| MoveRecord::Delete {
+        key: key(&name),
+        etag: etag.clone(),
+        stored: None,
+    }));
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_keys_costs_a_page_and_a_batch_per_thousand() {
+    let bench = Bench::new();
+    let tree = bench.fill("d/", 2500).await;
+    bench.put("c", b"before").await;
+    bench.put("e", b"behind").await;
+    let requests = || ["ListObjects", "DeleteMultipleObjects", "HeadObject", "DeleteObject"].map(|c| bench.requests(c));
+    let before = requests();
+    let told = bench.recover(&deletion_lines(tree.iter().map(|(rest, etag)| (format!("d/{rest}"), etag)))).await;
+    let spent: Vec<u64> = requests().iter().zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(spent, [3, 3, 0, 0], "pages, batches, HEADs, single deletes");
+    assert!(told.is_empty(), "{told:?}");
+    assert_eq!(bench.tree("").await.into_keys().collect::<Vec<_>>(), ["c", "e"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_lie_far_apart_cost_at_most_two_requests_each() {
+    let bench = Bench::new();
+    let tree = bench.fill("d/", 1000).await;
+    let far: Vec<(&String, &ETag)> = tree.iter().step_by(50).collect();
+    let before = bench.requests_all();
+    let told = bench.recover(&deletion_lines(far.iter().map(|(rest, etag)| (format!("d/{rest}"), *etag)))).await;
+    let spent = bench.requests_all() - before;
+    println!("{} keys of {}: {spent} requests", far.len(), tree.len());
+    assert!(spent <= 2 * far.len() as u64, "{spent} requests for {} keys", far.len());
+    assert!(told.is_empty(), "{told:?}");
+    assert_eq!(bench.tree("d/").await.len(), tree.len() - far.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn deletions_that_were_not_sent_are_made_up_for_if_the_object_is_the_same() {
     let bench = Bench::new();
@@ -596,19 +665,21 @@ async fn deletions_that_were_not_sent_are_made_up_for_if_the_object_is_the_same(
     let gone = bench.put("gone", b"gone").await;
     let mut lines = vec![MoveRecord::Deletions { format: 1, boot_id: boot_id(), at: 0 }];
     for (name, object) in [("a", &a), ("b", &b), ("gone", &gone)] {
-        lines.push(MoveRecord::Delete { key: key(name), etag: object.etag.clone(), last_modified: 0 });
+        lines.push(MoveRecord::Delete { key: key(name), etag: object.etag.clone(), stored: None });
     }
-    bench.client.delete_object(&key("gone")).await.unwrap();
+    bench.client.remove_object(&key("gone"), None, |_| true).await.unwrap();
     bench.put("b", b"written by somebody else since").await;
-    assert!(bench.recover(&lines).await.is_empty());
+    let told = bench.recover(&lines).await;
+    assert_eq!((told.len(), told[0].state.as_str(), told[0].key.as_str()), (1, "conflict", "b"), "{told:?}");
     assert_eq!(bench.tree("").await.into_keys().collect::<Vec<_>>(), ["b"]);
 
     // After a reboot an object whose time is not known may be a later one.
     let again = bench.put("a", b"a").await;
     let lines = [
         MoveRecord::Deletions { format: 1, boot_id: "another boot".into(), at: 0 },
-        MoveRecord::Delete { key: key("a"), etag: again.etag, last_modified: 0 },
+        MoveRecord::Delete { key: key("a"), etag: again.etag, stored: None },
     ];
-    assert!(bench.recover(&lines).await.is_empty());
+    let told = bench.recover(&lines).await;
+    assert_eq!((told.len(), told[0].key.as_str()), (1, "a"), "{told:?}");
     assert!(bench.head("a").await.is_some());
 }

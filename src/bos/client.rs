@@ -2,7 +2,8 @@
 //!
 //! Which calls are repeated after a try that was not answered: all but Initiate, Complete, PutObject with a condition,
 //! and a copy of an object onto itself with a condition. Those could act twice, or be refused by their own first
-//! success; their error says [`BosError::is_ambiguous`] and the caller finds out what became of them.
+//! success; their error says [`BosError::is_ambiguous`] and the caller finds out what became of them. A delete is repeated only
+//! behind another look (see [`delete`](super::delete)), and so does whoever copies onto a key of which he demands something.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use http::{HeaderName, Method, header};
 
 pub use super::body::{Body, BodySource};
+pub use super::delete::{Known, PageAt, PageRemoved, Removed, SeenObject, SeenPage};
 pub use super::get::{GetObject, given_range};
 pub use super::model::{
     BucketInfo, CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta,
@@ -180,7 +182,19 @@ impl BosClient {
         marker: Option<&str>,
         max_keys: u32,
     ) -> Result<ListPage> {
-        let mut call = self.call("ListObjects", Method::GET, None);
+        Ok(self.list_dated(&self.sender.config.retry, prefix, delimiter, marker, max_keys).await?.0)
+    }
+
+    /// [`BosClient::list_objects`], and BOS's time of the answer, seconds since 1970, where it told it.
+    pub(super) async fn list_dated(
+        &self,
+        policy: &RetryPolicy,
+        prefix: &str,
+        delimiter: Option<char>,
+        marker: Option<&str>,
+        max_keys: u32,
+    ) -> Result<(ListPage, Option<i64>)> {
+        let mut call = Call { policy, ..self.call("ListObjects", Method::GET, None) };
         call.query = query([("maxKeys", max_keys.clamp(1, PAGE_KEYS_MAX).to_string().as_str())]);
         if !prefix.is_empty() {
             call.query.push(("prefix".to_owned(), prefix.to_owned()));
@@ -192,7 +206,12 @@ impl BosClient {
         if let Some(marker) = marker {
             call.query.push(("marker".to_owned(), marker.to_owned()));
         }
-        self.sender.gather(&call, ANSWER_BYTES_MAX, json(|wire: WireListObjects| wire.into_page(prefix, marker))).await
+        let read = json(|wire: WireListObjects| wire.into_page(prefix, marker));
+        let dated = |answer: Answer| {
+            let date = wire::answer_date(&answer.headers);
+            Ok((read(answer)?, date))
+        };
+        self.sender.gather(&call, ANSWER_BYTES_MAX, dated).await
     }
 
     /// ListMultipartUploads, one page.
@@ -251,6 +270,8 @@ impl BosClient {
             idempotent: true,
             policy: &self.sender.config.retry,
             works_long: false,
+            once: false,
+            signed: None,
         }
     }
 

@@ -4,13 +4,13 @@ use bytes::Bytes;
 use http::{HeaderName, Method, header};
 
 use super::body::Body;
-use super::client::{BosClient, PAGE_KEYS_MAX, Result, metadata_headers, query, stored_headers};
-use super::error::{BosError, BosErrorKind};
+use super::client::{BosClient, Result, metadata_headers, stored_headers};
 use super::failure::Failure;
 use super::model::{CopyOutcome, ObjectHeaders, ObjectMeta, StoredOutcome};
-use super::send::{Answer, content_length, unix_now_s};
+use super::retry::RetryPolicy;
+use super::send::{Answer, Call, content_length, unix_now_s};
 use super::sign::uri_encode_except_slash;
-use super::wire::{self, ANSWER_BYTES_MAX, WireDeleted, WireStored};
+use super::wire::{self, ANSWER_BYTES_MAX, WireStored};
 use crate::object::{Condition, ETag, Md5, ObjectKey};
 
 pub(super) const CRC32C_FLAG: HeaderName = HeaderName::from_static("x-bce-content-crc32c-flag");
@@ -22,13 +22,19 @@ pub(super) const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5"
 impl BosClient {
     /// `HEAD /key`.
     pub async fn head_object(&self, key: &ObjectKey) -> Result<ObjectMeta> {
-        let call = self.call("GetObjectMeta", Method::HEAD, Some(key));
+        Ok(self.head_dated(&self.sender.config.retry, key).await?.0)
+    }
+
+    /// [`BosClient::head_object`], and BOS's time of the answer, seconds since 1970, where it told it.
+    pub(super) async fn head_dated(&self, policy: &RetryPolicy, key: &ObjectKey) -> Result<(ObjectMeta, Option<i64>)> {
+        let call = Call { policy, ..self.call("GetObjectMeta", Method::HEAD, Some(key)) };
         self.sender
             .gather(&call, 0, |answer| {
                 let odd = |message| Failure::odd(&answer.headers, message);
                 let size = content_length(&answer.headers)
                     .ok_or_else(|| odd("the answer does not say how large the object is".to_owned()))?;
-                wire::object_meta(&answer.headers, size, unix_now_s()).map_err(odd)
+                let meta = wire::object_meta(&answer.headers, size, unix_now_s()).map_err(odd)?;
+                Ok((meta, wire::answer_date(&answer.headers)))
             })
             .await
     }
@@ -57,39 +63,6 @@ impl BosClient {
             .await
     }
 
-    /// DeleteObject. `false`: there was none (404), which is fine; also where an earlier, unanswered try deleted it.
-    pub async fn delete_object(&self, key: &ObjectKey) -> Result<bool> {
-        let call = self.call("DeleteObject", Method::DELETE, Some(key));
-        match self.sender.gather(&call, ANSWER_BYTES_MAX, |_| Ok(true)).await {
-            Err(error) if error.kind == BosErrorKind::NoSuchKey => Ok(false),
-            other => other,
-        }
-    }
-
-    /// DeleteMultipleObjects, at most 1000 keys. Returns the failures (key, code, message); NoSuchKey is none.
-    pub async fn delete_objects(&self, keys: &[ObjectKey]) -> Result<Vec<(String, String, String)>> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        if keys.len() > PAGE_KEYS_MAX as usize {
-            let message =
-                format!("a batch delete takes at most {PAGE_KEYS_MAX} keys, not {}; nothing was sent", keys.len());
-            return Err(BosError::new(BosErrorKind::Refused, message));
-        }
-        let mut call = self.call("DeleteMultipleObjects", Method::POST, None);
-        call.query = query([("delete", "")]);
-        call.headers = vec![(header::CONTENT_TYPE, "application/json".to_owned())];
-        call.body = Some(Body::Bytes(wire::delete_body(keys.iter().map(ObjectKey::as_str)).into()));
-        self.sender
-            .gather(&call, ANSWER_BYTES_MAX, |answer| {
-                // No body at all: every key is gone.
-                let deleted: Option<WireDeleted> =
-                    wire::parse(&answer.body).map_err(|odd| Failure::odd(&answer.headers, odd))?;
-                Ok(deleted.unwrap_or_default().into_failures())
-            })
-            .await
-    }
-
     /// CopyObject within the bucket. `replace`: new headers and metadata instead of the source's (needed when `dst == src`).
     pub async fn copy_object(
         &self,
@@ -98,7 +71,31 @@ impl BosClient {
         dst: &ObjectKey,
         replace: Option<&ObjectHeaders>,
     ) -> Result<CopyOutcome> {
+        self.copy_by(src, if_match, dst, replace, false).await
+    }
+
+    /// [`BosClient::copy_object`] that is not repeated: BOS knows no condition on the target of a copy, so whoever demands
+    /// something of it looks right before, and again before a repeat.
+    pub async fn copy_object_once(
+        &self,
+        src: &ObjectKey,
+        if_match: Option<&ETag>,
+        dst: &ObjectKey,
+        replace: Option<&ObjectHeaders>,
+    ) -> Result<CopyOutcome> {
+        self.copy_by(src, if_match, dst, replace, true).await
+    }
+
+    async fn copy_by(
+        &self,
+        src: &ObjectKey,
+        if_match: Option<&ETag>,
+        dst: &ObjectKey,
+        replace: Option<&ObjectHeaders>,
+        once: bool,
+    ) -> Result<CopyOutcome> {
         let mut call = self.data_call("CopyObject", Method::PUT, dst);
+        call.once = once;
         // A copy onto itself may change the ETag that a repeat would demand.
         call.idempotent = src != dst || if_match.is_none();
         call.works_long = true;

@@ -39,9 +39,21 @@ pub(crate) struct Call<'a> {
     pub(crate) body: Option<Body>,
     /// A repeat after a try without an understood answer does no harm.
     pub(crate) idempotent: bool,
+    /// No trouble that passes by itself is waited out here: before a repeat the caller looks what is there.
+    pub(crate) once: bool,
     pub(crate) policy: &'a RetryPolicy,
     /// BOS works before it answers.
     pub(crate) works_long: bool,
+    /// Signed with this time; `None`: with the present one, valid for the usual time.
+    pub(crate) signed: Option<SignedAt>,
+}
+
+/// When a request was signed, by BOS's clock, and how long it is worth something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SignedAt {
+    /// Seconds since 1970.
+    pub(crate) at_s: i64,
+    pub(crate) valid_for_s: i64,
 }
 
 /// A success, its body read.
@@ -147,7 +159,8 @@ impl Sender {
         }
     }
 
-    async fn gather_once(
+    /// One try.
+    pub(crate) async fn gather_once(
         &self,
         call: &Call<'_>,
         body_bytes_max: u64,
@@ -234,12 +247,13 @@ impl Sender {
         let invalid = |message: String| Failure::new(BosErrorKind::InvalidName, false, message);
         let path = self.target.path(call.key);
         let url = self.target.url(&path, &call.query).map_err(|error| invalid(error.to_string()))?;
-        let now_s = self.bos_now_s();
+        let usual = SignedAt { at_s: self.bos_now_s(), valid_for_s: sign::VALID_FOR_S };
+        let SignedAt { at_s, valid_for_s } = call.signed.unwrap_or(usual);
         let len = call.body.as_ref().map(Body::len);
 
         let mut signed = vec![
             ("host".to_owned(), self.target.host.clone()),
-            ("x-bce-date".to_owned(), sign::format_timestamp(now_s)),
+            ("x-bce-date".to_owned(), sign::format_timestamp(at_s)),
         ];
         if let Some(token) = &credentials.session_token {
             signed.push(("x-bce-security-token".to_owned(), token.clone()));
@@ -260,8 +274,7 @@ impl Sender {
         let mut names: Vec<&str> = signed.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         let parts = SignedParts { method: call.method.as_str(), path: &path, query: &call.query, headers: &signed };
-        let authorization =
-            sign::authorization(credentials, now_s, sign::VALID_FOR_S, parts, SignedHeaders::Listed(&names));
+        let authorization = sign::authorization(credentials, at_s, valid_for_s, parts, SignedHeaders::Listed(&names));
         for (name, value) in &signed {
             let name = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| invalid(format!("{name:?} cannot be the name of a header")))?;
@@ -328,6 +341,13 @@ impl<'a> Tries<'a> {
         self.call.policy.deadline.map(|deadline| deadline.saturating_sub(self.progress.elapsed))
     }
 
+    /// Something else that belongs to the call took this long; the next try begins now.
+    pub(crate) fn passed(&mut self, took: Duration) {
+        let policy = self.call.policy;
+        self.progress.elapsed += took.min(policy.answer_timeout + policy.stall_timeout);
+        self.began = Instant::now();
+    }
+
     /// How long the present try took. It watches its own time, so what is beyond that passed while this process was
     /// stopped, and does not count.
     fn present_try(&self) -> Duration {
@@ -354,6 +374,7 @@ impl<'a> Tries<'a> {
             return Err(self.error(failure));
         };
         match remedy {
+            Remedy::None if self.call.once => return Err(self.error(failure)),
             Remedy::None => {}
             Remedy::ReloadCredentials => {
                 self.progress.reloaded = true;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::client::{Body, BosClient, BosClientConfig, ObjectHeaders, RequestCounts};
+use super::client::{Body, BosClient, BosClientConfig, ObjectHeaders, PageAt, Removed, RequestCounts};
 use super::credentials::StaticCredentials;
 use super::error::BosErrorKind;
 use super::sign::Credentials;
@@ -90,9 +90,15 @@ async fn objects_are_put_read_copied_and_deleted() {
     let after = client.head_object(&key("a")).await.unwrap().headers;
     assert_eq!((after.content_type.as_deref(), after.metadata.len()), (Some("x/y"), 0));
 
-    assert!(client.delete_object(&key("a")).await.unwrap());
-    assert!(!client.delete_object(&key("a")).await.unwrap());
-    assert!(client.delete_objects(&[key("dir/"), key("a"), key("b c")]).await.unwrap().is_empty());
+    let other = client.remove_object(&key("a"), None, |head| head.size == 11).await.unwrap();
+    assert!(matches!(other, Removed::Other(head) if head.etag == meta.etag), "left alone");
+    assert!(client.head_object(&key("a")).await.is_ok());
+    assert_eq!(client.remove_object(&key("a"), None, |_| true).await.unwrap(), Removed::Gone);
+    assert_eq!(client.remove_object(&key("a"), None, |_| panic!("nothing is there")).await.unwrap(), Removed::Gone);
+    let at = PageAt { prefix: String::new(), marker: None, keys_max: 1000 };
+    let removed = client.remove_page(&at, None, |object| object.key != "stays").await.unwrap();
+    assert!(removed.failures.is_empty() && removed.page.objects.len() > 1, "{removed:?}");
+    assert_eq!(client.head_object(&key("b c")).await.unwrap_err().kind, BosErrorKind::NoSuchKey);
     assert_eq!(client.head_object(&key("dir/")).await.unwrap_err().kind, BosErrorKind::NoSuchKey);
     let RequestCounts { head, put, .. } = client.requests_sent();
     assert!(head > 0 && put > 0);

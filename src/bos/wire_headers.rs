@@ -32,18 +32,19 @@ pub fn object_meta(headers: &HeaderMap, size: u64, now_s: i64) -> Result<ObjectM
 pub fn stored_outcome(headers: &HeaderMap, body_etag: Option<String>) -> Result<StoredOutcome, Odd> {
     let etag = given_etag(&body_etag.or_else(|| text(headers, "etag")).unwrap_or_default())?;
     let (crc32c, crc32, crc64) = crcs(headers);
-    Ok(StoredOutcome { etag, crc32c, crc32, crc64, date: date(headers) })
+    Ok(StoredOutcome { etag, crc32c, crc32, crc64, date: answer_date(headers) })
 }
 
 /// What the answer to CopyObject or UploadPartCopy tells.
 pub fn copy_outcome(headers: &HeaderMap, body: WireStored) -> Result<CopyOutcome, Odd> {
     let etag = given_etag(&body.etag)?;
     let last_modified = body.last_modified.map(|text| timestamp_of(&text)).filter(|at| *at != 0);
-    Ok(CopyOutcome { etag, last_modified, date: date(headers) })
+    Ok(CopyOutcome { etag, last_modified, date: answer_date(headers) })
 }
 
 /// Server time of an answer.
-fn date(headers: &HeaderMap) -> Option<i64> {
+/// `Date` of an answer, seconds since 1970.
+pub fn answer_date(headers: &HeaderMap) -> Option<i64> {
     text(headers, "date").and_then(|text| http_date(&text))
 }
 
@@ -64,7 +65,7 @@ fn object_headers(headers: &HeaderMap, now_s: i64) -> ObjectHeaders {
             (!name.is_empty()).then(|| (name.to_owned(), ascii(value.as_bytes())))
         })
         .collect();
-    let answered_at = date(headers).unwrap_or(now_s);
+    let answered_at = answer_date(headers).unwrap_or(now_s);
     let expires = text(headers, "expires").filter(|expires| {
         // One that cannot be read was not made up by BOS.
         http_date(expires).is_none_or(|at| {

@@ -24,9 +24,9 @@ use super::attr::{AttrChange, Content, Node};
 use super::error::{FsError, FsResult};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::fail_point::fail_point;
-use crate::namespace::Namespace;
 use crate::namespace::attributes::{DirTimes, Modified};
 use crate::namespace::inode::ROOT;
+use crate::namespace::{Emptiness, Namespace};
 use crate::object::{FileAttrs, Timestamp};
 use pending_log::{PendingLog, Wanted};
 
@@ -227,7 +227,7 @@ impl DirAttrs {
             let same = match (&marker, wanted.base) {
                 (Some(marker), _) if marker.attrs == wanted.attrs => return Ok(()),
                 (Some(marker), Some(base)) => matches!(marker.modified, Modified::At(at) if base.fits(at)),
-                (None, None) => !namespace.is_empty(prefix, &Default::default()).await?,
+                (None, None) => matches!(namespace.is_empty(prefix, &Default::default()).await?, Emptiness::Full),
                 (Some(_), None) | (None, Some(_)) => false,
             };
             if !same {

@@ -300,10 +300,11 @@ impl Fs {
         if let Err(error) = orphan.file.unlink().await {
             log::error!("{key}: removing the unlinked file: {error}; the journal keeps the task");
         }
+        let gone = !self.uploads.was_left(&orphan.file);
         let mut hidden = self.hidden.lock();
         if hidden.get(key.as_str()) == Some(&orphan.node.ino) {
             hidden.remove(key.as_str());
-            self.namespace.changed(key.as_str(), true);
+            self.namespace.changed(key.as_str(), gone);
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Removing files and directories.
 //!
+//! What is taken is what this mount showed: an object that somebody else put there since is left, and the program or `status`
+//! is told. BOS is asked right before each deletion.
+//!
 //! The first files that a program removes are deleted in BOS before it is answered, so that missing permissions show. Those
 //! that follow at once are journaled, hidden, and deleted in batches: `rm -rf` of a tree costs a request per 1000 names.
 
@@ -10,10 +13,11 @@ use std::time::{Duration, Instant};
 use super::Fs;
 use super::attr::{Content, Node};
 use super::error::{FsError, FsResult};
+use crate::bos::client::{Known, Removed};
 use crate::fail_point::fail_point;
-use crate::namespace::Object;
 use crate::namespace::inode::Kind;
-use crate::object::{BaseObject, Condition, ETag, Md5, ObjectKey};
+use crate::namespace::{Emptiness, Object};
+use crate::object::{BaseObject, Condition, ObjectKey};
 use crate::upload::Opening;
 
 /// Removals within [`BURST_WITHIN`] after which the next ones are sent in batches.
@@ -87,19 +91,23 @@ impl Fs {
             (state.content.clone(), state.handles > 0)
         };
         fail_point!("fs.remove");
+        let mut gone = true;
         match content {
             Content::Dirty(file) if open => {
                 self.hide(node, key, || Ok(file.orphan()?))?;
                 // It may have been published, and its inode let go of it, since it was looked at.
                 node.body.state.lock().content = Content::Dirty(file);
             }
-            Content::Dirty(file) => file.unlink().await?,
+            Content::Dirty(file) => {
+                file.unlink().await?;
+                gone = !self.uploads.was_left(&file);
+            }
             Content::Object(object) if open => self.hide(node, key, || self.orphan_object(node, key, object))?,
-            Content::Object(object) => self.delete(key, &object).await?,
+            Content::Object(object) => self.delete(node, key, &object).await?,
             Content::Dir(_) | Content::Virtual(_) => return Err(FsError::plain(libc::EPERM)),
         }
         self.inodes.unlink(node);
-        self.namespace.changed(key.as_str(), true);
+        self.namespace.changed(key.as_str(), gone);
         // The last handle may have been released in between, while the name was still there: nobody else removes it then.
         if open && let Some(orphan) = Self::orphan_of(node) {
             self.bury(orphan).await;
@@ -133,22 +141,52 @@ impl Fs {
     }
 
     /// Deletes an object that nobody has open: now, or in a burst of removals with the others.
-    async fn delete(&self, key: &ObjectKey, object: &Object) -> FsResult<()> {
+    async fn delete(&self, node: &Arc<Node>, key: &ObjectKey, object: &Object) -> FsResult<()> {
         self.uploads.release_clones(key).await?;
+        let stored = match object.last_modified {
+            0 => self.namespace.stored_between(key.as_str(), &object.etag),
+            at => Some((at, at)),
+        };
+        let known = Known { etag: object.etag.clone(), stored };
+        let deleted = self.delete_known(key, &known).await;
+        if deleted.as_ref().is_err_and(|error| error.errno == libc::EBUSY) {
+            // From now on it shows what is there, and the next try acts on that.
+            self.namespace.changed(key.as_str(), false);
+            node.body.state.lock().confirmed = None;
+            let _ = self.confirm(node).await;
+        }
+        deleted
+    }
+
+    /// Deletes what is `known` at `key`: now, or in a burst of removals with the others.
+    async fn delete_known(&self, key: &ObjectKey, known: &Known) -> FsResult<()> {
         let now = Instant::now();
-        let later = self.burst.lock().is_on(now);
-        let deleted = match later {
-            true => Ok(self.moves.delete_later(key, &object.etag, object.last_modified).await?),
-            false => match self.client.delete_object(key).await {
-                Ok(_) => Ok(()),
-                Err(error) => Err(FsError::from_bos("removing", key.as_str(), &error)),
-            },
+        let deleted = if self.burst.lock().is_on(now) {
+            self.moves.delete_later(key, known).await.map_err(FsError::from)
+        } else {
+            self.delete_now(key, known).await
         };
         match &deleted {
             Ok(()) => self.burst.lock().removed(now),
             Err(_) => self.burst.lock().failed(),
         }
         deleted
+    }
+
+    async fn delete_now(&self, key: &ObjectKey, known: &Known) -> FsResult<()> {
+        match self.client.remove_object(key, None, |head| known.is_head(head)).await {
+            Ok(Removed::Gone) => Ok(()),
+            // Not ESTALE: the kernel would look the name up anew and remove what is there, which nobody has seen yet.
+            Ok(Removed::Other(head)) => Err(FsError::told(
+                libc::EBUSY,
+                format!(
+                    "removing {key}: somebody else has written it since it was last looked at here ({} bytes by now); it is \
+                     left: look at it, and remove it again if it is to go",
+                    head.size
+                ),
+            )),
+            Err(error) => Err(FsError::from_bos("removing", key.as_str(), &error)),
+        }
     }
 
     /// `rmdir`.
@@ -166,8 +204,9 @@ impl Fs {
         let _pass = self.act_on_child(&dir, name).await?;
         let _turn = node.body.turn.lock().await;
         let prefix = self.prefix_of(&node);
-        self.check_empty(&prefix).await?;
-        self.remove_marker(&prefix).await?;
+        let asked_at = Instant::now();
+        let marker = self.look_empty(&prefix).await?;
+        self.remove_marker(&prefix, marker, asked_at).await?;
         self.inodes.unlink(&node);
         self.entries_changed(&dir);
         dir.body.state.lock().subdir_changed(-1);
@@ -177,6 +216,11 @@ impl Fs {
 
     /// Whether nothing visible is below `prefix`. What is about to be deleted is gone.
     pub(super) async fn check_empty(&self, prefix: &str) -> FsResult<()> {
+        self.look_empty(prefix).await.map(drop)
+    }
+
+    /// [`Fs::check_empty`], and the marker that the listing shows.
+    async fn look_empty(&self, prefix: &str) -> FsResult<Option<Known>> {
         if self.dirty_below(prefix) {
             return Err(FsError::plain(libc::ENOTEMPTY));
         }
@@ -184,25 +228,28 @@ impl Fs {
             self.hidden.lock().keys().filter(|key| key.starts_with(prefix)).cloned().collect();
         gone.extend(self.moves.deletions_below(prefix));
         match self.namespace.is_empty(prefix, &gone).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(FsError::plain(libc::ENOTEMPTY)),
+            Ok(Emptiness::Empty { marker }) => Ok(marker.map(|marker| Known::at(marker.etag, marker.last_modified))),
+            Ok(Emptiness::Full) => Err(FsError::plain(libc::ENOTEMPTY)),
             Err(error) => Err(FsError::from_bos("looking into", prefix, &error)),
         }
     }
 
-    /// Removes a directory's marker, where it has one.
-    async fn remove_marker(&self, prefix: &str) -> FsResult<()> {
+    /// Removes a directory's marker, where it has one: that which a listing asked for at `asked_at` showed, or which this mount
+    /// stored since.
+    async fn remove_marker(&self, prefix: &str, listed: Option<Known>, asked_at: Instant) -> FsResult<()> {
         let marker = ObjectKey::parse(prefix)?;
         // None of ours may arrive behind the removal.
         self.dir_attrs.forget_tree(prefix).await;
+        let own = self.namespace.stored_lately(prefix, asked_at);
+        let own = own.map(|(etag, stored)| Known { etag, stored });
         let now = Instant::now();
-        // Behind what is below it: the directory would be there again as long as that is.
-        let later = self.burst.lock().is_on(now) || !self.moves.deletions_below(prefix).is_empty();
-        if later {
-            self.moves.delete_later(&marker, &ETag::new(&Md5::of(b"").to_hex()), 0).await?;
-        } else {
-            let deleted = self.client.delete_object(&marker).await;
-            deleted.map_err(|error| FsError::from_bos("removing", prefix, &error))?;
+        if let Some(known) = newer(own, listed) {
+            // Behind what is below it: the directory would be there again as long as that is.
+            let later = self.burst.lock().is_on(now) || !self.moves.deletions_below(prefix).is_empty();
+            match later {
+                true => self.moves.delete_later(&marker, &known).await?,
+                false => self.delete_now(&marker, &known).await?,
+            }
         }
         self.burst.lock().removed(now);
         self.namespace.dir_removed(prefix);
@@ -223,9 +270,32 @@ impl Fs {
     }
 }
 
+/// The later of what this mount stored and what a listing showed; a listing may lag behind.
+fn newer(own: Option<Known>, listed: Option<Known>) -> Option<Known> {
+    let listed_later = match (&own, &listed) {
+        (Some(Known { stored: Some((_, own)), .. }), Some(Known { stored: Some((listed, _)), .. })) => listed > own,
+        (own, _) => own.is_none(),
+    };
+    if listed_later { listed } else { own }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::ETag;
+
+    #[test]
+    fn the_marker_that_goes_is_the_later_one_of_ours_and_the_listed() {
+        let known = |stored| Some(Known { etag: ETag::new("e"), stored });
+        let (own, listed) = (known(Some((10, 14))), known(Some((15, 15))));
+        assert_eq!(newer(own.clone(), listed.clone()), listed, "somebody else wrote it behind ours");
+        assert_eq!(newer(own.clone(), known(Some((9, 9)))), own, "the listing lags");
+        assert_eq!(newer(own.clone(), known(Some((12, 12)))), own);
+        assert_eq!(newer(own.clone(), None), own);
+        assert_eq!(newer(None, listed.clone()), listed);
+        assert_eq!(newer(known(None), listed), known(None), "a time that is not known says nothing");
+        assert_eq!(newer(None, None), None);
+    }
 
     #[test]
     fn a_burst_is_eight_removals_within_a_second() {

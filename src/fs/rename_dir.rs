@@ -188,7 +188,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Inodes below the directory whose objects were given other ETags by the copy: open handles go on with those.
+    /// Inodes below the directory: their objects are copies by now, stored at another time, some with other ETags. Open
+    /// handles go on with those.
     fn follow(&self, prefix: &str, recopied: &[Recopied]) {
         for node in self.inodes.all() {
             if node.kind == Kind::Dir || !node.is_linked() {
@@ -196,15 +197,18 @@ impl Fs {
             }
             let Ok(key) = self.key_of(&node) else { continue };
             let Some(rest) = key.as_str().strip_prefix(prefix) else { continue };
-            let Ok(at) = recopied.binary_search_by(|copy| copy.rest.as_str().cmp(rest)) else { continue };
-            let copy = &recopied[at];
+            let copy = recopied.binary_search_by(|copy| copy.rest.as_str().cmp(rest)).map(|at| &recopied[at]);
             let mut state = node.body.state.lock();
             state.settle(false);
-            if let Content::Object(object) = &state.content
-                && object.etag == copy.from_etag
-            {
-                state.content = Content::Object(Object { etag: copy.etag.clone(), last_modified: 0, ..object.clone() });
-                state.confirmed = Some(Instant::now());
+            let Content::Object(object) = &state.content else { continue };
+            match copy {
+                Ok(copy) if object.etag == copy.from_etag => {
+                    state.content =
+                        Content::Object(Object { etag: copy.etag.clone(), last_modified: 0, ..object.clone() });
+                    state.confirmed = Some(Instant::now());
+                }
+                Ok(_) => {}
+                Err(_) => state.content = Content::Object(Object { last_modified: 0, ..object.clone() }),
             }
         }
     }

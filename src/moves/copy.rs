@@ -1,7 +1,7 @@
 //! One object copied to another key: by CopyObject, or by parts where it is larger than that call takes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -9,7 +9,7 @@ use futures_util::stream;
 use super::record::MoveRecord;
 use super::running::{Move, Stopped};
 use super::state::{CopyFound, judge_copy, same_sums};
-use crate::bos::client::{CopyOutcome, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{CopyOutcome, ObjectHeaders, ObjectMeta, stored_between};
 use crate::bos::{BosError, BosErrorKind};
 use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PART_NUMBER_MAX, PartNumber, UploadId};
 use crate::posix_meta::MARK;
@@ -44,11 +44,13 @@ pub(super) struct Made {
     pub(super) etag: ETag,
     /// Where BOS told it.
     pub(super) last_modified: Option<i64>,
+    /// Between which times BOS stored it, both included, where that is known.
+    pub(super) stored: Option<(i64, i64)>,
 }
 
 impl From<ETag> for Made {
     fn from(etag: ETag) -> Self {
-        Self { etag, last_modified: None }
+        Self { etag, last_modified: None, stored: None }
     }
 }
 
@@ -102,14 +104,22 @@ impl Move {
                 return Ok(etag.into());
             }
             sent = true;
-            let copied = {
+            let (copied, sent_at) = {
                 let _slot = self.shared.slot().await?;
-                client.copy_object(job.from, Some(&job.source.etag), job.to, job.replace).await
+                let (if_match, sent_at) = (Some(&job.source.etag), Instant::now());
+                let copied = match job.condition {
+                    Condition::Any => client.copy_object(job.from, if_match, job.to, job.replace).await,
+                    // What is there was looked at, and is before every repeat.
+                    _ => client.copy_object_once(job.from, if_match, job.to, job.replace).await,
+                };
+                (copied, sent_at)
             };
             match copied {
                 Ok(copied) => {
                     self.check_copy(job, &copied.etag).await?;
-                    return Ok(Made { etag: copied.etag, last_modified: copied.last_modified });
+                    // `Date` and Last-Modified have whole seconds.
+                    let stored = stored_between(copied.date, sent_at).map(|(from, to)| (from - 1, to + 1));
+                    return Ok(Made { etag: copied.etag, last_modified: copied.last_modified, stored });
                 }
                 Err(e) if e.kind == BosErrorKind::PreconditionFailed => return Err(CopyTrouble::SourceChanged),
                 Err(e) if e.kind == BosErrorKind::NoSuchKey => {

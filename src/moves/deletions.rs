@@ -1,10 +1,12 @@
 //! Deletions that are sent together: journaled one by one, told to BOS by up to 1000.
+//!
+//! What is deleted is what the program saw when it removed the name. Whoever wrote the name anew before the batch leaves,
+//! be it a second or an outage later, keeps the object.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -13,11 +15,12 @@ use super::directory::{DELETE_KEYS_MAX, ended};
 use super::object::Ended;
 use super::record::{FORMAT, MoveRecord};
 use super::running::Move;
-use super::state::{Kind, SourceFound, judge_source};
+use super::state::Kind;
 use super::{Moves, Shared};
+use crate::bos::client::Known;
 use crate::fail_point::fail_point;
 use crate::journal::boot_id;
-use crate::object::{ETag, ObjectKey, Timestamp};
+use crate::object::{ObjectKey, Timestamp};
 use crate::upload::WriteError;
 
 /// A batch is sent when nothing was added to it for this long,
@@ -41,14 +44,15 @@ pub(super) struct Batch {
 }
 
 impl Moves {
-    /// Has an object deleted a moment later, together with others; from now on [`Moves::hides`] says so. `last_modified`:
-    /// seconds since 1970, 0 if it is not known. Waits only while very many are pending.
+    /// Has an object deleted a moment later, together with others, if it still is `known` then; from now on
+    /// [`Moves::hides`] says so. Waits only while very many are pending.
     ///
-    /// A deletion that BOS refuses is told of in [`Moves::status`]; the object shows again.
+    /// What is another object by then is left alone. That, and a deletion that BOS refuses, is told of in
+    /// [`Moves::status`]; the object shows again.
     ///
     /// # Errors
     /// When the journal cannot be written; nothing is deleted then.
-    pub async fn delete_later(&self, key: &ObjectKey, etag: &ETag, last_modified: i64) -> Result<(), WriteError> {
+    pub async fn delete_later(&self, key: &ObjectKey, known: &Known) -> Result<(), WriteError> {
         loop {
             let mut changed = self.shared.changed.subscribe();
             if self.pending_deletions() < PENDING_MAX {
@@ -61,7 +65,7 @@ impl Moves {
                 }
             }
         }
-        self.shared.add_deletion(key, etag, last_modified)
+        self.shared.add_deletion(key, known)
     }
 
     /// Keys below `prefix` that are about to be deleted, markers included.
@@ -82,7 +86,7 @@ impl Moves {
 }
 
 impl Shared {
-    fn add_deletion(self: &Arc<Self>, key: &ObjectKey, etag: &ETag, last_modified: i64) -> Result<(), WriteError> {
+    fn add_deletion(self: &Arc<Self>, key: &ObjectKey, known: &Known) -> Result<(), WriteError> {
         let mut queue = self.queue.lock();
         if queue.open.is_none() {
             let first = MoveRecord::Deletions { format: FORMAT, boot_id: boot_id(), at: Timestamp::now().sec };
@@ -93,7 +97,7 @@ impl Shared {
             queue.open = Some(batch);
         }
         let Some(batch) = &mut queue.open else { unreachable!("made above") };
-        let line = MoveRecord::Delete { key: key.clone(), etag: etag.clone(), last_modified };
+        let line = MoveRecord::Delete { key: key.clone(), etag: known.etag.clone(), stored: known.stored };
         batch.entry.append(&line)?;
         batch.count += 1;
         batch.added.notify_one();
@@ -128,29 +132,29 @@ impl Shared {
                 queue.open = None;
             }
         }
-        let keys: Vec<ObjectKey> = entry.state.lock().deletes.keys().cloned().collect();
-        let result = entry.guarded(entry.delete_batch_told(&keys)).await;
+        let wanted = entry.state.lock().deletes.clone();
+        let result = entry.guarded(entry.delete_batch_told(wanted)).await;
         let _ = entry.conclude(result);
     }
 }
 
 impl Move {
-    /// Deletes the keys; what BOS refuses is told, and shows again.
-    async fn delete_batch_told(&self, keys: &[ObjectKey]) -> Result<(), Ended> {
+    /// Deletes the objects that still are what they were; what is left, and what BOS refuses, is told, and shows again.
+    async fn delete_batch_told(&self, wanted: BTreeMap<ObjectKey, Known>) -> Result<(), Ended> {
         fail_point!("moves.delete");
-        match self.delete_keys(keys).await {
-            Ok(refused) => {
+        let keys: Vec<ObjectKey> = wanted.keys().cloned().collect();
+        match self.delete_known(wanted, None).await {
+            Ok(kept) => {
                 if let Some(listener) = self.shared.deleted.get() {
-                    for key in keys {
-                        listener(key.as_str(), refused.iter().all(|(refused, _)| refused != key.as_str()));
-                    }
+                    keys.iter().for_each(|key| listener(key.as_str(), !kept.has(key)));
                 }
-                for (key, why) in refused {
+                kept.others.iter().for_each(|key| self.tell_written_anew(key));
+                for (key, why) in kept.refused {
                     let message = format!(
                         "{key} was removed here, but BOS refuses to delete it: {why}; it is there again, \
                          nothing of it was lost: put that right and remove it again"
                     );
-                    self.shared.tell_as("failed", &key, &self.id, message);
+                    self.shared.tell_as("failed", key.as_str(), &self.id, message);
                 }
                 Ok(())
             }
@@ -162,33 +166,37 @@ impl Move {
         }
     }
 
+    fn tell_written_anew(&self, key: &ObjectKey) {
+        let message = format!(
+            "{key} was removed here, but by the time its deletion could leave somebody else had written it anew; that object \
+             is left and shows here: remove it again if it is to go, too"
+        );
+        self.shared.tell(key.as_str(), &self.id, message);
+    }
+
     /// Deletes what an earlier process was to delete, if it still is that.
     pub(super) async fn delete_recovered(&self) -> Result<(), Ended> {
-        let (deletes, same_boot) = {
+        let (mut deletes, same_boot) = {
             let state = self.state.lock();
             let Kind::Deletions { boot_id: begun } = &state.kind else { unreachable!("only called for this kind") };
             (state.deletes.clone(), *begun == boot_id())
         };
-        let looked = deletes.into_iter().map(|(key, (etag, last_modified))| async move {
-            let head = self.head(&key).await?;
-            // After a power loss the journal may be older than what is in BOS: an equal object that was written again is
-            // told by its time only.
-            let at = (last_modified != 0).then_some(last_modified);
-            let known = at.is_some() || same_boot;
-            let same = known && judge_source(head.as_ref(), &etag, at) == SourceFound::Same;
-            Ok::<_, CopyTrouble>((key, same))
-        });
-        let looked: Vec<_> = stream::iter(looked).buffer_unordered(self.shared.copies_max).collect().await;
-        let mut keys = Vec::new();
-        for found in looked {
-            let (key, same) = found.map_err(ended)?;
-            if same {
-                keys.push(key);
+        // After a power loss the journal may be older than what is in BOS: an equal object that was written again is told by
+        // its time only.
+        let unsure: Vec<ObjectKey> = match same_boot {
+            true => Vec::new(),
+            false => deletes.iter().filter(|(_, known)| known.stored.is_none()).map(|(key, _)| key.clone()).collect(),
+        };
+        for key in unsure {
+            deletes.remove(&key);
+            if self.head(&key).await.map_err(ended)?.is_some() {
+                let message = format!(
+                    "{key} was removed here before this machine was restarted, but whether the object that is there now was \
+                     meant cannot be told any more; it is left: remove it again if it is to go"
+                );
+                self.shared.tell(key.as_str(), &self.id, message);
             }
         }
-        for keys in keys.chunks(DELETE_KEYS_MAX) {
-            self.delete_batch_told(keys).await?;
-        }
-        Ok(())
+        self.delete_batch_told(deletes).await
     }
 }

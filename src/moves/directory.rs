@@ -1,6 +1,6 @@
 //! All objects below a prefix get another one: everything is copied first, then the old names go.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use super::copy::{CopyJob, CopyTrouble};
 use super::object::Ended;
 use super::record::{Listed, MoveRecord};
 use super::running::Move;
-use super::state::{Kind, Stage, TargetMarker, difference, is_copy};
-use crate::bos::client::{Body, EMPTY_PAGES_MAX, ListPage, ListedObject, ObjectHeaders};
+use super::state::{Entry, Kind, Stage, TargetMarker, difference, is_copy};
+use crate::bos::client::{
+    Body, EMPTY_PAGES_MAX, Known, ListPage, ListedObject, ObjectHeaders, PageAt, Removed, SeenPage,
+};
 use crate::object::{BaseObject, Condition, Md5, ObjectKey};
 use crate::upload::WriteError;
 
@@ -155,7 +157,13 @@ impl Move {
             None => self.copy_entry(from, to, entry, &AtomicBool::new(false)).await,
             Some(later) => {
                 let (from_etag, from_last_modified) = (entry.etag, Some(entry.last_modified));
-                Ok(self.append(&MoveRecord::Copied { to: new, from_etag, from_last_modified, etag: later.etag })?)
+                Ok(self.append(&MoveRecord::Copied {
+                    to: new,
+                    from_etag,
+                    from_last_modified,
+                    etag: later.etag,
+                    stored: None,
+                })?)
             }
         }
     }
@@ -204,6 +212,7 @@ impl Move {
                 from_etag: source.etag,
                 from_last_modified: Some(entry.last_modified),
                 etag: made.etag,
+                stored: made.stored,
             })?),
             Err(CopyTrouble::SourceGone | CopyTrouble::SourceChanged) => Ok(()),
             Err(trouble) => Err(trouble),
@@ -215,12 +224,23 @@ impl Move {
         for rest in gone {
             let key = parse(&format!("{to}{rest}"))?;
             self.end_upload(&key).await?;
-            let copied = self.state.lock().entries.get(rest).and_then(|entry| entry.copied.clone());
-            if copied.is_some() {
-                let deleted = self.patiently(&key, || self.shared.client.delete_object(&key)).await?;
-                deleted.map_err(|e| self.refused("removing the copy", &key, &e))?;
+            let made = self.state.lock().entries.get(rest).and_then(made_of);
+            if let Some(made) = made {
+                self.drop_copy(&key, &made).await?;
             }
             self.append(&MoveRecord::Dropped { to: key })?;
+        }
+        Ok(())
+    }
+
+    async fn drop_copy(&self, key: &ObjectKey, made: &Known) -> Result<(), CopyTrouble> {
+        let removed = self.delete_one(key, None, |head| made.is_head(head)).await?;
+        if let Removed::Other(_) = removed.map_err(|e| self.refused("removing the copy", key, &e))? {
+            let message = format!(
+                "{key} was written by somebody else while a directory was renamed to this place; it is left, although what \
+                 was to get this name is gone"
+            );
+            self.shared.tell(key.as_str(), &self.id, message);
         }
         Ok(())
     }
@@ -240,11 +260,12 @@ impl Move {
         self.replace_marker().await.map_err(ended)?;
         let (from, to, leave_out) = self.prefixes();
         let mut kept: u64 = 0;
-        let mut marker: Option<String> = None;
+        let mut at = first_page(&from);
         loop {
-            let page = self.list_page(&from, marker.as_deref()).await.map_err(ended)?;
-            let mut delete = Vec::new();
-            for object in &page.objects {
+            let seen = self.look_page(&at).await.map_err(ended)?;
+            let next = seen.page.next_marker.clone();
+            let mut wanted = BTreeMap::new();
+            for object in &seen.page.objects {
                 let Some(rest) = object.key.strip_prefix(from.as_str()) else { continue };
                 if leave_out.contains(&object.key) {
                     continue;
@@ -254,20 +275,21 @@ impl Move {
                     copied && entry.etag == object.etag && entry.last_modified == object.last_modified
                 });
                 match ObjectKey::parse(&object.key) {
-                    Ok(key) if same => delete.push(key),
+                    Ok(key) if same => {
+                        wanted.insert(key, Known::at(object.etag.clone(), object.last_modified));
+                    }
                     _ => {
                         kept += 1;
-                        let message = format!(
-                            "{} was written by somebody else while {from} was renamed to {to}; it is kept under its old name",
-                            object.key
-                        );
-                        self.shared.tell(&object.key, &self.id, message);
+                        self.tell_source_kept(&object.key, &from, &to);
                     }
                 }
             }
-            self.delete_batch(&delete).await?;
-            match page.next_marker {
-                Some(next) => marker = Some(next),
+            for key in self.delete_listed(wanted, seen).await? {
+                kept += 1;
+                self.tell_source_kept(key.as_str(), &from, &to);
+            }
+            match next {
+                Some(next) => at.marker = Some(next),
                 None => break,
             }
         }
@@ -279,48 +301,26 @@ impl Move {
         Ok(())
     }
 
-    async fn delete_batch(&self, keys: &[ObjectKey]) -> Result<(), Ended> {
-        for keys in keys.chunks(DELETE_KEYS_MAX) {
-            let refused = self.delete_keys(keys).await.map_err(ended)?;
-            if let Some((key, why)) = refused.first() {
-                return Err(Ended::Kept(WriteError::failed(
-                    libc::EIO,
-                    format!(
-                        "removing {} objects, such as {key}: {why}; they are there under both names",
-                        refused.len()
-                    ),
-                )));
-            }
-        }
-        Ok(())
+    fn tell_source_kept(&self, key: &str, from: &str, to: &str) {
+        let message = format!(
+            "{key} was written by somebody else while {from} was renamed to {to}; it is kept under its old name"
+        );
+        self.shared.tell(key, &self.id, message);
     }
 
-    /// Deletes at most [`DELETE_KEYS_MAX`] keys; returns those that BOS refuses to delete, and why.
-    pub(super) async fn delete_keys(&self, keys: &[ObjectKey]) -> Result<Vec<(String, String)>, CopyTrouble> {
-        /// Codes of single keys that pass by themselves.
-        const PASSING: [&str; 4] = ["InternalError", "ServiceUnavailable", "SlowDown", "RequestRateLimitExceeded"];
-        const TRIES_MAX: u32 = 5;
-        let mut left: Vec<ObjectKey> = keys.to_vec();
-        let mut refused = Vec::new();
-        for tries in 1.. {
-            let Some(first) = left.first() else { break };
-            let failures = match self.patiently(first, || self.shared.client.delete_objects(&left)).await? {
-                Ok(failures) => failures,
-                Err(e) => return Err(self.refused("removing objects, the first is", first, &e).into()),
-            };
-            let mut again = Vec::new();
-            for (key, code, message) in failures {
-                match ObjectKey::parse(&key) {
-                    Ok(key) if PASSING.contains(&code.as_str()) && tries < TRIES_MAX => again.push(key),
-                    _ => refused.push((key, format!("{code} {message}"))),
-                }
-            }
-            if !again.is_empty() {
-                self.pause(Duration::from_secs(1)).await?;
-            }
-            left = again;
+    /// Deletes what the page `seen` shows of `wanted`, as long as it is that. Returns what others wrote in between.
+    async fn delete_listed(&self, wanted: BTreeMap<ObjectKey, Known>, seen: SeenPage) -> Result<Vec<ObjectKey>, Ended> {
+        let kept = self.delete_known(wanted, Some(seen)).await.map_err(ended)?;
+        match kept.refused.first() {
+            None => Ok(kept.others),
+            Some((key, why)) => Err(Ended::Kept(WriteError::failed(
+                libc::EIO,
+                format!(
+                    "removing {} objects, such as {key}: {why}; they are there under both names",
+                    kept.refused.len()
+                ),
+            ))),
         }
-        Ok(refused)
     }
 
     /// Deletes the copies that were made, if they are still that. `late`: a copy of an earlier process may still be on
@@ -341,20 +341,25 @@ impl Move {
 
     async fn take_back_once(&self) -> Result<(), Ended> {
         let (from, to, _) = self.prefixes();
-        let mut marker: Option<String> = None;
+        let mut at = first_page(&to);
         loop {
-            let page = self.list_page(&to, marker.as_deref()).await.map_err(ended)?;
-            let mut delete = Vec::new();
-            for object in &page.objects {
+            let seen = self.look_page(&at).await.map_err(ended)?;
+            let next = seen.page.next_marker.clone();
+            let mut wanted = BTreeMap::new();
+            for object in &seen.page.objects {
                 let Some(rest) = object.key.strip_prefix(to.as_str()) else { continue };
                 let Ok(key) = ObjectKey::parse(&object.key) else { continue };
                 if self.is_our_copy(&from, rest, object).await.map_err(ended)? {
-                    delete.push(key);
+                    wanted.insert(key, Known::at(object.etag.clone(), object.last_modified));
                 }
             }
-            self.delete_batch(&delete).await?;
-            match page.next_marker {
-                Some(next) => marker = Some(next),
+            for key in self.delete_listed(wanted, seen).await? {
+                log::warn!(
+                    "{key}: written by somebody else while a rename of {from} to {to} was taken back; it is left"
+                );
+            }
+            match next {
+                Some(next) => at.marker = Some(next),
                 None => return Ok(()),
             }
         }
@@ -369,7 +374,7 @@ impl Move {
         let Some(entry) = entry else {
             return Ok(marker_made && rest.is_empty() && object.size == 0);
         };
-        if entry.copied.as_ref().is_some_and(|(etag, _)| *etag == object.etag) {
+        if made_of(&entry).is_some_and(|made| made.is(&object.etag, object.last_modified)) {
             return Ok(true);
         }
         if matches!(entry.copied, Some((_, true))) {
@@ -414,9 +419,7 @@ impl Move {
     async fn list_page(&self, prefix: &str, marker: Option<&str>) -> Result<ListPage, CopyTrouble> {
         let call = || self.shared.client.list_objects(prefix, None, marker, PAGE_KEYS);
         let page = self.patiently_for(prefix, call).await?;
-        page.map_err(|e| {
-            WriteError::failed(e.errno(), format!("listing {prefix}: {e}; nothing was changed by that")).into()
-        })
+        page.map_err(|e| self.not_listed(prefix, &e).into())
     }
 
     /// What a start does with a directory: forward behind the line that all is copied, else back.
@@ -438,6 +441,16 @@ impl Move {
 /// MD5 of no bytes.
 const EMPTY_MD5: Md5 =
     Md5([0xd4, 0x1d, 0x8c, 0xd9, 0x8f, 0x00, 0xb2, 0x04, 0xe9, 0x80, 0x09, 0x98, 0xec, 0xf8, 0x42, 0x7e]);
+
+/// What is known of the copy of an entry.
+fn made_of(entry: &Entry) -> Option<Known> {
+    let (etag, _) = entry.copied.as_ref()?;
+    Some(Known { etag: etag.clone(), stored: entry.copy_stored })
+}
+
+fn first_page(prefix: &str) -> PageAt {
+    PageAt { prefix: prefix.to_owned(), marker: None, keys_max: PAGE_KEYS }
+}
 
 fn parse(key: &str) -> Result<ObjectKey, CopyTrouble> {
     ObjectKey::parse(key).map_err(|e| WriteError::failed(libc::EINVAL, format!("{key}: {e}")).into())

@@ -3,9 +3,9 @@
 use super::copy::{CopyJob, CopyTrouble, Made};
 use super::record::MoveRecord;
 use super::running::Move;
-use super::state::{Copy, Kind, SourceFound, judge_source};
+use super::state::{Copy, Kind, is_copy};
 use super::{Renamed, RenamedObject};
-use crate::bos::client::ObjectHeaders;
+use crate::bos::client::{Known, ObjectHeaders, Removed, SeenObject};
 use crate::fail_point::fail_point;
 use crate::object::{BaseObject, Condition, ETag, ObjectKey};
 use crate::upload::WriteError;
@@ -45,28 +45,23 @@ impl Move {
             (state.kind.clone(), state.copies.get(to).cloned())
         };
         let Kind::Object { from, source, to, condition, replace } = kind else { unreachable!("checked above") };
-        let (copied, last_modified, just_seen) = match copied {
+        let (copied, last_modified, seen) = match copied {
             Some(copied) => {
                 // The process that made the copy may have been killed before it told of it.
                 self.shared.tell_replaced(to.as_str(), self.recovered);
-                (copied, None, false)
+                (copied, None, None)
             }
-            None => {
-                let (copied, last_modified) =
-                    self.copy_object(&from, &source, &to, &condition, replace.as_ref(), sent).await?;
-                let just_seen = copied.from_last_modified.is_some();
-                (copied, last_modified, just_seen)
-            }
+            None => self.copy_object(&from, &source, &to, &condition, replace.as_ref(), sent).await?,
         };
         fail_point!("moves.copied");
-        self.remove_source(&from, &to, &copied, just_seen).await?;
+        self.remove_source(&from, &to, &copied, seen).await?;
         if let Some(follow) = &self.shared.followers {
-            let (from_etag, etag) = (copied.from_etag.clone(), copied.etag.clone());
+            let (from_etag, etag) = (copied.from_etag.clone(), copied.made.etag.clone());
             follow(RenamedObject { from, from_etag, to, etag, recovered: self.recovered })
                 .await
                 .map_err(Ended::Kept)?;
         }
-        Ok(Renamed { etag: copied.etag, last_modified })
+        Ok(Renamed { etag: copied.made.etag, last_modified })
     }
 
     async fn copy_object(
@@ -77,7 +72,7 @@ impl Move {
         condition: &Condition,
         replace: Option<&ObjectHeaders>,
         sent: bool,
-    ) -> Result<(Copy, Option<i64>), Ended> {
+    ) -> Result<(Copy, Option<i64>, Option<SeenObject>), Ended> {
         let mut marked = replace.cloned();
         if let Some(headers) = &mut marked {
             headers.metadata.insert(crate::posix_meta::MARK.to_owned(), self.mark());
@@ -86,7 +81,7 @@ impl Move {
         let made = self.copy(job).await;
         // Also when the outcome is not known. Listings have whole seconds: what was there a moment ago may look alike.
         self.shared.tell_replaced(to.as_str(), self.recovered);
-        let Made { etag, last_modified } = match made {
+        let Made { etag, last_modified, stored } = match made {
             Ok(made) => made,
             Err(CopyTrouble::Stopped) => return Err(Ended::Stopped),
             Err(CopyTrouble::Failed(error)) => return Err(self.not_copied(sent, error)),
@@ -104,21 +99,20 @@ impl Move {
             }
         };
         // What is deleted below must be the very object that was copied: an equal one written later has another time.
-        let from_last_modified = match self.head(from).await {
-            Ok(Some(head)) if head.etag == source.etag => Some(head.last_modified),
-            Ok(_) => None,
-            Err(trouble) => return Err(self.trouble_behind_copy(trouble)),
-        };
-        let copy = Copy { from_etag: source.etag.clone(), from_last_modified, etag: etag.clone() };
+        let seen = self.look(from).await.map_err(|trouble| self.trouble_behind_copy(trouble))?;
+        let seen = seen.filter(|seen| seen.meta.etag == source.etag);
+        let from_last_modified = seen.as_ref().map(|seen| seen.meta.last_modified);
+        let made = Known { etag: etag.clone(), stored };
+        let copy = Copy { from_etag: source.etag.clone(), from_last_modified, made };
         let from_etag = source.etag.clone();
-        let line = MoveRecord::Copied { to: to.clone(), from_etag, from_last_modified, etag };
+        let line = MoveRecord::Copied { to: to.clone(), from_etag, from_last_modified, etag, stored };
         let written = self.append(&line);
         let synced = match written {
             Ok(()) => self.sync().await,
             Err(e) => Err(e),
         };
         synced.map_err(Ended::Kept)?;
-        Ok((copy, last_modified))
+        Ok((copy, last_modified, seen))
     }
 
     /// How a copy that could not be made ends the move. After a crash nobody else tells of it.
@@ -133,35 +127,25 @@ impl Move {
         }
     }
 
-    /// Deletes what was copied, if it is still that. `just_seen`: HEAD said so behind the copy.
+    /// Deletes what was copied, if it is still that. `seen`: what HEAD showed behind the copy.
     async fn remove_source(
         &self,
         from: &ObjectKey,
         to: &ObjectKey,
         copied: &Copy,
-        just_seen: bool,
+        seen: Option<SeenObject>,
     ) -> Result<(), Ended> {
-        let found = match just_seen {
-            true => SourceFound::Same,
-            false => {
-                let head = self.head(from).await.map_err(|trouble| self.trouble_behind_copy(trouble))?;
-                judge_source(head.as_ref(), &copied.from_etag, copied.from_last_modified)
-            }
-        };
-        match found {
-            SourceFound::Gone => return Ok(()),
-            SourceFound::Same => {}
-            SourceFound::Changed => {
+        let known = Known::at(copied.from_etag.clone(), copied.from_last_modified.unwrap_or(0));
+        let removed = self.delete_one(from, seen, |head| known.is_head(head)).await;
+        match removed.map_err(|_| Ended::Stopped)? {
+            Ok(Removed::Gone) => Ok(()),
+            Ok(Removed::Other(_)) => {
                 let message = format!(
                     "{from} was renamed to {to}, but somebody else has written {from} meanwhile; that object is kept"
                 );
                 self.shared.tell(from.as_str(), &self.id, message);
-                return Ok(());
+                Ok(())
             }
-        }
-        let deleted = self.patiently(from, || self.shared.client.delete_object(from)).await;
-        match deleted.map_err(|_| Ended::Stopped)? {
-            Ok(_) => Ok(()),
             Err(e) => Err(Ended::Kept(WriteError::failed(
                 e.errno(),
                 format!(
@@ -185,13 +169,13 @@ impl Move {
         }
         // Until the copy beside both is there, nothing has happened to either.
         let kept = match copies.get(&hidden) {
-            Some(copy) => copy.etag.clone(),
+            Some(copy) => copy.made.etag.clone(),
             None => {
                 let step = self.exchange_step(&a.0, &a.1, &hidden, &Condition::Any, sent).await;
                 match step {
                     Ok(etag) => etag,
                     Err(Ended::Undone(error) | Ended::Stuck(error)) => {
-                        self.delete_copy(&hidden).await?;
+                        self.delete_copy(&hidden, &a).await?;
                         return Err(self.not_copied(sent, error));
                     }
                     Err(ended) => return Err(ended),
@@ -200,14 +184,14 @@ impl Move {
         };
         let kept = BaseObject::own(kept, a.1.size);
         let onto_a = match copies.get(&a.0) {
-            Some(copy) => copy.etag.clone(),
+            Some(copy) => copy.made.etag.clone(),
             None => {
                 let condition = Condition::Matches(a.1.etag.clone());
                 match self.exchange_step(&b.0, &b.1, &a.0, &condition, sent).await {
                     Ok(etag) => etag,
                     Err(Ended::Undone(error) | Ended::Stuck(error)) => {
                         // Neither was touched by us.
-                        self.delete_copy(&hidden).await?;
+                        self.delete_copy(&hidden, &a).await?;
                         return Err(self.not_copied(sent, error));
                     }
                     Err(ended) => return Err(ended),
@@ -215,7 +199,7 @@ impl Move {
             }
         };
         let onto_b = match copies.get(&b.0) {
-            Some(copy) => copy.etag.clone(),
+            Some(copy) => copy.made.etag.clone(),
             None => {
                 let condition = Condition::Matches(b.1.etag.clone());
                 match self.exchange_step(&hidden, &kept, &b.0, &condition, sent).await {
@@ -232,7 +216,7 @@ impl Move {
                 }
             }
         };
-        self.delete_copy(&hidden).await?;
+        self.delete_copy(&hidden, &a).await?;
         Ok((onto_a, onto_b))
     }
 
@@ -244,14 +228,34 @@ impl Move {
         condition: &Condition,
         sent: bool,
     ) -> Result<ETag, Ended> {
-        let (copied, _) = self.copy_object(from, source, to, condition, None, sent).await?;
-        Ok(copied.etag)
+        let (copied, ..) = self.copy_object(from, source, to, condition, None, sent).await?;
+        Ok(copied.made.etag)
     }
 
-    async fn delete_copy(&self, hidden: &ObjectKey) -> Result<(), Ended> {
-        let deleted = self.patiently(hidden, || self.shared.client.delete_object(hidden)).await;
-        match deleted.map_err(|_| Ended::Stopped)? {
-            Ok(_) => Ok(()),
+    /// Deletes the copy of `a` that was made on the way, if it is that. The key is one that nobody else uses.
+    async fn delete_copy(&self, hidden: &ObjectKey, a: &(ObjectKey, BaseObject)) -> Result<(), Ended> {
+        let made = self.state.lock().copies.get(hidden).map(|copy| copy.made.clone());
+        // Its answer may have been lost: then it is told by what it is a copy of.
+        let checks = match &made {
+            Some(_) => None,
+            None => self.head(&a.0).await.map_err(|trouble| self.trouble_behind_copy(trouble))?,
+        };
+        let mark = self.mark();
+        let removed = self.delete_one(hidden, None, |head| match &made {
+            Some(made) => made.is_head(head),
+            None => is_copy(head, &a.1, checks.as_ref(), &mark),
+        });
+        match removed.await.map_err(|_| Ended::Stopped)? {
+            Ok(Removed::Gone) => Ok(()),
+            Ok(Removed::Other(head)) => {
+                let message = format!(
+                    "{hidden}: an object of {} bytes is where a copy was to be made for an exchange, and it is not that copy; \
+                     it is left",
+                    head.size
+                );
+                self.shared.tell(hidden.as_str(), &self.id, message);
+                Ok(())
+            }
             Err(e) => Err(Ended::Kept(self.refused("removing the copy", hidden, &e))),
         }
     }

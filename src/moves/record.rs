@@ -131,6 +131,9 @@ pub enum MoveRecord {
         from_last_modified: Option<i64>,
         /// ETag of the copy.
         etag: ETag,
+        /// Between which times BOS stored the copy, both included, seconds since 1970; `None`: not known.
+        #[serde(default)]
+        stored: Option<(i64, i64)>,
     },
     /// The copy at this key was deleted again.
     Dropped {
@@ -152,8 +155,9 @@ pub enum MoveRecord {
         key: ObjectKey,
         /// What is there.
         etag: ETag,
-        /// `Last-Modified` of what is there, seconds since 1970; 0: not known.
-        last_modified: i64,
+        /// Between which times BOS stored it, both included, seconds since 1970; `None`: not known.
+        #[serde(default)]
+        stored: Option<(i64, i64)>,
     },
     /// All is over; only the journal itself is left to be removed.
     Done,

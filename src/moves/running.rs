@@ -213,6 +213,11 @@ impl Move {
         WriteError::failed(error.errno(), message)
     }
 
+    /// The error of a listing that BOS refuses for good.
+    pub(super) fn not_listed(&self, prefix: &str, error: &BosError) -> WriteError {
+        WriteError::failed(error.errno(), format!("listing {prefix}: {error}; nothing was changed by that"))
+    }
+
     /// The move stays in its journal, to be tried again by the next mount.
     pub(super) fn fail(&self, message: &str) {
         let message = format!("{message}; the journal keeps the task and the next mount tries again");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
 use super::record::{Listed, MoveRecord};
-use crate::bos::client::{ListedObject, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{Known, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::object::{BaseObject, Condition, ETag, KEY_BYTES_MAX, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::MARK;
 
@@ -69,8 +69,8 @@ pub struct Copy {
     pub from_etag: ETag,
     /// `Last-Modified` of what was copied; `None`: not asked for.
     pub from_last_modified: Option<i64>,
-    /// ETag of the copy.
-    pub etag: ETag,
+    /// What is known of the copy.
+    pub made: Known,
 }
 
 /// An object below a directory that is moved.
@@ -84,6 +84,8 @@ pub struct Entry {
     pub last_modified: i64,
     /// ETag of its copy, and whether the copy is of this state of the object.
     pub copied: Option<(ETag, bool)>,
+    /// Between which times BOS stored that copy; `None`: not known.
+    pub copy_stored: Option<(i64, i64)>,
 }
 
 /// An upload that makes a copy by parts.
@@ -123,8 +125,8 @@ pub struct MoveState {
     pub target_marker: Option<TargetMarker>,
     /// Uploads under way, by key.
     pub uploads: BTreeMap<ObjectKey, CopyUpload>,
-    /// Objects to be deleted, with ETag and `Last-Modified` (0: not known).
-    pub deletes: BTreeMap<ObjectKey, (ETag, i64)>,
+    /// Objects to be deleted, and what is known of them.
+    pub deletes: BTreeMap<ObjectKey, Known>,
 }
 
 /// What recovery does with a move.
@@ -201,17 +203,18 @@ impl MoveState {
             MoveRecord::UploadEnded { to } => {
                 self.uploads.remove(to);
             }
-            MoveRecord::Copied { to, from_etag, from_last_modified, etag } => {
+            MoveRecord::Copied { to, from_etag, from_last_modified, etag, stored } => {
                 self.uploads.remove(to);
                 if let Kind::Directory { to: prefix, .. } = &self.kind {
                     let entry = to.as_str().strip_prefix(prefix.as_str()).and_then(|rest| self.entries.get_mut(rest));
                     if let Some(entry) = entry {
                         entry.copied = Some((etag.clone(), entry.etag == *from_etag));
+                        entry.copy_stored = *stored;
                     }
                     return;
                 }
-                let copy =
-                    Copy { from_etag: from_etag.clone(), from_last_modified: *from_last_modified, etag: etag.clone() };
+                let made = Known { etag: etag.clone(), stored: *stored };
+                let copy = Copy { from_etag: from_etag.clone(), from_last_modified: *from_last_modified, made };
                 self.copies.insert(to.clone(), copy);
             }
             MoveRecord::Dropped { to } => {
@@ -225,18 +228,19 @@ impl MoveState {
             MoveRecord::MarkerMade => self.marker_made = true,
             MoveRecord::AllCopied => self.stage = Stage::AllCopied,
             MoveRecord::RollingBack { .. } => self.stage = Stage::RollingBack,
-            MoveRecord::Delete { key, etag, last_modified } => {
-                self.deletes.insert(key.clone(), (etag.clone(), *last_modified));
+            MoveRecord::Delete { key, etag, stored } => {
+                self.deletes.insert(key.clone(), Known { etag: etag.clone(), stored: *stored });
             }
             MoveRecord::Done => self.stage = Stage::Done,
         }
     }
 
     fn plan(&mut self, listed: &Listed) {
-        let copied =
-            self.entries.get(&listed.rest).and_then(|entry| entry.copied.clone()).map(|(etag, _)| (etag, false));
+        let before = self.entries.get(&listed.rest);
+        let copied = before.and_then(|entry| entry.copied.clone()).map(|(etag, _)| (etag, false));
+        let copy_stored = before.and_then(|entry| entry.copy_stored);
         let (etag, size, last_modified) = (listed.etag.clone(), listed.size, listed.last_modified);
-        self.entries.insert(listed.rest.clone(), Entry { etag, size, last_modified, copied });
+        self.entries.insert(listed.rest.clone(), Entry { etag, size, last_modified, copied, copy_stored });
     }
 
     /// What a start does with the move.
@@ -429,28 +433,6 @@ pub fn same_sums(a: &ObjectMeta, b: &ObjectMeta) -> Option<bool> {
         (a.crc32.map(u64::from), b.crc32.map(u64::from)),
     ];
     pairs.into_iter().find_map(|(a, b)| Some(a? == b?))
-}
-
-/// What became of a source that was copied and is to be deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceFound {
-    /// Deleted already.
-    Gone,
-    /// Still what was copied.
-    Same,
-    /// Something else by now.
-    Changed,
-}
-
-/// Judges what HEAD found at the old key.
-pub fn judge_source(head: Option<&ObjectMeta>, etag: &ETag, last_modified: Option<i64>) -> SourceFound {
-    match head {
-        None => SourceFound::Gone,
-        Some(head) if head.etag == *etag && last_modified.is_none_or(|at| at == head.last_modified) => {
-            SourceFound::Same
-        }
-        Some(_) => SourceFound::Changed,
-    }
 }
 
 #[cfg(test)]

@@ -35,11 +35,15 @@ pub enum Modified {
 impl Modified {
     /// Whether `last_modified` can be it.
     pub fn fits(self, last_modified: i64) -> bool {
+        self.window().is_some_and(|(from, to)| (from..=to).contains(&last_modified))
+    }
+
+    /// The values of Last-Modified that can be it, both ends included. `None`: the time is not known.
+    pub fn window(self) -> Option<(i64, i64)> {
         match self {
-            Modified::At(at) => at == last_modified,
-            Modified::Between(from, to) => {
-                (from.saturating_sub(SLACK_S)..=to.saturating_add(SLACK_S)).contains(&last_modified)
-            }
+            Modified::At(at) => Some((at, at)),
+            Modified::Between(from, to) if from > to => None,
+            Modified::Between(from, to) => Some((from.saturating_sub(SLACK_S), to.saturating_add(SLACK_S))),
         }
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::attributes::{DirTimes, Fact, Modified};
 use super::listing::{Listing, NextPage};
 use super::pages::Origin;
-use super::{LISTING_LAG, Memory, Namespace, Object, PAGE_KEYS, SharedListing, shared, turn_of};
+use super::{Emptiness, LISTING_LAG, Memory, Namespace, Object, PAGE_KEYS, SharedListing, shared, turn_of};
 use crate::bos::client::stored_between;
 use crate::bos::client::{Body, EMPTY_PAGES_MAX, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
@@ -381,18 +381,20 @@ impl Namespace {
     ///
     /// # Errors
     /// BOS could not be asked.
-    pub async fn is_empty(&self, prefix: &str, ignored: &HashSet<String>) -> Result<bool, BosError> {
+    pub async fn is_empty(&self, prefix: &str, ignored: &HashSet<String>) -> Result<Emptiness, BosError> {
         let max_keys = u32::try_from(ignored.len()).unwrap_or(PAGE_KEYS).saturating_add(2).min(PAGE_KEYS);
-        let mut marker: Option<String> = None;
+        let mut next: Option<String> = None;
+        let mut marker = None;
         // Each page but some has a key, and each of these is ignored: more pages are no honest answer.
         for _ in 0..ignored.len() + EMPTY_PAGES_MAX {
-            let page = self.client.list_objects(prefix, None, marker.as_deref(), max_keys).await?;
+            let page = self.client.list_objects(prefix, None, next.as_deref(), max_keys).await?;
             if page.objects.iter().any(|object| object.key != prefix && !ignored.contains(&object.key)) {
-                return Ok(false);
+                return Ok(Emptiness::Full);
             }
+            marker = marker.or_else(|| page.objects.into_iter().find(|object| object.key == prefix));
             match page.next_marker {
-                Some(next) => marker = Some(next),
-                None => return Ok(true),
+                Some(after) => next = Some(after),
+                None => return Ok(Emptiness::Empty { marker }),
             }
         }
         let message = format!("the listing of {prefix:?} goes on and on without a new key");

@@ -375,6 +375,12 @@ impl Uploads {
         all
     }
 
+    /// Whether the removal of this file left somebody else's object under its name, a short while ago.
+    pub fn was_left(&self, file: &DirtyFile) -> bool {
+        let journal_id = file.lock().state.journal_id.clone();
+        self.shared.finished.lock().iter().any(|told| told.state == "conflict" && told.journal_id == journal_id)
+    }
+
     /// Tries again what failed, at once.
     pub fn retry_failed(&self) {
         for file in self.files() {

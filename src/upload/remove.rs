@@ -10,9 +10,10 @@ use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
 use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
-use crate::bos::client::stored_between;
+use crate::bos::client::{Removed, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
+use crate::object::Condition;
 use crate::posix_meta::{MARK, write_attrs};
 
 /// Aborts of one upload at most; each may leave parts that were in flight.
@@ -118,6 +119,7 @@ impl DirtyFile {
         if self.settle_condition(&key, &condition).await? {
             return Ok(());
         }
+        let overwrites = condition == Condition::Any;
         let (frozen, headers) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().cloned() else { return Ok(()) };
@@ -139,7 +141,12 @@ impl DirtyFile {
             (frozen, headers)
         };
         let sent = Instant::now();
-        let copied = self.shared.client.copy_object(&source, Some(&base.etag), &key, Some(&headers)).await;
+        let client = &self.shared.client;
+        let copied = match overwrites {
+            true => client.copy_object(&source, Some(&base.etag), &key, Some(&headers)).await,
+            // What is there was looked at above, and is before every repeat.
+            false => client.copy_object_once(&source, Some(&base.etag), &key, Some(&headers)).await,
+        };
         let etag = match copied {
             Ok(copied) => {
                 self.lock().stored_between = stored_between(copied.date, sent);
@@ -191,22 +198,27 @@ impl DirtyFile {
         self.shared.release_clones(&key).await?;
         let _slot = self.shared.act_slot().await;
         let may_exist = known.is_some() || state.published.is_some() || state.publications > 0;
-        if may_exist
-            && !state.discarded
-            && let Some(head) = self.head(&key).await?
-        {
-            let is_base = known.as_ref() == Some(&head.etag);
-            let mark = head.headers.metadata.get(MARK);
-            let is_ours = mark.is_some_and(|mark| mark.starts_with(&format!("{}.", state.journal_id)));
-            // A new file of the same name may have been published meanwhile; equal bytes do not make it ours.
-            let newer = self.shared.is_replaced(self, &key);
-            if (is_base || is_ours) && !newer {
-                self.shared.client.delete_object(&key).await?;
-            } else if !newer {
-                log::warn!(
-                    "{key}: removed here, but BOS holds an object of somebody else (ETag {}); it is left",
-                    head.etag
+        if may_exist && !state.discarded {
+            let own_marks = format!("{}.", state.journal_id);
+            let removed = self.shared.client.remove_object(&key, None, |head| {
+                let is_base = known.as_ref() == Some(&head.etag);
+                let is_ours = head.headers.metadata.get(MARK).is_some_and(|mark| mark.starts_with(&own_marks));
+                // A new file of the same name may have been published meanwhile; equal bytes do not make it ours.
+                (is_base || is_ours) && !self.shared.is_replaced(self, &key)
+            });
+            if let Removed::Other(head) = removed.await?
+                && !self.shared.is_replaced(self, &key)
+            {
+                let message = format!(
+                    "{key} was removed here, but BOS holds an object of somebody else there by now ({} bytes, ETag {}); it \
+                     is left: remove it again if it is to go, too",
+                    head.size, head.etag
                 );
+                // Whoever removes a conflict was told of the other one before.
+                match state.conflict {
+                    Some(_) => log::warn!("{message}"),
+                    None => self.shared.tell_left(&key, &state.journal_id, message),
+                }
             }
         }
         let mut inner = self.lock();

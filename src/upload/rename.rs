@@ -239,14 +239,9 @@ impl DirtyFile {
                 format!("{key}: the object of an unlinked file of that name could not be removed: {error}; try again"),
             )
         };
-        let there = match self.shared.client.head_object(&key).await {
-            Ok(head) => head.etag == *etag,
-            Err(error) if error.kind == BosErrorKind::NoSuchKey => false,
-            Err(error) => return Err(failed(&error)),
-        };
-        if there {
-            self.shared.client.delete_object(&key).await.map_err(|error| failed(&error))?;
-        }
+        // Somebody else's object that took its place is left.
+        let removed = self.shared.client.remove_object(&key, None, |head| head.etag == *etag).await;
+        removed.map_err(|error| failed(&error))?;
         let mut inner = self.lock();
         if inner.known_object().as_ref() == Some(etag) && inner.state.base.is_none() && inner.state.stage == Stage::Open
         {

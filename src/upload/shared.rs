@@ -58,6 +58,7 @@ pub(super) struct Shared {
     /// What was stored before there was a listener: recovery begins before anything else of the mount is made. `None` since
     /// there is one.
     pub(super) untold: Mutex<Option<Vec<(ObjectKey, Published)>>>,
+    /// Files that are wholly in BOS, and what removals left.
     pub(super) finished: Mutex<VecDeque<FileStatus>>,
     pub(super) damaged: Mutex<Vec<FileStatus>>,
     pub(super) adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
@@ -206,11 +207,7 @@ impl Shared {
 
     pub(super) fn finished(&self, file: &DirtyFile, done: Finished) {
         let bytes_per_s = file.lock().meter.bytes_per_s();
-        let mut finished = self.finished.lock();
-        if finished.len() >= FINISHED_MAX {
-            finished.pop_front();
-        }
-        finished.push_back(FileStatus {
+        self.list_finished(FileStatus {
             key: done.key,
             journal_id: done.journal_id,
             state: "done".into(),
@@ -225,5 +222,26 @@ impl Shared {
             updated_at: Timestamp::now().sec,
             ..FileStatus::default()
         });
+    }
+
+    /// Tells of somebody else's object that a removal left where it is.
+    pub(super) fn tell_left(&self, key: &ObjectKey, journal_id: &str, message: String) {
+        log::warn!("{message}");
+        self.list_finished(FileStatus {
+            key: key.as_str().to_owned(),
+            journal_id: journal_id.to_owned(),
+            state: "conflict".into(),
+            last_error: Some(message),
+            updated_at: Timestamp::now().sec,
+            ..FileStatus::default()
+        });
+    }
+
+    fn list_finished(&self, status: FileStatus) {
+        let mut finished = self.finished.lock();
+        if finished.len() >= FINISHED_MAX {
+            finished.pop_front();
+        }
+        finished.push_back(status);
     }
 }

@@ -153,7 +153,7 @@ async fn an_interrupted_file_whose_base_changed_is_a_conflict() {
     let bench = Bench::new();
     interrupted_overwrite(&bench).await;
     let key = ObjectKey::parse("k").unwrap();
-    bench.client.delete_object(&key).await.unwrap();
+    bench.client.remove_object(&key, None, |_| true).await.unwrap();
     let uploads = bench.start(options());
     let file = uploads.find(&key).unwrap();
     until("conflict", || file.status(false).state == "conflict").await;

@@ -431,7 +431,8 @@ impl<'a> Bench<'a> {
 
     fn remove(&self, key: &str) -> Result<()> {
         let key = ObjectKey::parse(key).map_err(|e| e.to_string())?;
-        self.runtime.block_on(self.client.delete_object(&key)).map_err(|e| e.to_string()).map(drop)
+        let removed = self.runtime.block_on(self.client.remove_object(&key, None, |_| true));
+        removed.map_err(|e| e.to_string()).map(drop)
     }
 }
 
