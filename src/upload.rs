@@ -5,6 +5,7 @@ mod complete;
 pub mod decide;
 mod dirty_file;
 mod driver;
+mod durable;
 mod file_status;
 mod inner;
 pub mod meter;
@@ -25,6 +26,7 @@ mod shared;
 pub mod state;
 mod sync;
 mod unlink;
+mod unsynced;
 pub mod verify;
 mod writers;
 

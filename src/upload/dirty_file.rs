@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::inner::{Inner, Removal, Store};
 use super::shared::Shared;
 use super::state::{FileState, Stage};
+use super::unsynced::Changes;
 use super::{Opening, Published, WriteError};
 use crate::bos::client::ObjectHeaders;
 use crate::journal::log::errno_of;
@@ -36,6 +37,8 @@ pub struct DirtyFile {
     changed: watch::Sender<u64>,
     /// Wakes the driver.
     pub(super) wake: Notify,
+    /// Since when nothing new is to be synced.
+    pub(super) changes: Changes,
 }
 
 impl DirtyFile {
@@ -170,7 +173,8 @@ impl DirtyFile {
         if inner.state.reads_elsewhere() {
             shared.has_clones.store(true, Ordering::SeqCst);
         }
-        Self { shared, inner: Mutex::new(inner), changed: watch::Sender::new(0), wake: Notify::new() }
+        let (changed, changes) = (watch::Sender::new(0), Changes::default());
+        Self { shared, inner: Mutex::new(inner), changed, wake: Notify::new(), changes }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -310,6 +314,7 @@ impl DirtyFile {
         let key = inner.state.key.clone();
         inner.store()?.journal.append(record).map_err(|e| disk_error(&key, &e))?;
         inner.state.apply(record);
+        self.note_line(inner, record, &key);
         if inner.state.reads_elsewhere() {
             self.shared.has_clones.store(true, Ordering::SeqCst);
         }
@@ -362,6 +367,9 @@ impl DirtyFile {
         inner.spooled_bytes = 0;
         inner.live.clear();
         inner.ready.clear();
+        if opening.created {
+            self.note_name(inner);
+        }
         if inner.removal != Removal::None {
             // Written through a handle that outlives the name: never to be taken for a file of that name.
             return self.append(inner, if displaced { &Record::Discarded } else { &Record::Unlinked });
@@ -382,6 +390,7 @@ impl DirtyFile {
         let freed = std::mem::take(&mut inner.spooled_bytes);
         if let Some(store) = inner.store.take() {
             self.shared.stores.fetch_sub(1, Ordering::Relaxed);
+            self.shared.name_lines.lock().forget(&store.dir);
             if let Err(e) = self.shared.state_dir.remove_upload(&store.dir) {
                 log::warn!("{}: {} could not be removed: {e}", inner.state.key, store.dir.display());
             }

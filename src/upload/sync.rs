@@ -25,7 +25,12 @@ impl DirtyFile {
             }
         }
         self.start_driver();
-        self.sync().await?;
+        self.sync_changes().await?;
+        self.send_all_if_asked().await
+    }
+
+    /// With `--fsync bos`: every byte into BOS.
+    pub(super) async fn send_all_if_asked(self: &Arc<Self>) -> Result<(), WriteError> {
         if !self.shared.options.fsync_bos {
             return Ok(());
         }
@@ -53,10 +58,11 @@ impl DirtyFile {
 
     /// Spool, map and journal to stable storage, in this order, without holding the file's lock meanwhile.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), WriteError> {
-        let (key, size, handles) = {
+        let (key, size, names, handles) = {
             let mut inner = self.lock();
             let key = inner.state.key.clone();
             let size = inner.size;
+            let names = self.shared.name_lines.lock().last();
             if inner.store.is_none() {
                 return Ok(());
             }
@@ -69,7 +75,7 @@ impl DirtyFile {
             let journal = || store.journal.sync_handle();
             let handles = (|| Ok((store.spool.sync_handle()?, store.extents.sync_handle()?, journal()?, dir()?)))();
             let handles = handles.map_err(|e: std::io::Error| disk_error(&key, &e))?;
-            (key, size, (handles, store.journal.path().to_owned(), store.extents.begin_sync()))
+            (key, size, names, (handles, store.journal.path().to_owned(), store.extents.begin_sync()))
         };
         let ((spool, map, journal, dir), place, blocks) = handles;
         let shared = self.shared.clone();
@@ -115,6 +121,7 @@ impl DirtyFile {
             self.append(&mut inner, &Record::Synced { size, blocks: Some(last) })?;
             let store = inner.store()?;
             store.extents.end_sync(&blocks);
+            self.shared.name_lines.lock().synced(&store.dir, names);
             store.journal.sync_handle().map_err(|e| disk_error(&key, &e))?
         };
         flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| {
@@ -127,6 +134,6 @@ impl DirtyFile {
     }
 }
 
-fn flatten<T>(joined: Result<std::io::Result<T>, tokio::task::JoinError>) -> std::io::Result<T> {
+pub(super) fn flatten<T>(joined: Result<std::io::Result<T>, tokio::task::JoinError>) -> std::io::Result<T> {
     joined.unwrap_or_else(|e| Err(std::io::Error::other(e)))
 }
