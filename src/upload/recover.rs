@@ -247,6 +247,11 @@ fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), WriteError> 
             append(state, store, &Record::Superseded { publication: frozen.publication })?;
         }
     }
+    if state.parked && (lost || state.synced_size != Some(size)) {
+        // No line says how long it was when it was closed.
+        log::warn!("{key}: the machine was restarted before all of it was synced; it is not published");
+        append(state, store, &Record::Reopened)?;
+    }
     if known_end < size {
         log::warn!("{key}: the machine was restarted; of its {size} bytes the first {known_end} are known to be whole");
         append(state, store, &Record::Resizing { size: known_end })?;
