@@ -6,6 +6,7 @@ mod complete;
 pub mod decide;
 mod dirty_file;
 mod driver;
+mod durable;
 mod file_status;
 mod inner;
 mod merge;
@@ -27,6 +28,7 @@ mod shared;
 pub mod state;
 mod sync;
 mod unlink;
+mod unsynced;
 pub mod verify;
 mod writers;
 

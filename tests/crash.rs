@@ -3,6 +3,10 @@
 
 mod support;
 
+#[path = "crash/durable.rs"]
+mod durable;
+#[path = "crash/durable_names.rs"]
+mod durable_names;
 #[path = "crash/errors.rs"]
 mod errors;
 #[path = "crash/full.rs"]

@@ -45,7 +45,8 @@ impl Fs {
             cut_waiting(&writer.file, size).await?;
             open.wrote();
             drop_privileges(&writer.file)?;
-            return self.set_attrs(node, change).await;
+            self.set_attrs(node, change).await?;
+            return writer.make_durable_if_asked().await;
         }
         // No handle: a writer for just this act.
         let file = self.begin_write(node).await?;

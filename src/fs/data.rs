@@ -230,16 +230,38 @@ impl Fs {
         writer.told_by_close(writer.file.publish().await)
     }
 
-    /// `fsync` and `fdatasync`.
+    /// `fsync` and `fdatasync`, through whatever handle: what was accepted of the file, from whomever, is on stable storage.
     ///
     /// # Errors
     /// When the local disk, or with `--fsync bos` BOS, does not take the bytes.
     pub async fn fsync(&self, fh: u64) -> FsResult<()> {
         let open = self.file(fh)?;
-        match &open.writer {
-            Some(writer) if open.node.is_linked() => writer.told_by_wait(writer.file.fsync().await),
-            _ => Ok(()),
+        if !open.node.is_linked() {
+            // Nobody finds it again.
+            return Ok(());
         }
+        if let Some(writer) = &open.writer {
+            return writer.told_by_wait(writer.file.fsync().await);
+        }
+        let dirty = match &open.node.body.state.lock().content {
+            Content::Dirty(file) => Some(file.clone()),
+            _ => None,
+        };
+        // What failed before is told to writers: whoever reads is not troubled by it.
+        match dirty {
+            Some(file) => Ok(file.fsync_by_reader().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// The rest of a write that is to be durable when it returns (`O_SYNC`, `O_DSYNC`, `RWF_DSYNC`): its bytes are accepted.
+    ///
+    /// # Errors
+    /// When the local disk fails; the bytes stay accepted.
+    pub async fn sync_written(&self, fh: u64) -> FsResult<()> {
+        let open = self.file(fh)?;
+        // Nobody finds again what has no name.
+        if open.node.is_linked() { Ok(Self::writer(&open)?.file.make_durable().await?) } else { Ok(()) }
     }
 
     /// `fallocate`: mode 0 extends the file, `FALLOC_FL_KEEP_SIZE` alone is nothing to do, `FALLOC_FL_PUNCH_HOLE` and
@@ -273,7 +295,7 @@ impl Fs {
             cut_waiting(&writer.file, end).await?;
             open.wrote();
         }
-        Ok(())
+        writer.make_durable_if_asked().await
     }
 
     /// `lseek` with `SEEK_DATA` or `SEEK_HOLE`: all of an object is data, with a hole at its end; a file that is being
@@ -329,6 +351,7 @@ impl Fs {
         }
         target.wrote();
         drop_privileges(&writer.file)?;
+        writer.make_durable_if_asked().await?;
         Ok(len as u32)
     }
 

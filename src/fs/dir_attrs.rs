@@ -145,6 +145,51 @@ impl DirAttrs {
         Ok(())
     }
 
+    /// What was set is on stable storage of this machine when this returns.
+    ///
+    /// # Errors
+    /// When the local disk fails.
+    pub(super) async fn sync(&self) -> FsResult<()> {
+        let failed = |error: std::io::Error| {
+            let errno = crate::journal::log::errno_of(&error);
+            let what = "modes, owners and times of folders may not survive power loss before BOS has them";
+            FsError::told(errno, format!("the disk of --state-dir could not be synced ({error}): {what}; sync again"))
+        };
+        let unsynced = match &self.0.queue.lock().log {
+            Some(log) => log.unsynced().map_err(failed)?,
+            None => None,
+        };
+        let Some(unsynced) = unsynced else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking(move || unsynced.sync()).await;
+        let synced = synced.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(failed)?;
+        if let Some(log) = &mut self.0.queue.lock().log {
+            log.synced(synced);
+        }
+        Ok(())
+    }
+
+    /// Writes the log anew where it became too long and has lines that are certain, which takes a sync.
+    async fn shorten_log(&self) {
+        let shorter = {
+            let queue = self.0.queue.lock();
+            let pending = || queue.pending.iter().map(|(prefix, pending)| (prefix.clone(), pending.wanted)).collect();
+            queue.log.as_ref().filter(|log| log.is_too_long()).map(|log| log.shorter(&pending()))
+        };
+        let Some(shorter) = shorter else { return };
+        let written = tokio::task::spawn_blocking(move || {
+            let Some(shorter) = shorter? else { return Ok(None) };
+            shorter.write().map(|file| Some((shorter, file)))
+        });
+        let written = written.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+        let shortened = written.and_then(|written| match (written, &mut self.0.queue.lock().log) {
+            (Some((shorter, file)), Some(log)) => log.shorten(&shorter, file),
+            _ => Ok(()),
+        });
+        if let Err(error) = shortened {
+            log::warn!("the log of directories' attributes cannot be written anew, and grows: {error}");
+        }
+    }
+
     /// Starts the task that sends, unless it runs or there is nothing to do.
     fn run(&self) {
         {
@@ -178,6 +223,7 @@ impl DirAttrs {
 
     async fn send_all(&self) {
         loop {
+            self.shorten_log().await;
             let (due, next) = {
                 let mut queue = self.0.queue.lock();
                 if queue.pending.is_empty() {

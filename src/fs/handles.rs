@@ -30,6 +30,8 @@ pub struct Writer {
     pub failures_seen: AtomicU64,
     /// It changed the file.
     pub has_written: AtomicBool,
+    /// What is done through it is durable when the call returns (`O_SYNC`, `O_DSYNC`).
+    pub synchronous: bool,
 }
 
 impl Writer {
@@ -64,6 +66,14 @@ impl Writer {
         let failure = self.tell_failure();
         result.map_err(|error| self.told(error))?;
         failure
+    }
+
+    /// The end of a call that changed the file otherwise than by a write.
+    ///
+    /// # Errors
+    /// When the local disk fails.
+    pub async fn make_durable_if_asked(&self) -> FsResult<()> {
+        if self.synchronous { Ok(self.file.make_durable().await?) } else { Ok(()) }
     }
 
     fn told(&self, error: WriteError) -> FsError {

@@ -68,7 +68,7 @@ impl Fs {
         }
         let file = self.begin_write(&node).await?;
         // The kernel sends O_CREAT and O_EXCL with `create` only.
-        let opened = self.opened_writer(node.clone(), file.clone(), access, caller);
+        let opened = self.opened_writer(node.clone(), file.clone(), access | flags & libc::O_DSYNC, caller);
         if truncate {
             let cut = async {
                 cut_waiting(&file, 0).await?;
@@ -124,6 +124,8 @@ impl Fs {
             exclusive: flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0,
             failures_seen: AtomicU64::new(file.failures_told()),
             has_written: AtomicBool::new(false),
+            // O_SYNC has the bit of O_DSYNC, too.
+            synchronous: flags & libc::O_DSYNC != 0,
             file,
         });
         let open = OpenFile { node, writer, snapshot: None, epoch, executes: false, reader: Mutex::new(None) };

@@ -256,16 +256,19 @@ impl Fs {
         Ok(())
     }
 
-    /// `fsyncdir`: what was removed from the directory is gone in BOS, too.
+    /// `fsyncdir`: names that were made in the directory, renamed or removed are on stable storage of this machine, as far as
+    /// BOS does not have them; and so are its mode, owner and times. What was removed is gone in BOS, too.
     ///
     /// # Errors
-    /// When an earlier process left something below it that cannot be finished.
+    /// When the local disk fails, or when an earlier process left something below it that cannot be finished.
     pub async fn fsyncdir(&self, ino: u64) -> FsResult<()> {
         let dir = self.directory(ino)?;
         if Self::virtual_of(&dir).is_some() {
             return Ok(());
         }
         let prefix = self.prefix_of(&dir);
+        self.uploads.sync_names(&prefix).await?;
+        self.dir_attrs.sync().await?;
         Ok(self.moves.wait_clear(&prefix).await?)
     }
 }

@@ -333,7 +333,8 @@ async fn give_way(target: &Arc<Node>, displaced: &Arc<DirtyFile>) -> FsResult<()
         let keep = target.body.state.lock().handles > 0;
         match displaced.displace(keep)? {
             Displaced::Busy => displaced.changed().await,
-            Displaced::Gone => return Ok(()),
+            // Without the line power loss would bring it back beside what took its name.
+            Displaced::Gone => return Ok(displaced.make_lines_durable().await?),
         }
     }
 }

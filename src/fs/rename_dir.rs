@@ -97,6 +97,10 @@ impl Fs {
                 failed = Err(error);
             }
         }
+        // Before the old names go: after power loss nothing else tells where what is only here belongs.
+        if let Err(error) = self.uploads.sync_names_below(&new_prefix).await {
+            failed = Err(error.into());
+        }
         // From here on names lead to the copies, and only then the objects under the old keys go.
         self.follow(&prefix, &copied.recopied);
         let old_dir = source.parent();

@@ -115,6 +115,22 @@ fn reply_xattr(
     }
 }
 
+/// Answers a write whose bytes are accepted: at once, or, if it is to be `durable`, once they are synced. A signal does not end
+/// that wait, as on any disk: an append that is told EINTR would be made a second time.
+fn reply_written(fs: &Arc<Fs>, about: About, fh: FileHandle, len: u32, durable: bool, reply: ReplyWrite) {
+    if !durable {
+        return reply.written(len);
+    }
+    let work = {
+        let fs = fs.clone();
+        async move { fs.sync_written(fh.0).await }
+    };
+    answer(fs, About { tid: 0, ..about }, Wait::Publishing, work, drop, move |result| match result {
+        Ok(()) => reply.written(len),
+        Err(error) => reply.error(told("write", &error)),
+    });
+}
+
 /// Releases a handle; what it leaves behind is removed in a task.
 fn release(fs: &Arc<Fs>, fh: u64) {
     let _runtime = fs.runtime().enter();
@@ -367,27 +383,31 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         // One request has at most 1 MiB.
         let len = data.len() as u32;
+        // O_SYNC has the bit of O_DSYNC, too; the kernel adds what a single call asks for (RWF_DSYNC). Behind a write through a
+        // handle that it caches (open for reading, too) it sends an fsync itself, which finds nothing new.
+        let durable = flags.0 & libc::O_DSYNC != 0;
+        let about = by_handle(req, ino, fh);
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let result = guarded(&self.fs, by_handle(req, ino, fh), || {
+        let result = guarded(&self.fs, about, || {
             let _runtime = self.fs.runtime().enter();
             self.fs.try_write(fh.0, offset, data, kill)
         });
         match result {
-            Ok(Written::All) => reply.written(len),
+            Ok(Written::All) => reply_written(&self.fs, about, fh, len, durable, reply),
             Err(error) => reply.error(told("write", &error)),
             Ok(Written::MustWait) => {
                 // The worker's buffer is needed for the next request.
                 let bytes = Bytes::copy_from_slice(data);
-                let fs = self.fs.clone();
+                let (fs, accepted) = (self.fs.clone(), self.fs.clone());
                 let work = async move { fs.write_waiting(fh.0, offset, bytes, kill).await };
-                answer(&self.fs, by_handle(req, ino, fh), Wait::Reading, work, drop, move |result| match result {
-                    Ok(()) => reply.written(len),
+                answer(&self.fs, about, Wait::Reading, work, drop, move |result| match result {
+                    Ok(()) => reply_written(&accepted, about, fh, len, durable, reply),
                     Err(error) => reply.error(told("write", &error)),
                 });
             }

@@ -19,6 +19,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -184,6 +185,9 @@ pub struct StateDir {
     lease: Lease,
     weakened: Vec<String>,
     punches: bool,
+    /// Names that were made in `uploads/` or taken out of it by this process, and how many of them are certain.
+    uploads_named: AtomicU64,
+    uploads_synced: AtomicU64,
 }
 
 impl StateDir {
@@ -219,7 +223,15 @@ impl StateDir {
         }
         // What is synced in them later must be found again.
         File::open(path).and_then(|dir| dir.sync_all()).map_err(err("syncing it"))?;
-        let state = StateDir { path: path.clone(), lease, weakened: findings.weakened, punches: findings.punches };
+        let state = StateDir {
+            path: path.clone(),
+            lease,
+            weakened: findings.weakened,
+            punches: findings.punches,
+            // What an earlier process left is not certain.
+            uploads_named: AtomicU64::new(1),
+            uploads_synced: AtomicU64::new(0),
+        };
         state.empty_trash();
         Ok(state)
     }
@@ -237,7 +249,9 @@ impl StateDir {
     /// # Errors
     /// The directory cannot be made; nothing is left behind.
     pub fn create_upload(&self) -> io::Result<(String, PathBuf)> {
-        self.create_in(UPLOADS_NAME)
+        let created = self.create_in(UPLOADS_NAME);
+        self.uploads_named.fetch_add(1, Ordering::SeqCst);
+        created
     }
 
     /// Directories of all journaled moves, by name.
@@ -275,7 +289,9 @@ impl StateDir {
     /// `dir` is no directory in `uploads/`, or it cannot be renamed. What cannot be deleted afterwards stays in the trash
     /// and is tried again at the next start.
     pub fn remove_upload(&self, dir: &Path) -> io::Result<()> {
-        self.remove_from(UPLOADS_NAME, dir)
+        let removed = self.remove_from(UPLOADS_NAME, dir);
+        self.uploads_named.fetch_add(1, Ordering::SeqCst);
+        removed
     }
 
     /// As [`remove_upload`](Self::remove_upload), for a move.
@@ -309,7 +325,19 @@ impl StateDir {
     /// # Errors
     /// The sync failed.
     pub fn sync_uploads(&self) -> io::Result<()> {
-        File::open(self.path.join(UPLOADS_NAME))?.sync_all()
+        let named = self.uploads_named.load(Ordering::SeqCst);
+        File::open(self.path.join(UPLOADS_NAME))?.sync_all()?;
+        self.uploads_synced.fetch_max(named, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// As [`sync_uploads`](Self::sync_uploads), unless no name came or went since the last one.
+    ///
+    /// # Errors
+    /// The sync failed.
+    pub fn sync_uploads_if_changed(&self) -> io::Result<()> {
+        let named = self.uploads_named.load(Ordering::SeqCst);
+        if self.uploads_synced.load(Ordering::SeqCst) >= named { Ok(()) } else { self.sync_uploads() }
     }
 
     /// Syncs the names of a move: its journal and its own.

@@ -100,6 +100,7 @@ impl DirtyFile {
         inner.top()?.extents.apply_write(plan).map_err(|e| disk_error(&key, &e))?;
         inner.size = inner.size.max(range.end);
         inner.touched();
+        self.changes.add();
         inner.new_content = true;
         inner.inherited = false;
         Ok(())

@@ -15,6 +15,7 @@ use super::checkpoint::JOURNAL_BYTES_MIN;
 use super::inner::{Inner, Removal, Store};
 use super::shared::Shared;
 use super::state::{FileState, Stage};
+use super::unsynced::Changes;
 use super::{Opening, Published, WriteError};
 use crate::bos::client::ObjectHeaders;
 use crate::journal::log::errno_of;
@@ -39,6 +40,8 @@ pub struct DirtyFile {
     changed: watch::Sender<u64>,
     /// Wakes the driver.
     pub(super) wake: Notify,
+    /// Since when nothing new is to be synced.
+    pub(super) changes: Changes,
 }
 
 impl DirtyFile {
@@ -98,6 +101,7 @@ impl DirtyFile {
             inner: Mutex::new(inner),
             changed: watch::Sender::new(0),
             wake: Notify::new(),
+            changes: Changes::default(),
         })
     }
 
@@ -243,9 +247,8 @@ impl DirtyFile {
         let key = inner.state.key.clone();
         inner.store()?.journal.append(record).map_err(|e| disk_error(&key, &e))?;
         inner.state.apply(record);
-        inner.unsynced = true;
-        let store = inner.store.as_mut();
-        if let Some(store) = store {
+        self.note_line(inner, record, &key);
+        if let Some(store) = inner.store.as_mut() {
             store.follow(&inner.state);
             if store.journal.len_bytes() >= store.checkpoint_at {
                 self.consider_checkpoint(inner);
@@ -298,13 +301,15 @@ impl DirtyFile {
         inner.state.publications = inner.settled_publication;
         inner.misplaced = false;
         inner.tidying = false;
-        inner.unsynced = true;
         inner.plan = self.shared.plan_for(inner.state.base.as_ref().map(|base| base.size));
         inner.store = Some(store);
         self.shared.stores.fetch_add(1, Ordering::Relaxed);
         inner.spooled_bytes = 0;
         inner.live.clear();
         inner.ready.clear();
+        if opening.created {
+            self.note_name(inner);
+        }
         if inner.removal != Removal::None {
             // Written through a handle that outlives the name: never to be taken for a file of that name.
             return self.append(inner, if displaced { &Record::Discarded } else { &Record::Unlinked });
@@ -347,6 +352,7 @@ impl DirtyFile {
         let freed = std::mem::take(&mut inner.spooled_bytes);
         if let Some(store) = inner.store.take() {
             self.shared.stores.fetch_sub(1, Ordering::Relaxed);
+            self.shared.name_lines.lock().forget(&store.dir);
             if let Err(e) = self.shared.state_dir.remove_upload(&store.dir) {
                 log::warn!("{}: {} could not be removed: {e}", inner.state.key, store.dir.display());
             }

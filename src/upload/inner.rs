@@ -92,10 +92,6 @@ pub(super) struct Inner {
     pub(super) new_file: bool,
     /// A publication is proved; what is left of it here is to be put away.
     pub(super) tidying: bool,
-    /// Something changed since the last sync began.
-    pub(super) unsynced: bool,
-    /// Syncs that are under way.
-    pub(super) syncs: u32,
     /// Parts that are full and whose writer has moved on.
     pub(super) ready: BTreeSet<PartNumber>,
     pub(super) last_part: Option<PartNumber>,
@@ -162,8 +158,6 @@ impl Inner {
             check_base: false,
             new_file: false,
             tidying: false,
-            unsynced: true,
-            syncs: 0,
             ready: BTreeSet::new(),
             last_part: None,
             send_all: false,
@@ -315,7 +309,6 @@ impl Inner {
         let now = Timestamp::now();
         self.state.attrs.mtime = now;
         self.ctime = now;
-        self.unsynced = true;
     }
 
     /// Whether a close waits for a rename instead of publishing.

@@ -208,7 +208,7 @@ impl DirtyFile {
         if let Err(e) = dir.and_then(|dir| dir.sync_all()) {
             // The old name leads to the old journal, which has every line that was synced by then.
             log::warn!("{}: a checkpoint's name could not be synced: {e}", self.key());
-            self.lock().unsynced = true;
+            self.changes.add();
         }
     }
 }

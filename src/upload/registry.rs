@@ -107,6 +107,7 @@ impl Uploads {
             act_slots: Semaphore::new(options.uploads_max.max(1) + ACTS_MAX),
             files: Mutex::default(),
             removals: Mutex::default(),
+            name_lines: Mutex::default(),
             displaced: Mutex::default(),
             renames_left: watch::Sender::new(renames_left),
             forget_above: AtomicUsize::new(REMEMBERED_MAX),
@@ -158,7 +159,11 @@ impl Uploads {
         while let Some(file) = self.shared.removal_of(key) {
             match file.leave_object()? {
                 super::Displaced::Busy => file.changed().await,
-                super::Displaced::Gone => self.shared.removed(&file, key),
+                super::Displaced::Gone => {
+                    // Else the line of the removal alone might be left by power loss, and meet the object of the new file.
+                    file.make_lines_durable().await?;
+                    self.shared.removed(&file, key);
+                }
             }
         }
         Ok(())
@@ -168,6 +173,8 @@ impl Uploads {
         let key = file.key();
         let (unlinked, leaves_object) = {
             let inner = file.lock();
+            // An earlier process may have written it and synced nothing.
+            file.note_found(&inner);
             (inner.removal != Removal::None, inner.state.discarded)
         };
         if unlinked && !leaves_object {

@@ -184,12 +184,26 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// The removal is done. Should its journal be back after power loss, whose line of the removal is certain, it must not take
+    /// away an equal object that somebody has written since.
+    async fn leave_later_objects(&self) -> Result<(), Trouble> {
+        {
+            let mut inner = self.lock();
+            let Some(store) = &mut inner.store else { return Ok(()) };
+            // Not for this process, in which the removal is over.
+            store.journal.append(&Record::Discarded).map_err(super::WriteError::from)?;
+        }
+        Ok(self.make_lines_durable().await?)
+    }
+
     /// Takes a removed file out of BOS: its upload, and its object if that is the base or ours.
     pub(super) async fn remove(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, upload, state, known) = {
             let inner = self.lock();
             (inner.state.key.clone(), inner.state.upload.clone(), inner.state.clone(), inner.known_object())
         };
+        // Before BOS is changed: without the line power loss would bring the file back.
+        self.make_lines_durable().await?;
         if let Some(upload) = upload {
             self.abort(&upload).await?;
             let mut inner = self.lock();
@@ -220,6 +234,9 @@ impl DirtyFile {
                     None => self.shared.tell_left(&key, &state.journal_id, message),
                 }
             }
+        }
+        if known.is_some() && !state.discarded {
+            self.leave_later_objects().await?;
         }
         let mut inner = self.lock();
         self.retire(&mut inner);

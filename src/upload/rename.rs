@@ -480,9 +480,16 @@ impl Uploads {
                 }
                 there.changed().await;
             }
+            if !followed {
+                there.make_lines_durable().await?;
+            }
         }
         match moving {
-            Some(file) => file.moved(to, to_etag),
+            Some(file) => {
+                file.moved(to, to_etag)?;
+                // Behind this the journal of the rename goes, which would have told of it after power loss.
+                file.make_lines_durable().await
+            }
             None => Ok(()),
         }
     }

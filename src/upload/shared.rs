@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::dirty_file::DirtyFile;
 use super::rate_limit::RateLimit;
+use super::unsynced::NameLines;
 use super::{FileStatus, Published, UploadOptions};
 use crate::bos::BosClient;
 use crate::journal::StateDir;
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub(super) forget_above: AtomicUsize,
     /// Files without a name whose object has still to go, by the key of that object.
     pub(super) removals: Mutex<HashMap<ObjectKey, Arc<DirtyFile>>>,
+    /// Lines about names that are not synced yet. Taken last of all.
+    pub(super) name_lines: Mutex<NameLines>,
     /// Files whose name another one took, as long as their uploads have to end.
     pub(super) displaced: Mutex<Vec<Arc<DirtyFile>>>,
     pub(super) listener: OnceLock<Listener>,

@@ -328,6 +328,11 @@ impl FileState {
         self.layers.last().filter(|layer| layer.id != closed)
     }
 
+    /// Whether anything of it is certain to be there after a restart of the machine.
+    pub fn was_synced(&self) -> bool {
+        self.vouched_closes > 0 || self.layers.iter().any(|layer| layer.synced_size.is_some())
+    }
+
     /// A layer by its number.
     pub fn layer(&self, id: LayerId) -> Option<&LayerState> {
         self.layers.iter().find(|layer| layer.id == id)

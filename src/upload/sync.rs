@@ -32,7 +32,12 @@ impl DirtyFile {
             }
         }
         self.start_driver();
-        self.sync().await?;
+        self.sync_changes().await?;
+        self.send_all_if_asked().await
+    }
+
+    /// With `--fsync bos`: every byte into BOS.
+    pub(super) async fn send_all_if_asked(self: &Arc<Self>) -> Result<(), WriteError> {
         if !self.shared.options.fsync_bos {
             return Ok(());
         }
@@ -61,15 +66,7 @@ impl DirtyFile {
     /// Spool, map and journal to stable storage, in this order, without holding the file's lock meanwhile.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), WriteError> {
         let Some(begun) = self.begin_sync()? else { return Ok(()) };
-        let result = self.end_sync(begun).await;
-        let mut inner = self.lock();
-        inner.syncs = inner.syncs.saturating_sub(1);
-        inner.unsynced |= result.is_err();
-        result
-    }
-
-    async fn end_sync(self: &Arc<Self>, begun: Begun) -> Result<(), WriteError> {
-        let Begun { key, size, closes, place, handles, journal, dir, blocks } = begun;
+        let Begun { key, size, closes, names, place, handles, journal, dir, blocks } = begun;
         let shared = self.shared.clone();
         let synced = tokio::task::spawn_blocking(move || {
             handles.iter().try_for_each(File::sync_data)?;
@@ -101,7 +98,6 @@ impl DirtyFile {
                 // Published and put away meanwhile.
                 return Ok(());
             }
-            let unsynced = inner.unsynced;
             for (layer, size, set) in &blocks {
                 // A layer that went meanwhile is vouched for by what took its place.
                 if inner.state.layer(*layer).is_none() {
@@ -115,13 +111,13 @@ impl DirtyFile {
                 }
             }
             self.append(&mut inner, &Record::Synced { size, closes })?;
-            inner.unsynced = unsynced;
             let store = inner.store()?;
             for layer in &mut store.layers {
                 if let Some((_, _, set)) = blocks.iter().find(|(id, _, _)| *id == layer.id) {
                     layer.extents.end_sync(set);
                 }
             }
+            self.shared.name_lines.lock().synced(&store.dir, names);
             store.journal.sync_handle().map_err(|e| disk_error(&key, &e))?
         };
         flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| {
@@ -141,6 +137,8 @@ struct Begun {
     size: u64,
     /// Closes that came before it.
     closes: u32,
+    /// The last line about names that came before it.
+    names: u64,
     /// Journal that it belongs to.
     place: PathBuf,
     /// Spools and maps.
@@ -152,19 +150,17 @@ struct Begun {
 }
 
 impl DirtyFile {
-    /// `None`: everything is on stable storage already.
+    /// `None`: there is nothing of it on this disk.
     fn begin_sync(&self) -> Result<Option<Begun>, WriteError> {
         let mut inner = self.lock();
         let key = inner.state.key.clone();
         let (size, closes) = (inner.size, inner.state.closes);
+        let names = self.shared.name_lines.lock().last();
         if inner.store.is_none() {
             return Ok(None);
         }
         if let Some((errno, message)) = &inner.sync_failed {
             return Err(WriteError::failed(*errno, message.clone()));
-        }
-        if !inner.unsynced && inner.syncs == 0 {
-            return Ok(None);
         }
         let store = inner.store()?;
         let open = || -> std::io::Result<(Vec<File>, JournalSync, File)> {
@@ -175,12 +171,10 @@ impl DirtyFile {
         let place = store.journal.path().to_owned();
         let begin = |layer: &mut Layer| (layer.id, layer.size(), layer.extents.begin_sync());
         let blocks = store.layers.iter_mut().map(begin).collect();
-        inner.unsynced = false;
-        inner.syncs += 1;
-        Ok(Some(Begun { key, size, closes, place, handles, journal, dir, blocks }))
+        Ok(Some(Begun { key, size, closes, names, place, handles, journal, dir, blocks }))
     }
 }
 
-fn flatten<T>(joined: Result<std::io::Result<T>, tokio::task::JoinError>) -> std::io::Result<T> {
+pub(super) fn flatten<T>(joined: Result<std::io::Result<T>, tokio::task::JoinError>) -> std::io::Result<T> {
     joined.unwrap_or_else(|e| Err(std::io::Error::other(e)))
 }

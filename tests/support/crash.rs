@@ -7,6 +7,7 @@
 pub mod kill;
 pub mod outcome;
 pub mod power;
+pub mod scene;
 pub mod steps;
 
 use std::io;

@@ -51,6 +51,13 @@ pub(super) fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), W
         log::warn!("{key}: the machine was restarted before all of it was synced; it is not published");
         append(state, store, &Record::Superseded { publication: frozen.publication })?;
     }
+    let top = state.layers.last().zip(store.layers.last());
+    let certain = top.is_none_or(|(known, top)| known.synced_size == Some(top.size()));
+    if state.parked && (lost.contains(&true) || !certain) {
+        // No line says how long it was when it was closed.
+        log::warn!("{}: the machine was restarted before all of it was synced; it is not published", state.key);
+        append(state, store, &Record::Reopened)?;
+    }
     let kept = state.last_closed().map_or(0, |closed| state.depth_of(closed));
     for (index, end) in known.into_iter().enumerate().skip(kept.max(trusted)) {
         cut_layer(state, store, index, end)?;
