@@ -181,6 +181,7 @@ impl BosClient {
         max_keys: u32,
     ) -> Result<ListPage> {
         let mut call = self.call("ListObjects", Method::GET, None);
+        call.headers.push(strong_view());
         call.query = query([("maxKeys", max_keys.clamp(1, PAGE_KEYS_MAX).to_string().as_str())]);
         if !prefix.is_empty() {
             call.query.push(("prefix".to_owned(), prefix.to_owned()));
@@ -258,6 +259,12 @@ impl BosClient {
     pub(super) fn data_call<'a>(&'a self, name: &'static str, method: Method, key: &'a ObjectKey) -> Call<'a> {
         Call { policy: &self.sender.config.data_retry, ..self.call(name, method, Some(key)) }
     }
+}
+
+/// Asks for a list of what is there now, where BOS would else be content with what was there a moment ago. Known of
+/// ListObjects and ListParts (Baidu's own connector sends it with every one); ListMultipartUploads is not known to take it.
+pub(super) fn strong_view() -> (HeaderName, String) {
+    (HeaderName::from_static("x-bce-consistency-view"), "strong".to_owned())
 }
 
 pub(super) fn query<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {

@@ -115,6 +115,24 @@ async fn a_lost_answer_of_an_idempotent_call_is_repeated_and_remembered() {
 }
 
 #[tokio::test]
+async fn lists_of_objects_and_parts_ask_for_the_strong_view_and_sign_it() {
+    let server = Scripted::start([
+        Step::answer(200, &[], r#"{"contents":[]}"#),
+        Step::answer(200, &[], r#"{"parts":[],"isTruncated":false}"#),
+    ])
+    .await;
+    let client = server.client();
+    client.list_objects("", Some('/'), None, 1000).await.unwrap();
+    client.list_parts(&key("k"), &UploadId::new("u")).await.unwrap();
+    for request in server.seen() {
+        assert_eq!(request.header("x-bce-consistency-view"), Some("strong"), "{}", request.head);
+        let received = ReceivedAuthorization::parse(request.header("authorization").unwrap()).unwrap();
+        assert!(received.signed_headers.iter().any(|name| name == "x-bce-consistency-view"), "{}", request.head);
+        assert_signed(&request, "secret0secret0");
+    }
+}
+
+#[tokio::test]
 async fn throttling_by_403_text_is_waited_out() {
     let server = Scripted::start([Step::error(403, "AccessDenied", "Request rate is too high"), stored()]).await;
     put(&server, Condition::Absent).await.unwrap();

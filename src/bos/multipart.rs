@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, Method, header};
 
 use super::body::Body;
-use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, query, stored_headers};
+use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, query, stored_headers, strong_view};
 use super::error::{BosError, BosErrorKind};
 use super::failure::Failure;
 use super::model::{CopyOutcome, ListedPart, ObjectHeaders, StoredOutcome};
@@ -121,6 +121,7 @@ impl BosClient {
         let mut marker: Option<PartNumber> = None;
         loop {
             let mut call = self.call("ListParts", Method::GET, Some(key));
+            call.headers.push(strong_view());
             call.query = upload_query(upload);
             call.query.push(("maxParts".to_owned(), PAGE_KEYS_MAX.to_string()));
             if let Some(marker) = marker {
