@@ -16,6 +16,7 @@ pub use super::model::{
     BucketInfo, CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta,
     StoredOutcome, UploadsMarker, UploadsPage, stored_between,
 };
+pub use super::objects::is_archive_class;
 
 use super::credentials::CredentialsProvider;
 use super::error::{BosError, BosErrorKind};
@@ -146,7 +147,7 @@ impl BosClient {
                 let bucket_type = wire::text(&answer.headers, "x-bce-bucket-type");
                 Ok(BucketInfo {
                     region: wire::text(&answer.headers, "x-bce-bucket-region"),
-                    hierarchical: bucket_type.is_some_and(|text| text.eq_ignore_ascii_case("namespace")),
+                    hierarchical: bucket_type.as_deref().is_some_and(is_hierarchical),
                 })
             })
             .await
@@ -213,20 +214,15 @@ impl BosClient {
     }
 
     /// Days after which a lifecycle rule of the bucket aborts unfinished uploads under `prefix`; `None`: no such rule.
-    /// 0: one exists whose time is fixed or not understood.
+    /// 0: one exists whose time is fixed or not understood. An error: it is not known whether there is one.
     pub async fn abort_rule_days(&self, prefix: &str) -> Result<Option<u32>> {
         let mut call = self.call("GetBucketLifecycle", Method::GET, None);
         call.query = query([("lifecycle", "")]);
         let read = json(|wire: wire::WireLifecycle| Ok(wire.abort_days(self.bucket(), prefix)));
         match self.sender.gather(&call, ANSWER_BYTES_MAX, read).await {
-            // Without rules BOS answers 404 with a code of its own, such as NoSuchLifecycleConfiguration.
-            Err(error)
-                if error.story().status == Some(404)
-                    && error.kind != BosErrorKind::NoSuchBucket
-                    && !error.story().code.is_empty() =>
-            {
-                Ok(None)
-            }
+            // Without rules BOS answers 404 with a code of its own, such as NoSuchLifecycleConfiguration. Any other 404 is about
+            // something else, and says nothing of the rules.
+            Err(error) if error.story().status == Some(404) && error.story().code.contains("Lifecycle") => Ok(None),
             other => other,
         }
     }
@@ -265,6 +261,11 @@ impl BosClient {
 /// ListObjects and ListParts (Baidu's own connector sends it with every one); ListMultipartUploads is not known to take it.
 pub(super) fn strong_view() -> (HeaderName, String) {
     (HeaderName::from_static("x-bce-consistency-view"), "strong".to_owned())
+}
+
+/// Whether `x-bce-bucket-type` tells of real folders.
+pub fn is_hierarchical(bucket_type: &str) -> bool {
+    bucket_type.trim().eq_ignore_ascii_case("namespace")
 }
 
 pub(super) fn query<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {

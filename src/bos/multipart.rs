@@ -76,7 +76,10 @@ impl BosClient {
         call.headers.push((COPY_SOURCE_RANGE, format!("bytes={}-{}", range.start, range.end - 1)));
         call.headers.push((CRC32C_FLAG, "true".to_owned()));
         call.body = Some(Body::Bytes(Bytes::new()));
-        self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await
+        match self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await {
+            Err(error) => Err(self.explained(src, error).await),
+            copied => copied,
+        }
     }
 
     /// CompleteMultipartUpload with `headers.metadata`, the condition and the CRC32C flag. Never repeated after an
