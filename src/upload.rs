@@ -22,6 +22,7 @@ mod replay;
 pub mod resume;
 mod room;
 mod shared;
+mod spool_room;
 pub mod state;
 mod sync;
 mod unlink;
@@ -32,6 +33,7 @@ pub use dirty_file::DirtyFile;
 pub use inner::COPY_BYTES_MAX;
 pub use registry::Uploads;
 pub use rename::{Displaced, OnTheWay, RenameWay};
+pub use spool_room::AbortRules;
 
 use std::io;
 use std::time::Duration;

@@ -240,6 +240,13 @@ fn add_files(text: &mut String, snapshot: &StatusSnapshot) {
             "  a lifecycle rule of the bucket aborts unfinished uploads after {days} days; the spool is kept whole\n"
         ));
     }
+    if let Some(why) = &snapshot.abort_rules_unknown {
+        text.push_str(&format!(
+            "  the lifecycle rules of the bucket cannot be read, and one may abort unfinished uploads; the spool is kept whole \
+             ({})\n",
+            output::printable(why)
+        ));
+    }
     let mut table = Table::new(&[
         "  FILE",
         "STATE",

@@ -17,6 +17,7 @@ use super::inner::Removal;
 use super::rate_limit::RateLimit;
 use super::recover::recover_all;
 use super::shared::{Listener, RenamesLeft, Shared};
+use super::spool_room::{AbortRules, SpoolRoom};
 use super::state::Stage;
 use super::{FileStatus, Opening, UploadOptions, WriteError};
 use crate::bos::BosClient;
@@ -115,7 +116,7 @@ impl Uploads {
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
-            punch: AtomicBool::new(punch),
+            room: SpoolRoom::new(punch),
             stores: AtomicUsize::new(0),
             has_clones: AtomicBool::new(false),
             options,
@@ -243,9 +244,10 @@ impl Uploads {
         let _ = self.shared.listener.set(listener);
     }
 
-    /// Nothing is punched out of the spool from now on: a lifecycle rule of the bucket may destroy the parts in BOS.
-    pub fn forbid_punching(&self) {
-        self.shared.punch.store(false, Ordering::Relaxed);
+    /// What is known from now on of lifecycle rules of the bucket that abort uploads: where there is one, or nobody knows,
+    /// nothing is punched out of the spool, since BOS may not keep it.
+    pub fn set_abort_rules(&self, rules: AbortRules) {
+        self.shared.room.set_rules(rules);
     }
 
     /// The dirty file of this key, if there is one with something that is not in BOS.

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::dirty_file::DirtyFile;
 use super::rate_limit::RateLimit;
+use super::spool_room::SpoolRoom;
 use super::{FileStatus, Published, UploadOptions};
 use crate::bos::BosClient;
 use crate::journal::StateDir;
@@ -61,7 +62,7 @@ pub(super) struct Shared {
     pub(super) finished: Mutex<VecDeque<FileStatus>>,
     pub(super) damaged: Mutex<Vec<FileStatus>>,
     pub(super) adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
-    pub(super) punch: AtomicBool,
+    pub(super) room: SpoolRoom,
     /// Files that have their place on the local disk open.
     pub(super) stores: AtomicUsize,
     /// Whether any file ever began as a copy of another object; as long as none did, no publication looks for them.
