@@ -23,6 +23,8 @@ mod races;
 mod sticky;
 #[path = "world/two_mounts.rs"]
 mod two_mounts;
+#[path = "world/unknown.rs"]
+mod unknown;
 
 use std::process::Output;
 use std::time::Duration;
