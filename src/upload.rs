@@ -9,6 +9,7 @@ mod file_status;
 mod inner;
 pub mod meter;
 mod part;
+mod patience;
 mod proof;
 mod publish;
 mod ranges;

@@ -6,15 +6,14 @@ use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::Inner;
 use super::part::check_stored;
+use super::patience::{Patience, Standing};
 use super::state::{Frozen, Held, Stage};
-use crate::bos::client::StoredOutcome;
+use crate::bos::client::{ObjectMeta, StoredOutcome};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{Crcs, ETag, PartNumber, composed_etag};
 use crate::posix_meta::MARK;
 
-/// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
-const MISSING_MAX: u32 = 6;
 /// Publications of one state that may be disproved before the file fails.
 const DISPROOFS_MAX: u32 = 3;
 
@@ -26,16 +25,24 @@ impl DirtyFile {
             let Stage::Completed { frozen, etag, put } = &inner.state.stage else { return Ok(()) };
             (inner.state.key.clone(), *frozen, etag.clone(), *put)
         };
-        let Some(head) = self.head(&key).await? else {
-            let mut inner = self.lock();
-            if inner.tries < MISSING_MAX {
-                return Err(Trouble::Again(format!("the object with ETag {etag} is not to be seen yet")));
-            }
-            self.conflict(&mut inner, "no object, although this file was published");
+        let (mark, before) = {
+            let inner = self.lock();
+            (inner.state.mark(frozen.publication), inner.before())
+        };
+        let is_ours = |head: &ObjectMeta| head.etag == etag || head.headers.metadata.get(MARK) == Some(&mark);
+        let counts = |head: Option<&ObjectMeta>| head.is_some_and(is_ours) || before.standing(head) == Standing::Later;
+        let head = self.head_patiently(&key, Patience::before_dropping(), counts).await?;
+        let Some(head) = head else {
+            self.conflict(&mut self.lock(), "no object, although this file was published");
             return Ok(());
         };
-        let mark = self.lock().state.mark(frozen.publication);
-        if head.etag != etag && head.headers.metadata.get(MARK) != Some(&mark) {
+        if !is_ours(&head) {
+            if before.standing(Some(&head)) == Standing::Earlier {
+                // Not replaced since: as if it had never been published. The spool may have the only copy of its bytes.
+                let found = format!("an object with ETag {} from before this file was published as {etag}", head.etag);
+                self.conflict(&mut self.lock(), &found);
+                return Ok(());
+            }
             log::warn!("{key}: published as ETag {etag}, and replaced by somebody else since");
             return self.finish(frozen, Proof::Composed).await;
         }
