@@ -117,6 +117,7 @@ impl Uploads {
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
             room: SpoolRoom::new(punch),
+            odd_crcs_told: AtomicBool::new(false),
             stores: AtomicUsize::new(0),
             has_clones: AtomicBool::new(false),
             options,

@@ -63,6 +63,8 @@ pub(super) struct Shared {
     pub(super) damaged: Mutex<Vec<FileStatus>>,
     pub(super) adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
     pub(super) room: SpoolRoom,
+    /// Somebody was told that checksums of composed objects do not fit here.
+    pub(super) odd_crcs_told: AtomicBool,
     /// Files that have their place on the local disk open.
     pub(super) stores: AtomicUsize,
     /// Whether any file ever began as a copy of another object; as long as none did, no publication looks for them.
