@@ -15,6 +15,8 @@ mod lifecycle;
 mod meddling;
 #[path = "world/offline.rs"]
 mod offline;
+#[path = "world/patience.rs"]
+mod patience;
 #[path = "world/processes.rs"]
 mod processes;
 #[path = "world/races.rs"]
