@@ -51,6 +51,8 @@ pub struct SessionOptions {
     pub credentials: Arc<CredentialsSource>,
     /// Settings of uploads.
     pub uploads: UploadOptions,
+    /// First pause before a file that failed is tried again.
+    pub retry_failed: Duration,
     /// Settings of reads, attributes and the kernel mount.
     pub mount: MountSettings,
 }
@@ -312,6 +314,11 @@ pub async fn run(
     state.set_holder(&holder).map_err(step("cannot write the lease"))?;
     let refreshing = tokio::spawn(refresh(options.credentials.clone()));
     let watching = tokio::spawn(running.clone().watch_rules());
+    // Ends with the uploads.
+    tokio::spawn({
+        let (uploads, pause) = (uploads.clone(), options.retry_failed);
+        async move { uploads.retry_failures(pause).await }
+    });
 
     let mounted = mount::attach(&options, &running).await.map_err(step("cannot mount"));
     let mut mounted = match mounted {

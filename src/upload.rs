@@ -1,5 +1,6 @@
 //! Drives each written file from its first byte in the spool to the proved object, also after a restart.
 
+mod again;
 mod change;
 mod complete;
 pub mod decide;
@@ -198,6 +199,9 @@ pub struct FileStatus {
     pub bytes_per_s: u64,
     /// Tries of the request that fails at present.
     pub tries: u32,
+    /// Seconds until a failed file is tried again by itself; `None`: it is not, or it is being tried now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_in_s: Option<u64>,
     /// Last error, with what to do.
     pub last_error: Option<String>,
     /// How the last publication was proved.

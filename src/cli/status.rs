@@ -286,6 +286,10 @@ fn add_files(text: &mut String, snapshot: &StatusSnapshot) {
         if let Some(error) = &file.last_error {
             text.push_str(&format!("  {}: {}\n", output::printable(&file.key), output::printable(error)));
         }
+        if let Some(left) = file.retry_in_s {
+            let (key, left) = (output::printable(&file.key), output::duration(Duration::from_secs(left)));
+            text.push_str(&format!("  {key}: tried again by itself in {left}\n"));
+        }
         if file.state == "interrupted" {
             let key = output::printable(&format!("{}/{}", snapshot.bucket, file.key));
             text.push_str(&format!(

@@ -86,6 +86,8 @@ pub(super) struct Inner {
     pub(super) broken: bool,
     pub(super) retry_at: Option<Instant>,
     pub(super) tries: u32,
+    /// It failed, and is tried once more all the same.
+    pub(super) retrying: bool,
     pub(super) last_error: Option<String>,
     /// Number of the last publication that is over: proved, or taken back.
     pub(super) settled_publication: Publication,

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::again::Again;
 use super::dirty_file::DirtyFile;
 use super::inner::Removal;
 use super::rate_limit::RateLimit;
@@ -117,6 +118,7 @@ impl Uploads {
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
             room: SpoolRoom::new(punch),
+            again: Again::default(),
             odd_crcs_told: AtomicBool::new(false),
             stores: AtomicUsize::new(0),
             has_clones: AtomicBool::new(false),
@@ -356,22 +358,6 @@ impl Uploads {
         all.extend(self.shared.damaged.lock().iter().cloned());
         all.extend(self.shared.finished.lock().iter().cloned());
         all
-    }
-
-    /// Tries again what failed, at once.
-    pub fn retry_failed(&self) {
-        for file in self.files() {
-            let mut inner = file.lock();
-            let stuck = inner.state.failed.is_some() || inner.retry_at.is_some();
-            if inner.state.conflict.is_none()
-                && stuck
-                && let Err(e) = file.retry(&mut inner, false)
-            {
-                log::error!("{e}");
-            }
-            drop(inner);
-            file.start_driver();
-        }
     }
 
     /// Waits until nothing closed is pending. Returns the files that failed, are in conflict or interrupted.

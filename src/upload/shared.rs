@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::again::Again;
 use super::dirty_file::DirtyFile;
 use super::rate_limit::RateLimit;
 use super::spool_room::SpoolRoom;
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     pub(super) damaged: Mutex<Vec<FileStatus>>,
     pub(super) adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
     pub(super) room: SpoolRoom,
+    pub(super) again: Again,
     /// Somebody was told that checksums of composed objects do not fit here.
     pub(super) odd_crcs_told: AtomicBool,
     /// Files that have their place on the local disk open.

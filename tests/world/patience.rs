@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use crate::support::mounted::cp;
-use crate::support::{Action, Call, When, World};
+use crate::support::{Action, Call, HoldAt, When, World};
 use crate::{PART, WAIT, wait_no_journal};
 
 const SIZE: u64 = 3 * PART + 17;
@@ -118,4 +118,56 @@ fn checksums_that_do_not_fit_beside_opaque_etags_cost_one_repair() {
     let counts = world.proxy.counts();
     assert_eq!(counts.bytes_sent(), 2 * SIZE, "{}", counts.log_text());
     world.assert_object_is_file("f", &source);
+}
+
+/// A file that BOS refused is tried again by itself, with pauses that `bosfs status` shows; meanwhile programs are told of the
+/// failure at once, also while a try is under way, and no part is sent twice.
+#[test]
+fn a_refused_file_is_tried_again_by_itself_until_it_is_taken() {
+    let world = World::new();
+    let source = world.random_file("source", 1, SIZE);
+    let mount = world.mount(&["--part-size", "5MiB", "--retry-failed", "1s"]);
+    let overdue = world.proxy.fault(When::call(Call::Complete).times(2), Action::error(403, "AccountOverdue"));
+    // Later tries are neither refused nor answered, as long as this holds them.
+    let held = world.proxy.hold(When::call(Call::Complete), HoldAt::BeforeForward);
+    let output = cp(&source, mount.path("f"), WAIT);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("quota"), "{output:?}");
+    let entry = crate::wait_for_state(&mount, "f", "failed");
+    assert!(entry["retry_in_s"].as_u64().is_some_and(|left| left <= 1), "{entry}");
+    assert!(overdue.wait_hits(2, WAIT), "not tried again by itself: {}", mount.log_text());
+    assert!(held.wait_hit(WAIT), "{}", mount.log_text());
+    // A try is under way and BOS says nothing: nobody waits for it.
+    let touched = std::time::Instant::now();
+    let writer = std::fs::OpenOptions::new().append(true).open(mount.path("f")).unwrap();
+    let error = writer.sync_all().expect_err("the failure").raw_os_error();
+    assert_eq!(error, Some(libc::EDQUOT), "{}", mount.log_text());
+    assert!(touched.elapsed() < std::time::Duration::from_secs(10), "{:?}", touched.elapsed());
+    drop(writer);
+    assert_eq!(mount.file_status("f").expect("not in BOS yet")["state"], "failed");
+    held.release();
+    mount.wait_settled("f", WAIT);
+    world.assert_object_is_file("f", &source);
+    let counts = world.proxy.counts();
+    assert_eq!(counts.bytes_sent(), SIZE, "{}", counts.log_text());
+    assert_eq!(counts.requests(Call::Complete), 3, "{}", counts.log_text());
+    wait_no_journal(&world);
+}
+
+// What BOS refuses to delete is asked again with pauses, and not as fast as the line allows.
+#[test]
+fn a_refused_removal_of_an_unfinished_file_is_not_repeated_without_a_pause() {
+    let world = World::new();
+    let source = world.random_file("source", 1, SIZE);
+    let mount = world.mount(&["--part-size", "5MiB", "--retry-failed", "1s"]);
+    let refused = world.proxy.fault(When::call(Call::Complete), Action::error(403, "AccessDenied"));
+    assert!(!cp(&source, mount.path("f"), WAIT).status.success());
+    assert!(refused.hits() > 0);
+    let aborts = world.proxy.fault(When::call(Call::Abort), Action::error(403, "AccessDenied"));
+    let _ = std::fs::remove_file(mount.path("f"));
+    assert!(aborts.wait_hit(WAIT), "{}", mount.log_text());
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(aborts.hits() <= 4, "{} aborts in 3 s", aborts.hits());
+    world.proxy.clear_rules();
+    wait_no_journal(&world);
+    assert!(world.bucket.uploads("").unwrap().is_empty());
 }
