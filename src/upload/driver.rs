@@ -239,6 +239,9 @@ impl DirtyFile {
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
                 _ if e.is_transient() || e.is_ambiguous() => {
+                    if e.is_ambiguous() && inner.state.stage.is_sent() {
+                        inner.unanswered = inner.state.stage.frozen().map(|frozen| frozen.publication);
+                    }
                     inner.reconcile |= e.is_ambiguous() && !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }

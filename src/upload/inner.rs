@@ -88,6 +88,8 @@ pub(super) struct Inner {
     pub(super) tries: u32,
     /// It failed, and is tried once more all the same.
     pub(super) retrying: bool,
+    /// A publication that may have been made, although no answer said so.
+    pub(super) unanswered: Option<Publication>,
     pub(super) last_error: Option<String>,
     /// Number of the last publication that is over: proved, or taken back.
     pub(super) settled_publication: Publication,

@@ -109,10 +109,14 @@ impl DirtyFile {
         condition: &Condition,
         gone: bool,
     ) -> Result<bool, Trouble> {
-        let expected = Expected::of(stage, condition, self.lock().before());
-        let overwrite = self.shared.options.overwrite_on_conflict;
+        let (expected, refused) = {
+            let inner = self.lock();
+            (Expected::of(stage, condition, inner.before()), inner.is_refused())
+        };
+        // What is overwritten anyway need not be certain.
+        let is_certain = !gone && (refused || self.shared.options.overwrite_on_conflict);
         let patience = Patience::before_conflict();
-        let counts = |head: Option<&ObjectMeta>| expected.counts(head, gone) || (overwrite && !gone);
+        let counts = |head: Option<&ObjectMeta>| is_certain || expected.counts(head, gone);
         let head = self.head_patiently(key, patience, counts).await?;
         let size = stage.frozen().map_or(0, |frozen| frozen.size);
         let mut guard = self.lock();
@@ -275,6 +279,14 @@ impl Inner {
             since: self.state.opened_at,
             base: self.state.base.as_ref().filter(|base| base.key.is_none()).map(|base| base.etag.clone()),
         }
+    }
+
+    /// Whether BOS itself refused the present publication for what is at its key, so that a HEAD which shows something else is
+    /// not stale. A refusal says nothing where an earlier try may have been the one that changed the key.
+    fn is_refused(&self) -> bool {
+        let publication = self.state.stage.frozen().map(|frozen| frozen.publication);
+        let own_base = self.base().is_none_or(|base| base.key.is_none());
+        self.suspect_base && own_base && publication.is_some() && self.unanswered != publication
     }
 
     /// Whether bytes of the base are still missing for what is to be published.

@@ -130,19 +130,21 @@ fn a_refused_file_is_tried_again_by_itself_until_it_is_taken() {
     let overdue = world.proxy.fault(When::call(Call::Complete).times(2), Action::error(403, "AccountOverdue"));
     // Later tries are neither refused nor answered, as long as this holds them.
     let held = world.proxy.hold(When::call(Call::Complete), HoldAt::BeforeForward);
-    let output = cp(&source, mount.path("f"), WAIT);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("quota"), "{output:?}");
+    let first = File::create(mount.path("f")).unwrap();
+    first.write_all_at(&std::fs::read(&source).unwrap(), 0).unwrap();
+    let second = std::fs::OpenOptions::new().append(true).open(mount.path("f")).unwrap();
+    drop(first);
     let entry = crate::wait_for_state(&mount, "f", "failed");
     assert!(entry["retry_in_s"].as_u64().is_some_and(|left| left <= 1), "{entry}");
     assert!(overdue.wait_hits(2, WAIT), "not tried again by itself: {}", mount.log_text());
     assert!(held.wait_hit(WAIT), "{}", mount.log_text());
     // A try is under way and BOS says nothing: nobody waits for it.
     let touched = std::time::Instant::now();
-    let writer = std::fs::OpenOptions::new().append(true).open(mount.path("f")).unwrap();
-    let error = writer.sync_all().expect_err("the failure").raw_os_error();
+    let error = second.sync_all().expect_err("the failure").raw_os_error();
     assert_eq!(error, Some(libc::EDQUOT), "{}", mount.log_text());
+    drop(second);
+    drop(std::fs::OpenOptions::new().append(true).open(mount.path("f")).unwrap());
     assert!(touched.elapsed() < std::time::Duration::from_secs(10), "{:?}", touched.elapsed());
-    drop(writer);
     assert_eq!(mount.file_status("f").expect("not in BOS yet")["state"], "failed");
     held.release();
     mount.wait_settled("f", WAIT);
