@@ -7,8 +7,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use crate::support::fault::Rule;
 use crate::support::mounted::{bosfs_binary, run, wait_child};
-use crate::support::{BUCKET, Line, World};
+use crate::support::{Action, BUCKET, Call, When, World};
 use crate::{WAIT, timed};
 
 /// A user that every Debian has, and that has no rights.
@@ -103,16 +104,16 @@ fn comes_true(mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// An ordinary user's `--write-back` mount with a closed file that cannot be sent, since nothing answers any more.
-fn with_a_pending_file() -> Theirs {
+/// An ordinary user's `--write-back` mount with a closed file that BOS is too busy to take, until the rule is turned off.
+fn with_a_pending_file() -> (Theirs, Rule) {
     let theirs = Theirs::new("");
     let output = run(&mut theirs.mount_command(BUCKET, &["--write-back"]), WAIT);
     assert!(output.status.success(), "{output:?}");
-    theirs.world.proxy.set_line(Line::Refused);
+    let busy = theirs.world.proxy.fault(When::call(Call::PutObject), Action::error(503, "ServiceUnavailable"));
     let line = format!("head -c 100000 /dev/zero > {}/f", theirs.dir.display());
     let output = theirs.sh(Some(NOBODY), &line);
     assert!(output.status.success(), "{output:?}");
-    theirs
+    (theirs, busy)
 }
 
 impl Theirs {
@@ -132,14 +133,14 @@ impl Theirs {
 #[test]
 fn umount_by_root_waits_for_the_files_of_another_users_mount() {
     crate::need_root();
-    let theirs = with_a_pending_file();
+    let (theirs, busy) = with_a_pending_file();
     let output = theirs.umount_as(None, &["--timeout", "2s"]);
     assert_eq!(output.status.code(), Some(4), "{output:?}");
     assert!(theirs.is_mounted(), "taken away with a file pending: {output:?}");
     let umount = std::thread::scope(|scope| {
         let umount = scope.spawn(|| theirs.umount_as(None, &[]));
         std::thread::sleep(std::time::Duration::from_secs(1));
-        theirs.world.proxy.set_line(Line::Alive);
+        busy.turn_off();
         umount.join().unwrap()
     });
     assert!(umount.status.success(), "{umount:?}");
@@ -152,13 +153,13 @@ fn umount_by_root_waits_for_the_files_of_another_users_mount() {
 #[test]
 fn umount_by_a_stranger_leaves_the_mount() {
     crate::need_root();
-    let theirs = with_a_pending_file();
+    let (theirs, busy) = with_a_pending_file();
     let output = theirs.umount_as(Some(65533), &[]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(text.contains("cannot tell") && !text.contains("had no process"), "{text}");
     assert!(theirs.is_mounted());
-    theirs.world.proxy.set_line(Line::Alive);
+    busy.turn_off();
     assert!(theirs.umount().status.success());
 }
 
@@ -167,11 +168,11 @@ fn umount_by_a_stranger_leaves_the_mount() {
 #[test]
 fn umount_by_root_of_another_users_dead_mount_does_not_say_that_all_is_well() {
     crate::need_root();
-    let theirs = with_a_pending_file();
-    let pid = format!("pgrep -f '^{} .*{}' || true", theirs.program.display(), "daemon-child");
-    let daemons = String::from_utf8_lossy(&theirs.sh(None, &pid).stdout).into_owned();
-    assert_eq!(daemons.split_whitespace().count(), 1, "{daemons:?}");
-    theirs.sh(None, &format!("kill -9 {}", daemons.trim()));
+    let (theirs, busy) = with_a_pending_file();
+    assert!(busy.wait_hit(WAIT));
+    let status = theirs.sh(Some(NOBODY), &format!("cat {}/.bosfs/status.json", theirs.dir.display())).stdout;
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    assert!(theirs.sh(None, &format!("kill -9 {}", status["pid"])).status.success(), "{status}");
     assert!(comes_true(|| {
         let output = theirs.sh(Some(NOBODY), &format!("stat {}", theirs.dir.display()));
         String::from_utf8_lossy(&output.stderr).contains("not connected")
