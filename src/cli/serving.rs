@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::mount_point::answered;
 use super::status;
-use crate::journal::state_dir::{Holder, read_holder};
+use crate::journal::state_dir::{Holder, list_state_dirs_of_home, read_holder};
 use crate::observe::StatusSnapshot;
 use crate::observe::control::ControlClient;
 use crate::observe::mount_table::MountEntry;
@@ -167,11 +167,15 @@ fn leased_by_processes() -> Vec<PathBuf> {
 /// State directories in the default places of the user whose mount it was: this one's, or another one's below the home that
 /// `/etc/passwd` names.
 pub fn state_dirs_of(entry: &MountEntry) -> Vec<PathBuf> {
-    let own = status::known_state_dirs();
-    let Some(user) = entry.user_id.filter(|user| *user != rustix::process::geteuid().as_raw()) else { return own };
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let homes = home_in(&passwd, user).map(|home| crate::journal::state_dir::list_state_dirs_of_home(&home));
-    own.into_iter().chain(homes.into_iter().flatten()).collect()
+    let mut dirs = match entry.user_id.filter(|user| *user != rustix::process::geteuid().as_raw()) {
+        None => status::known_state_dirs(),
+        Some(user) => {
+            let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            home_in(&passwd, user).map(|home| list_state_dirs_of_home(&home)).unwrap_or_default()
+        }
+    };
+    dirs.retain(|dir| belongs_to_owner(dir, entry));
+    dirs
 }
 
 /// The home of `user` by the text of `/etc/passwd` (passwd(5): name, password, user, group, comment, home, shell).
