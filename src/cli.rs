@@ -11,6 +11,7 @@ pub mod offline;
 pub mod output;
 pub mod resume;
 pub mod serve;
+pub mod serving;
 pub mod status;
 pub mod umount;
 pub mod uploads;

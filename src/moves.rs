@@ -459,7 +459,11 @@ pub fn offline_status(path: &Path) -> Vec<Result<FileStatus, String>> {
         let id = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok((state.recovery() != Recovery::Drop).then(|| running::describe(&state, &id)))
     };
-    moves_in(path).unwrap_or_default().iter().filter_map(|dir| status(dir).transpose()).collect()
+    match moves_in(path) {
+        Ok(dirs) => dirs.iter().filter_map(|dir| status(dir).transpose()).collect(),
+        // Not to be read is not to be empty.
+        Err(e) => vec![Err(format!("{}: {e}", path.display()))],
+    }
 }
 
 /// The move that `dir` describes; `None` if it is over or never began.

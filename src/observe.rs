@@ -51,6 +51,9 @@ pub struct StatusSnapshot {
     /// A lifecycle rule of the bucket aborts unfinished uploads after so many days.
     #[serde(default)]
     pub abort_rule_days: Option<u32>,
+    /// Why it is not known whether there is such a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort_rules_unknown: Option<String>,
     /// State directories or journals that could not be read, with why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,

@@ -4,6 +4,7 @@
 //! Stop: mount gone (someone unmounted) -> drain -> end; or a signal -> stop at once -> detach -> end. The journal keeps
 //! whatever is not in BOS either way.
 
+mod bucket;
 mod control;
 mod mount;
 mod registry;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bucket::AbortRule;
 use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -49,6 +51,8 @@ pub struct SessionOptions {
     pub credentials: Arc<CredentialsSource>,
     /// Settings of uploads.
     pub uploads: UploadOptions,
+    /// First pause before a file that failed is tried again.
+    pub retry_failed: Duration,
     /// Settings of reads, attributes and the kernel mount.
     pub mount: MountSettings,
 }
@@ -113,6 +117,7 @@ pub(crate) struct Running {
     pub(crate) moves: Arc<Moves>,
     client: BosClient,
     fixed: StatusSnapshot,
+    abort_rule: Mutex<AbortRule>,
     phase: Mutex<&'static str>,
     stop: watch::Sender<bool>,
     pub(crate) ended: watch::Sender<Option<Vec<FileStatus>>>,
@@ -133,6 +138,11 @@ impl Running {
     pub(crate) fn snapshot(&self) -> StatusSnapshot {
         let mut snapshot = self.fixed.clone();
         snapshot.phase = (*self.phase.lock()).to_owned();
+        match &*self.abort_rule.lock() {
+            AbortRule::None => {}
+            AbortRule::After(days) => snapshot.abort_rule_days = Some(*days),
+            AbortRule::Unknown { why, .. } => snapshot.abort_rules_unknown = Some(why.clone()),
+        }
         snapshot.spool.free_bytes = self.uploads.spool_free_bytes();
         if let Some(down) = self.client.line_down() {
             snapshot.line_down_since = Some(down.since);
@@ -141,6 +151,19 @@ impl Running {
         let mut files = self.uploads.status();
         files.extend(self.moves.status());
         snapshot.with_files(files)
+    }
+
+    /// Reads the lifecycle rules again and again.
+    async fn watch_rules(self: Arc<Self>) {
+        let known = self.abort_rule.lock().clone();
+        let read = || self.client.abort_rule_days(&self.fixed.prefix);
+        let tell = |rule: AbortRule| {
+            let mut known = self.abort_rule.lock();
+            rule.tell(&self.fixed.bucket, Some(&known));
+            self.uploads.set_abort_rules(rule.as_abort_rules());
+            *known = rule;
+        };
+        bucket::watch_rules(&known, read, tell).await;
     }
 
     /// Waits until nothing closed is pending and no name is on its way. Returns what failed, is interrupted or was kept.
@@ -191,21 +214,10 @@ pub async fn abort(file: &Arc<DirtyFile>) -> Result<(), WriteError> {
     file.give_up().await
 }
 
-/// Looks at the bucket; `Some(days)`: a lifecycle rule aborts unfinished uploads after so many days.
-async fn look_at_bucket(options: &SessionOptions) -> Result<Option<u32>, SessionError> {
-    let client = &options.client;
-    let bucket = client.head_bucket().await.map_err(|error| SessionError::Bucket(Box::new(error)))?;
-    if bucket.hierarchical {
-        return Err(SessionError::Hierarchical(options.bucket.bucket.clone()));
-    }
-    match client.abort_rule_days(&options.bucket.prefix).await {
-        Ok(days) => Ok(days),
-        Err(error) => {
-            // Keys often may not read the rules. Nothing is lost by that: the spool is just kept whole longer.
-            log::info!("the lifecycle rules of {} cannot be read: {error}", options.bucket.bucket);
-            Ok(None)
-        }
-    }
+/// Looks at the bucket, and at its lifecycle rules.
+async fn look_at_bucket(options: &SessionOptions) -> Result<AbortRule, SessionError> {
+    bucket::look_at(&options.client, &options.bucket).await?;
+    Ok(AbortRule::of(options.client.abort_rule_days(&options.bucket.prefix).await))
 }
 
 /// The signals that end a mount: SIGTERM, and what a terminal sends (Ctrl-C, Ctrl-\\, hanging up).
@@ -238,23 +250,16 @@ impl EndSignals {
 /// The mount could not be made; `ready` was not called then. An error of `ready` (nobody waits for the mount) takes the
 /// mount away again.
 pub async fn run(
-    mut options: SessionOptions,
+    options: SessionOptions,
     ready: impl FnOnce(&StatusSnapshot) -> std::io::Result<()>,
 ) -> Result<(), SessionError> {
     raise_descriptor_limit();
     let mut end = EndSignals::catch().map_err(step("cannot catch signals"))?;
-    let abort_rule_days = tokio::select! {
+    let abort_rule = tokio::select! {
         looked = look_at_bucket(&options) => looked?,
         () = end.recv() => return Err(SessionError::Interrupted),
     };
-    if let Some(days) = abort_rule_days {
-        log::warn!(
-            "a lifecycle rule of the bucket {} aborts unfinished uploads after {days} days: what is not complete by then is \
-             sent again from the spool, which is therefore kept whole (no --punch)",
-            options.bucket.bucket
-        );
-        options.uploads.punch = false;
-    }
+    abort_rule.tell(&options.bucket.bucket, None);
     let state = Arc::new(StateDir::open(&options.state_dir, &options.identity)?);
     let _remembered = registry::remember(state.path(), &options.identity);
     for sentence in state.weakened() {
@@ -262,6 +267,7 @@ pub async fn run(
     }
     let uploads = Uploads::start_before_renames(options.uploads.clone(), options.client.clone(), state.clone())
         .map_err(step("cannot take up the journal"))?;
+    uploads.set_abort_rules(abort_rule.as_abort_rules());
     let followers = uploads.clone();
     let follower: RenameFollower = Box::new(move |renamed: RenamedObject| {
         let followers = followers.clone();
@@ -295,7 +301,8 @@ pub async fn run(
         uploads: uploads.clone(),
         moves: moves.clone(),
         client: options.client.clone(),
-        fixed: StatusSnapshot { abort_rule_days, ..fixed_status(&options, &state) },
+        fixed: fixed_status(&options, &state),
+        abort_rule: Mutex::new(abort_rule),
         phase: Mutex::new("mounted"),
         stop: watch::Sender::new(false),
         ended: watch::Sender::new(None),
@@ -306,11 +313,18 @@ pub async fn run(
     let holder = Holder::this_process(Some(options.mount_point.clone()), Some(state.path().join(SOCKET_NAME)));
     state.set_holder(&holder).map_err(step("cannot write the lease"))?;
     let refreshing = tokio::spawn(refresh(options.credentials.clone()));
+    let watching = tokio::spawn(running.clone().watch_rules());
+    // Ends with the uploads.
+    tokio::spawn({
+        let (uploads, pause) = (uploads.clone(), options.retry_failed);
+        async move { uploads.retry_failures(pause).await }
+    });
 
     let mounted = mount::attach(&options, &running).await.map_err(step("cannot mount"));
     let mut mounted = match mounted {
         Ok(mounted) => mounted,
         Err(error) => {
+            watching.abort();
             stop(&uploads, &moves).await;
             let _ = std::fs::remove_file(state.path().join(SOCKET_NAME));
             return Err(error);
@@ -347,6 +361,7 @@ pub async fn run(
     stop(&uploads, &moves).await;
     mounted.finish();
     refreshing.abort();
+    watching.abort();
     serving.abort();
     let _ = std::fs::remove_file(state.path().join(SOCKET_NAME));
     told.map_err(step("nobody waits for the mount"))

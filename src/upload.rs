@@ -1,5 +1,6 @@
 //! Drives each written file from its first byte in the spool to the proved object, also after a restart.
 
+mod again;
 mod change;
 mod checkpoint;
 mod complete;
@@ -12,6 +13,7 @@ mod inner;
 mod merge;
 pub mod meter;
 mod part;
+mod patience;
 mod proof;
 mod publish;
 mod ranges;
@@ -25,6 +27,7 @@ mod replay;
 pub mod resume;
 mod room;
 mod shared;
+mod spool_room;
 pub mod state;
 mod sync;
 mod unlink;
@@ -36,6 +39,7 @@ pub use dirty_file::DirtyFile;
 pub use inner::COPY_BYTES_MAX;
 pub use registry::Uploads;
 pub use rename::{Displaced, OnTheWay, RenameWay};
+pub use spool_room::AbortRules;
 
 use std::io;
 use std::time::Duration;
@@ -199,6 +203,9 @@ pub struct FileStatus {
     pub bytes_per_s: u64,
     /// Tries of the request that fails at present.
     pub tries: u32,
+    /// Seconds until a failed file is tried again by itself; `None`: it is not, or it is being tried now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_in_s: Option<u64>,
     /// Last error, with what to do.
     pub last_error: Option<String>,
     /// How the last publication was proved.

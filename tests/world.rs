@@ -15,6 +15,8 @@ mod lifecycle;
 mod meddling;
 #[path = "world/offline.rs"]
 mod offline;
+#[path = "world/patience.rs"]
+mod patience;
 #[path = "world/processes.rs"]
 mod processes;
 #[path = "world/races.rs"]
@@ -23,6 +25,8 @@ mod races;
 mod sticky;
 #[path = "world/two_mounts.rs"]
 mod two_mounts;
+#[path = "world/unknown.rs"]
+mod unknown;
 
 use std::process::Output;
 use std::time::Duration;

@@ -18,6 +18,7 @@ pub use super::model::{
     BucketInfo, CopyOutcome, ListPage, ListedObject, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta,
     StoredOutcome, UploadsMarker, UploadsPage, stored_between,
 };
+pub use super::objects::is_archive_class;
 
 use super::credentials::CredentialsProvider;
 use super::error::{BosError, BosErrorKind};
@@ -148,7 +149,7 @@ impl BosClient {
                 let bucket_type = wire::text(&answer.headers, "x-bce-bucket-type");
                 Ok(BucketInfo {
                     region: wire::text(&answer.headers, "x-bce-bucket-region"),
-                    hierarchical: bucket_type.is_some_and(|text| text.eq_ignore_ascii_case("namespace")),
+                    hierarchical: bucket_type.as_deref().is_some_and(is_hierarchical),
                 })
             })
             .await
@@ -195,6 +196,7 @@ impl BosClient {
         max_keys: u32,
     ) -> Result<(ListPage, Option<i64>)> {
         let mut call = Call { policy, ..self.call("ListObjects", Method::GET, None) };
+        call.headers.push(strong_view());
         call.query = query([("maxKeys", max_keys.clamp(1, PAGE_KEYS_MAX).to_string().as_str())]);
         if !prefix.is_empty() {
             call.query.push(("prefix".to_owned(), prefix.to_owned()));
@@ -231,20 +233,15 @@ impl BosClient {
     }
 
     /// Days after which a lifecycle rule of the bucket aborts unfinished uploads under `prefix`; `None`: no such rule.
-    /// 0: one exists whose time is fixed or not understood.
+    /// 0: one exists whose time is fixed or not understood. An error: it is not known whether there is one.
     pub async fn abort_rule_days(&self, prefix: &str) -> Result<Option<u32>> {
         let mut call = self.call("GetBucketLifecycle", Method::GET, None);
         call.query = query([("lifecycle", "")]);
         let read = json(|wire: wire::WireLifecycle| Ok(wire.abort_days(self.bucket(), prefix)));
         match self.sender.gather(&call, ANSWER_BYTES_MAX, read).await {
-            // Without rules BOS answers 404 with a code of its own, such as NoSuchLifecycleConfiguration.
-            Err(error)
-                if error.story().status == Some(404)
-                    && error.kind != BosErrorKind::NoSuchBucket
-                    && !error.story().code.is_empty() =>
-            {
-                Ok(None)
-            }
+            // Without rules BOS answers 404 with a code of its own, such as NoSuchLifecycleConfiguration. Any other 404 is about
+            // something else, and says nothing of the rules.
+            Err(error) if error.story().status == Some(404) && error.story().code.contains("Lifecycle") => Ok(None),
             other => other,
         }
     }
@@ -279,6 +276,17 @@ impl BosClient {
     pub(super) fn data_call<'a>(&'a self, name: &'static str, method: Method, key: &'a ObjectKey) -> Call<'a> {
         Call { policy: &self.sender.config.data_retry, ..self.call(name, method, Some(key)) }
     }
+}
+
+/// Asks for a list of what is there now, where BOS would else be content with what was there a moment ago. Known of
+/// ListObjects and ListParts (Baidu's own connector sends it with every one); ListMultipartUploads is not known to take it.
+pub(super) fn strong_view() -> (HeaderName, String) {
+    (HeaderName::from_static("x-bce-consistency-view"), "strong".to_owned())
+}
+
+/// Whether `x-bce-bucket-type` tells of real folders.
+pub fn is_hierarchical(bucket_type: &str) -> bool {
+    bucket_type.trim().eq_ignore_ascii_case("namespace")
 }
 
 pub(super) fn query<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::client::{Body, BodySource, ObjectHeaders};
+use super::credentials::StaticCredentials;
 use super::error::{BosError, BosErrorKind};
+
 use super::scripted::{Renewable, Scripted, Step};
 use super::sign::{Credentials, ReceivedAuthorization, SignedParts};
 use crate::object::{ByteRange, Condition, ETag, Md5, ObjectKey, PartNumber, UploadId};
@@ -112,6 +114,99 @@ async fn a_lost_answer_of_an_idempotent_call_is_repeated_and_remembered() {
     let server = Scripted::start([Step::Lose, Step::error(403, "AccessDenied", "no")]).await;
     let error = put(&server, Condition::Any).await.unwrap_err();
     assert_eq!((error.kind, error.is_ambiguous(), error.tries()), (BosErrorKind::Denied, true, 2));
+}
+
+#[tokio::test]
+async fn lists_of_objects_and_parts_ask_for_the_strong_view_and_sign_it() {
+    let server = Scripted::start([
+        Step::answer(200, &[], r#"{"contents":[]}"#),
+        Step::answer(200, &[], r#"{"parts":[],"isTruncated":false}"#),
+    ])
+    .await;
+    let client = server.client();
+    client.list_objects("", Some('/'), None, 1000).await.unwrap();
+    client.list_parts(&key("k"), &UploadId::new("u")).await.unwrap();
+    for request in server.seen() {
+        assert_eq!(request.header("x-bce-consistency-view"), Some("strong"), "{}", request.head);
+        let received = ReceivedAuthorization::parse(request.header("authorization").unwrap()).unwrap();
+        assert!(received.signed_headers.iter().any(|name| name == "x-bce-consistency-view"), "{}", request.head);
+        assert_signed(&request, "secret0secret0");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_of_an_archived_object_is_named_for_what_it_is() {
+    let frozen = || Step::answer(200, &[("ETag", "\"e\""), ("x-bce-storage-class", "ARCHIVE")], "");
+    let refused = || Step::error(403, "AccessDenied", "no");
+    let read = |server: Scripted| async move {
+        server.client().get_range(&key("k"), ByteRange::new(0, 4), None).await.unwrap_err()
+    };
+    let error = read(Scripted::start([refused(), frozen()]).await).await;
+    assert_eq!((error.kind, error.errno(), error.is_transient()), (BosErrorKind::Archived, libc::EPERM, false));
+    assert!(error.to_string().contains("restore it first") && !error.to_string().contains("permission"), "{error}");
+    let restored = Step::answer(
+        200,
+        &[("ETag", "\"e\""), ("x-bce-storage-class", "ARCHIVE"), ("x-bce-restore", "ongoing-request=\"false\"")],
+        "",
+    );
+    let error = read(Scripted::start([refused(), restored]).await).await;
+    assert_eq!(error.kind, BosErrorKind::Denied, "what is refused of a restored one has another reason");
+    let standard = Step::answer(200, &[("ETag", "\"e\""), ("x-bce-storage-class", "STANDARD")], "");
+    let error = read(Scripted::start([refused(), standard]).await).await;
+    assert_eq!(error.kind, BosErrorKind::Denied);
+    // Nothing more is asked with keys that are not accepted.
+    let server = Scripted::start([Step::error(403, "InvalidAccessKeyId", "no"), frozen()]).await;
+    let client = server.client();
+    assert_eq!(client.get_range(&key("k"), ByteRange::new(0, 4), None).await.unwrap_err().kind, BosErrorKind::Denied);
+    assert_eq!(server.seen().len(), 1);
+    let server = Scripted::start([Step::error(400, "Odd", "no"), frozen()]).await;
+    let error = server.client().copy_object(&key("k"), None, &key("k"), None).await.unwrap_err();
+    assert_eq!(error.kind, BosErrorKind::Archived);
+    let error = read(Scripted::start([Step::error(403, "InvalidObjectState", "no")]).await).await;
+    assert_eq!(error.kind, BosErrorKind::Archived);
+}
+
+#[tokio::test]
+async fn a_session_token_that_cannot_be_had_anew_is_not_waited_for() {
+    let refused = || Step::error(400, "InvalidSessionToken", "expired");
+    let server = Scripted::start([refused(), refused()]).await;
+    let error = put(&server, Condition::Any).await.unwrap_err();
+    assert!(error.is_transient(), "another one may come: {error}");
+    let server = Scripted::start([refused(), refused()]).await;
+    let fixed = Credentials { session_token: Some("t".to_owned()), ..Credentials::new("AK0", "secret0secret0") };
+    let client = server.client_with(|config| config.credentials = Arc::new(StaticCredentials::new(fixed)));
+    let error = client.delete_object(&key("k")).await.unwrap_err();
+    assert!(!error.is_transient() && error.errno() == libc::EACCES, "{error}");
+    assert!(error.to_string().contains("given once") && error.to_string().contains("mount again"), "{error}");
+}
+
+#[tokio::test]
+async fn only_a_404_about_the_rules_says_that_there_are_none() {
+    for (status, code, known) in [
+        (404, "NoSuchLifecycleConfiguration", true),
+        (404, "NoLifecycleConfiguration", true),
+        (404, "NoSuchKey", false),
+        (404, "NoSuchBucket", false),
+        (404, "", false),
+        (403, "AccessDenied", false),
+        (501, "NotImplemented", false),
+    ] {
+        let server = Scripted::start((0..3).map(|_| Step::error(status, code, "m"))).await;
+        assert_eq!(server.client().abort_rule_days("").await.is_ok(), known, "{status} {code}");
+    }
+    for body in ["", "<html>", "[]", r#"{"rule":7}"#] {
+        let server = Scripted::start((0..3).map(|_| Step::answer(200, &[], body))).await;
+        assert!(server.client().abort_rule_days("").await.is_err(), "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_kind_of_a_bucket_is_told_also_by_a_refusal() {
+    let refusal = Step::answer(403, &[("x-bce-bucket-type", "namespace"), ("x-bce-request-id", "1")], "");
+    let server = Scripted::start([refusal.clone(), refusal]).await;
+    let error = server.client().head_bucket().await.unwrap_err();
+    assert_eq!(error.kind, BosErrorKind::Denied);
+    assert_eq!(error.story().bucket_type.as_deref(), Some("namespace"));
 }
 
 #[tokio::test]

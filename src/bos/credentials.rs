@@ -13,6 +13,10 @@ pub trait CredentialsProvider: fmt::Debug + Send + Sync + 'static {
     /// Reads the credentials again, because BOS refused `refused`. Called on a blocking thread. `false`: the present ones are
     /// these (or cannot be had anew), so that trying again is of no use.
     fn reload(&self, refused: &Credentials) -> bool;
+
+    /// Whether other ones can come later: a file that someone may still write. `false`: they were given once, and what BOS
+    /// refuses of them stays refused.
+    fn can_renew(&self) -> bool;
 }
 
 /// Credentials that never change.
@@ -32,6 +36,10 @@ impl CredentialsProvider for StaticCredentials {
     }
 
     fn reload(&self, _refused: &Credentials) -> bool {
+        false
+    }
+
+    fn can_renew(&self) -> bool {
         false
     }
 }

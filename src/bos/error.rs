@@ -22,6 +22,8 @@ pub enum BosErrorKind {
     BadDigest,
     /// 403 that is neither throttling nor a bad signature; also bad credentials.
     Denied,
+    /// The object is in class ARCHIVE, and nobody restored it.
+    Archived,
     /// Quota or capacity.
     Quota,
     /// More than 2048 bytes of metadata.
@@ -62,6 +64,8 @@ impl BosErrorKind {
             "BadDigest" => return BadDigest,
             "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSessionToken" | "OptInRequired" => return Denied,
             "AccountOverdue" | "CapacityExceeded" | "BucketCapacityExceeded" | "ObjectNumExceeded" => return Quota,
+            // As other stores call it. BOS documents no code of its own: the client looks at the storage class, too.
+            "InvalidObjectState" => return Archived,
             "MetadataTooLarge" => return MetadataTooLarge,
             "InvalidObjectName" | "InvalidURI" | "InvalidBucketName" => return InvalidName,
             "RequestRateLimitExceeded" | "SlowDown" | "ServiceUnavailable" => return Throttled,
@@ -135,6 +139,10 @@ pub struct Story {
     pub elapsed: Duration,
     /// The last try ended because nothing moved for too long.
     pub timed_out: bool,
+    /// The credentials were given once and cannot be had anew.
+    pub keys_fixed: bool,
+    /// `x-bce-bucket-type` of the last answer: BOS tells it of a bucket also where it refuses everything else.
+    pub bucket_type: Option<String>,
 }
 
 impl BosError {
@@ -162,7 +170,17 @@ impl BosError {
         matches!(
             self.kind,
             BosErrorKind::Throttled | BosErrorKind::Server | BosErrorKind::Network | BosErrorKind::BadAnswer
-        ) || self.story.code == "InvalidSessionToken"
+        ) || (self.story.code == "InvalidSessionToken" && !self.story.keys_fixed)
+    }
+
+    /// The same error of an object that turned out to be archived.
+    pub(crate) fn of_archived(self) -> Self {
+        Self { kind: BosErrorKind::Archived, ..self }
+    }
+
+    /// Whether the credentials themselves are not accepted, whatever is asked for.
+    pub fn refuses_credentials(&self) -> bool {
+        self.kind == BosErrorKind::Denied && is_credential_code(&self.story.code)
     }
 
     /// Whether BOS may have acted although no success was seen: some try (not only the last) may have reached it, and
@@ -190,6 +208,8 @@ impl BosError {
             // The loser of a race. A caller that asked for a new name (O_EXCL) says EEXIST itself.
             BosErrorKind::PreconditionFailed => libc::ESTALE,
             BosErrorKind::Denied => libc::EACCES,
+            // What changes it has to copy it; whoever reads it says EIO itself.
+            BosErrorKind::Archived => libc::EPERM,
             BosErrorKind::Quota | BosErrorKind::MetadataTooLarge => libc::ENOSPC,
             BosErrorKind::InvalidName => libc::EINVAL,
             BosErrorKind::Network if self.story.timed_out => libc::ETIMEDOUT,
@@ -216,6 +236,15 @@ impl BosError {
             BosErrorKind::NoSuchBucket => format!(
                 "bucket {bucket} is not at {endpoint}; check its name, or give the endpoint of its region with --endpoint"
             ),
+            BosErrorKind::Denied if code == "InvalidSessionToken" && self.story.keys_fixed => {
+                "the session token is wrong or has run out, and it was given once, by an option or the environment, so that no \
+                 other one can come: mount again with new keys, or keep them in a file named by --credentials, which is read \
+                 again when it changes"
+                    .to_owned()
+            }
+            BosErrorKind::Archived => "the object is archived (storage class ARCHIVE) and cannot be read or copied: restore \
+                                       it first, in the console or by RestoreObject, then try again"
+                .to_owned(),
             BosErrorKind::Denied if is_credential_code(code) => format!(
                 "{endpoint} does not accept this access key; check the key, secret and token given by --credentials or \
                  the BCE_... environment variables"

@@ -78,7 +78,9 @@ impl BosClient {
                 }
                 Err(failure) => failure,
             };
-            tries.settle(failure).await?;
+            if let Err(error) = tries.settle(failure).await {
+                return Err(self.explained(key, error).await);
+            }
         }
     }
 
@@ -91,7 +93,9 @@ impl BosClient {
                 Ok(bytes) => return Ok(bytes),
                 Err(failure) => failure,
             };
-            tries.settle(failure).await?;
+            if let Err(error) = tries.settle(failure).await {
+                return Err(self.explained(key, error).await);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, Method, header};
 
 use super::body::Body;
-use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, query, stored_headers};
+use super::client::{BosClient, PAGE_KEYS_MAX, Result, json, query, stored_headers, strong_view};
 use super::error::{BosError, BosErrorKind};
 use super::failure::Failure;
 use super::model::{CopyOutcome, ListedPart, ObjectHeaders, StoredOutcome};
@@ -76,7 +76,10 @@ impl BosClient {
         call.headers.push((COPY_SOURCE_RANGE, format!("bytes={}-{}", range.start, range.end - 1)));
         call.headers.push((CRC32C_FLAG, "true".to_owned()));
         call.body = Some(Body::Bytes(Bytes::new()));
-        self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await
+        match self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await {
+            Err(error) => Err(self.explained(src, error).await),
+            copied => copied,
+        }
     }
 
     /// CompleteMultipartUpload with `headers.metadata`, the condition and the CRC32C flag. Never repeated after an
@@ -121,6 +124,7 @@ impl BosClient {
         let mut marker: Option<PartNumber> = None;
         loop {
             let mut call = self.call("ListParts", Method::GET, Some(key));
+            call.headers.push(strong_view());
             call.query = upload_query(upload);
             call.query.push(("maxParts".to_owned(), PAGE_KEYS_MAX.to_string()));
             if let Some(marker) = marker {

@@ -5,6 +5,7 @@ use http::{HeaderName, Method, header};
 
 use super::body::Body;
 use super::client::{BosClient, Result, metadata_headers, stored_headers};
+use super::error::{BosError, BosErrorKind};
 use super::failure::Failure;
 use super::model::{CopyOutcome, ObjectHeaders, ObjectMeta, StoredOutcome};
 use super::retry::RetryPolicy;
@@ -37,6 +38,28 @@ impl BosClient {
                 Ok((meta, wire::answer_date(&answer.headers)))
             })
             .await
+    }
+
+    /// Whether the object is in class ARCHIVE and was not restored, so that its bytes can be neither read nor copied. Asks BOS.
+    pub async fn is_archived(&self, key: &ObjectKey) -> Result<bool> {
+        let call = self.call("GetObjectMeta", Method::HEAD, Some(key));
+        self.sender
+            .gather(&call, 0, |answer| {
+                let class = wire::text(&answer.headers, "x-bce-storage-class");
+                let restored = wire::text(&answer.headers, "x-bce-restore");
+                Ok(class.as_deref().is_some_and(is_archive_class) && !restored.is_some_and(|text| is_restored(&text)))
+            })
+            .await
+    }
+
+    /// An error of a call that needs the bytes of `source`, named for what it is: BOS documents no code for an object that
+    /// is archived, so where it refuses, the storage class tells.
+    pub(super) async fn explained(&self, source: &ObjectKey, error: BosError) -> BosError {
+        let refused = matches!(error.kind, BosErrorKind::Denied | BosErrorKind::Refused);
+        if refused && !error.refuses_credentials() && self.is_archived(source).await.unwrap_or(false) {
+            return error.of_archived();
+        }
+        error
     }
 
     /// PutObject, with Content-MD5 and the CRC32C flag. Repeated after an unanswered try only without a condition:
@@ -108,7 +131,10 @@ impl BosClient {
         call.headers.push((CRC32C_FLAG, "true".to_owned()));
         call.headers.extend(self.copy_source(src, if_match));
         call.body = Some(Body::Bytes(Bytes::new()));
-        self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await
+        match self.sender.gather(&call, ANSWER_BYTES_MAX, copy_answer).await {
+            Err(error) => Err(self.explained(src, error).await),
+            copied => copied,
+        }
     }
 
     /// The headers that name the source of a copy, and demand its ETag.
@@ -118,6 +144,16 @@ impl BosClient {
         headers.extend(if_match.map(|etag| (COPY_IF_MATCH, etag.quoted())));
         headers
     }
+}
+
+/// Whether objects of this storage class must be restored before they are read.
+pub fn is_archive_class(class: &str) -> bool {
+    class.trim().eq_ignore_ascii_case("ARCHIVE")
+}
+
+/// Whether `x-bce-restore` says that a restored copy is there: not one that is still being made.
+fn is_restored(text: &str) -> bool {
+    text.to_ascii_lowercase().replace([' ', '"'], "").contains("ongoing-request=false")
 }
 
 /// Reads a copy's answer.

@@ -87,6 +87,9 @@ impl CredentialsProvider for Renewable {
         }
         self.next.is_some()
     }
+    fn can_renew(&self) -> bool {
+        true
+    }
 }
 
 /// The server; stops with its runtime.

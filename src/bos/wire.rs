@@ -336,9 +336,8 @@ struct WireRuleCondition {
     time: WireRuleTime,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct WireRuleAction {
-    #[serde(default)]
     name: String,
 }
 
@@ -350,14 +349,13 @@ struct WireRule {
     resource: Vec<String>,
     #[serde(default)]
     condition: WireRuleCondition,
-    #[serde(default)]
     action: WireRuleAction,
 }
 
-/// Answer of GetBucketLifecycle.
-#[derive(Debug, Default, Deserialize)]
+/// Answer of GetBucketLifecycle. One without rules, or with a rule that does not say what it does, is not understood: that it
+/// aborts no uploads would be a guess.
+#[derive(Debug, Deserialize)]
 pub struct WireLifecycle {
-    #[serde(default)]
     rule: Vec<WireRule>,
 }
 

@@ -120,6 +120,11 @@ pub struct MountArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
 
+    /// First pause before a file that BOS refused (no permission, an unpaid bill) is tried again by itself; it doubles with each
+    /// further failure up to half an hour
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1m")]
+    pub retry_failed: Duration,
+
     /// Size of the first parts: a multiple of 1MiB, from 5MiB; parts grow for files too large for 10,000 of them
     #[arg(long, value_name = "SIZE", value_parser = parse_part_size, default_value = "8MiB")]
     pub part_size: u64,

@@ -162,6 +162,7 @@ fn mount_here(args: &MountArgs, given: GivenKeys, daemon_log: Option<LogFile>) -
         client: client.clone(),
         credentials: access.credentials.clone(),
         uploads: upload_options(args),
+        retry_failed: args.retry_failed,
         mount: mount_settings(args),
     };
     let own_log = log.filter(|_| args.log.log_file.is_none());

@@ -50,6 +50,7 @@ pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
         parts_sent: state.parts_sent,
         bytes_per_s: 0,
         tries: 0,
+        retry_in_s: None,
         last_error,
         proof: state.published.as_ref().map(|published| published.proof),
         parts: None,

@@ -7,7 +7,7 @@ use super::args::StatusArgs;
 use super::exit::CliError;
 use super::interrupt::on_interrupt;
 use super::output::{self, Table};
-use super::umount::snapshot_through;
+use super::serving::snapshot_through;
 use crate::journal::Journal;
 use crate::journal::state_dir::{list_state_dirs, read_holder, read_identity, uploads_in};
 use crate::object::Timestamp;
@@ -138,12 +138,6 @@ fn add_state_dir(report: &mut Report, dir: &Path, even_if_empty: bool) {
     }
 }
 
-/// The journals of state directories that no process holds.
-pub fn offline_snapshots() -> Vec<StatusSnapshot> {
-    let dirs = known_state_dirs().into_iter().filter(|dir| read_holder(dir).is_none());
-    dirs.filter_map(|dir| journal_snapshot(&dir)).collect()
-}
-
 /// What the journals of the state directory `dir` say, read without changing anything, whoever holds it. `None`: it is no
 /// state directory.
 pub fn journal_snapshot(dir: &Path) -> Option<StatusSnapshot> {
@@ -158,7 +152,12 @@ pub fn journal_snapshot(dir: &Path) -> Option<StatusSnapshot> {
         ..StatusSnapshot::default()
     };
     let mut files = Vec::new();
-    for upload in uploads_in(dir).unwrap_or_default() {
+    let uploads = uploads_in(dir).unwrap_or_else(|error| {
+        // Not to be read is not to be empty.
+        snapshot.unreadable.push(format!("{}: {error}", dir.display()));
+        Vec::new()
+    });
+    for upload in uploads {
         match offline_file(&upload) {
             Ok(Some(file)) => files.push(file),
             Ok(None) => {}
@@ -240,6 +239,13 @@ fn add_files(text: &mut String, snapshot: &StatusSnapshot) {
             "  a lifecycle rule of the bucket aborts unfinished uploads after {days} days; the spool is kept whole\n"
         ));
     }
+    if let Some(why) = &snapshot.abort_rules_unknown {
+        text.push_str(&format!(
+            "  the lifecycle rules of the bucket cannot be read, and one may abort unfinished uploads; the spool is kept whole \
+             ({})\n",
+            output::printable(why)
+        ));
+    }
     let mut table = Table::new(&[
         "  FILE",
         "STATE",
@@ -278,6 +284,10 @@ fn add_files(text: &mut String, snapshot: &StatusSnapshot) {
     for file in &snapshot.files {
         if let Some(error) = &file.last_error {
             text.push_str(&format!("  {}: {}\n", output::printable(&file.key), output::printable(error)));
+        }
+        if let Some(left) = file.retry_in_s {
+            let (key, left) = (output::printable(&file.key), output::duration(Duration::from_secs(left)));
+            text.push_str(&format!("  {key}: tried again by itself in {left}\n"));
         }
         if file.state == "interrupted" {
             let key = output::printable(&format!("{}/{}", snapshot.bucket, file.key));

@@ -1,7 +1,7 @@
 //! `bosfs umount`: wait until every closed file is in BOS, detach, wait until the process has ended.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use super::args::UmountArgs;
 use super::exit::{CliError, Exit};
 use super::mount_point::{self, answered};
+use super::serving::{Serving, serving, state_dirs_of};
 use super::{interrupt, output, status};
-use crate::journal::state_dir::{Holder, read_holder};
+use crate::journal::state_dir::{read_holder, read_identity};
 use crate::observe::control::{Answer, ControlClient, Request};
+use crate::observe::mount_table::MountEntry;
 use crate::observe::{StatusSnapshot, mount_table};
 use crate::upload::FileStatus;
 
@@ -32,8 +34,20 @@ pub fn run(args: &UmountArgs) -> Result<(), CliError> {
         return Err(CliError::failed(format!("{shown} is no bosfs mount but {}", entry.fs_type))
             .hint(format!("use the system's own: umount {shown}")));
     }
-    let Some(state_dir) = state_dir_of(&dir) else {
-        return umount_dead(&dir, &entry.source);
+    let state_dir = match serving(&entry) {
+        Serving::Session(state_dir) => state_dir,
+        Serving::Nobody => return umount_dead(&entry),
+        Serving::Unknown(why) => {
+            return Err(CliError::failed(format!(
+                "cannot tell which process serves the mount of {} at {shown}, and so not whether everything is in BOS ({why}); \
+                 it stays mounted",
+                entry.source
+            ))
+            .hint(format!(
+                "unmount it as the user who mounted it, or as root; if its process is surely gone: umount -l {shown}, then mount \
+                 it again as that user"
+            )));
+        }
     };
     let mut client = ControlClient::connect(&state_dir)
         .map_err(|e| CliError::caused(format!("the process of the mount at {shown} does not answer"), &e))?;
@@ -41,52 +55,67 @@ pub fn run(args: &UmountArgs) -> Result<(), CliError> {
     follow(args, &dir, &mut client)
 }
 
-/// Where the state directory of the mount at `dir` is: by asking the sessions of this user's state directories, or the
-/// mount itself. `None`: the mount is dead.
-fn state_dir_of(dir: &Path) -> Option<PathBuf> {
-    let shows =
-        |state_dir: &Path| ControlClient::status(state_dir).is_ok_and(|s| s.mount_point.as_deref() == Some(dir));
-    let held = held_for(dir, status::known_state_dirs(), read_holder, shows);
-    held.or_else(|| snapshot_through(dir).map(|snapshot| snapshot.state_dir))
-}
-
-/// The one among `state_dirs` whose holder says that it is mounted at `dir`. `shows` asks a session itself, only where its
-/// holder does not say: it may be one that does not answer, and is nobody's business here.
-fn held_for(
-    dir: &Path,
-    state_dirs: Vec<PathBuf>,
-    holder: impl Fn(&Path) -> Option<Holder>,
-    shows: impl Fn(&Path) -> bool,
-) -> Option<PathBuf> {
-    let held: Vec<(PathBuf, Holder)> =
-        state_dirs.into_iter().filter_map(|path| holder(&path).map(|holder| (path, holder))).collect();
-    let named = held.iter().find(|(_, holder)| holder.mount_point.as_deref() == Some(dir));
-    let found = named.or_else(|| held.iter().find(|(path, holder)| holder.mount_point.is_none() && shows(path)));
-    found.map(|(path, _)| path.clone())
-}
-
-/// What the mount at `dir` says of itself in `.bosfs/status.json`; `None` when it does not answer.
-pub fn snapshot_through(dir: &Path) -> Option<StatusSnapshot> {
-    let path = dir.join(".bosfs/status.json");
-    let text = answered(move || std::fs::read(path))?.ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
-fn umount_dead(dir: &Path, source: &str) -> Result<(), CliError> {
-    mount_point::detach(dir, true)
-        .map_err(|e| CliError::caused(format!("the mount at {} is dead and cannot be detached", dir.display()), &e))?;
-    let message = format!("the mount of {source} at {} had no process any more; it is detached", dir.display());
-    let offline: Vec<FileStatus> = status::offline_snapshots()
-        .into_iter()
-        .filter(|snapshot| snapshot.source() == source)
-        .flat_map(|snapshot| snapshot.files)
-        .collect();
-    if offline.is_empty() {
-        output::note(message);
-        return Ok(());
+/// Detaches a mount whose process is gone. What its journal still has to send is told; that there is nothing, only where the
+/// journal says so.
+fn umount_dead(entry: &MountEntry) -> Result<(), CliError> {
+    let (dir, source) = (entry.dir.display(), &entry.source);
+    mount_point::detach(&entry.dir, true)
+        .map_err(|e| CliError::caused(format!("the mount at {dir} is dead and cannot be detached"), &e))?;
+    let message = format!("the mount of {source} at {dir} had no process any more; it is detached");
+    match left_of(entry) {
+        Left::Nothing => {
+            output::note(message);
+            Ok(())
+        }
+        Left::Files(count) => Err(CliError::new(
+            Exit::FilesRemain,
+            format!("{message}; its journal has {} to send", files(count)),
+        )
+        .hint(format!("mount it again and the uploads go on: bosfs mount {source} {dir}"))),
+        Left::Unknown(why) => Err(CliError::new(
+            Exit::FilesRemain,
+            format!("{message}; whether everything is in BOS cannot be told: {why}"),
+        )
+        .hint(format!(
+            "mount it again as the user who had mounted it, with the same --state-dir, and what is left goes on: bosfs mount \
+             {source} {dir}"
+        ))),
     }
-    Err(CliError::new(Exit::FilesRemain, format!("{message}; its journal has {} to send", files(offline.len())))
-        .hint(format!("mount it again and the uploads go on: bosfs mount {source} {}", dir.display())))
+}
+
+/// What a dead mount left to be sent.
+enum Left {
+    Nothing,
+    Files(usize),
+    Unknown(String),
+}
+
+fn left_of(entry: &MountEntry) -> Left {
+    let dirs = state_dirs_of(entry).into_iter().filter(|dir| read_identity(dir).is_some());
+    let mut snapshots = Vec::new();
+    for dir in dirs {
+        // Somebody may have mounted the same anew, somewhere else.
+        let snapshot = match read_holder(&dir) {
+            Some(holder) => ControlClient::status(&dir).map_err(|_| format!("{} is in use by {holder}", dir.display())),
+            None => status::journal_snapshot(&dir).ok_or_else(|| format!("{} cannot be read", dir.display())),
+        };
+        match snapshot {
+            Ok(snapshot) if snapshot.source() != entry.source => {}
+            Ok(snapshot) => snapshots.push(snapshot),
+            Err(why) if status::journal_snapshot(&dir).is_none_or(|known| known.source() == entry.source) => {
+                return Left::Unknown(why);
+            }
+            Err(_) => {}
+        }
+    }
+    if let Some(why) = snapshots.iter().flat_map(|snapshot| &snapshot.unreadable).next() {
+        return Left::Unknown(why.clone());
+    }
+    match snapshots.iter().map(|snapshot| snapshot.files.len()).sum() {
+        _ if snapshots.is_empty() => Left::Unknown("no state folder of it is known here".to_owned()),
+        0 => Left::Nothing,
+        count => Left::Files(count),
+    }
 }
 
 fn files(count: usize) -> String {
@@ -244,23 +273,6 @@ fn is_running(pid: u32) -> bool {
 mod tests {
     use super::*;
     use crate::observe::tests::file;
-
-    #[test]
-    fn sessions_of_other_mounts_are_not_asked() {
-        let at = |dir: &str| Some(Holder::this_process(Some(dir.into()), None));
-        let holder = |path: &Path| match path.to_str() {
-            Some("other") => at("/other"),
-            Some("ours") => at("/ours"),
-            Some("unknown") => Some(Holder::this_process(None, None)),
-            _ => None,
-        };
-        let dirs = || ["free", "other", "unknown", "ours"].map(PathBuf::from).to_vec();
-        let held = |dir: &str, shows: &dyn Fn(&Path) -> bool| held_for(Path::new(dir), dirs(), holder, shows);
-        assert_eq!(held("/ours", &|path| panic!("{path:?} is asked")), Some("ours".into()));
-        let only_unknown = |path: &Path| path == Path::new("unknown") || panic!("{path:?} is asked");
-        assert_eq!(held("/elsewhere", &only_unknown), Some("unknown".into()));
-        assert_eq!(held("/elsewhere", &|_| false), None);
-    }
 
     #[test]
     fn zombies_have_ended() {

@@ -417,6 +417,10 @@ impl CredentialsProvider for CredentialsSource {
     fn reload(&self, refused: &Credentials) -> bool {
         self.reload_now(refused)
     }
+
+    fn can_renew(&self) -> bool {
+        matches!(self.place, Place::File(_))
+    }
 }
 
 impl fmt::Debug for CredentialsSource {

@@ -18,7 +18,7 @@ const FLAGS: [(&str, &str); 9] = [
 ];
 
 /// Options with a value: name there, long option. The names of the official bosfs come after our own.
-const VALUES: [(&str, &str); 29] = [
+const VALUES: [(&str, &str); 30] = [
     ("endpoint", "--endpoint"),
     ("region", "--region"),
     ("credentials", "--credentials"),
@@ -41,6 +41,7 @@ const VALUES: [(&str, &str); 29] = [
     ("timeout", "--timeout"),
     ("on-conflict", "--on-conflict"),
     ("punch", "--punch"),
+    ("retry-failed", "--retry-failed"),
     ("local", "--local"),
     ("multipart_size", "--part-size"),
     ("meta_expires", "--metadata-ttl"),

@@ -6,7 +6,7 @@ use super::Fs;
 use super::attr::{Attr, AttrChange, Content, Node};
 use super::error::{FsError, FsResult};
 use super::open::{cut_waiting, drop_privileges};
-use crate::bos::client::ObjectHeaders;
+use crate::bos::client::{ObjectHeaders, is_archive_class};
 use crate::namespace::Object;
 use crate::namespace::inode::Kind;
 use crate::object::{FileAttrs, ObjectKey};
@@ -95,7 +95,9 @@ impl Fs {
                 Ok(())
             }
             Content::Object(object) => {
-                check_room(&self.key_of(node)?, &object.headers, &change.apply(object.attrs))?;
+                let key = self.key_of(node)?;
+                check_room(&key, &object.headers, &change.apply(object.attrs))?;
+                self.check_copyable(&key, &object.headers).await?;
                 self.change_dirty(node, |file| {
                     let attrs = change.apply(file.attrs());
                     file.set_attrs(attrs)
@@ -104,6 +106,29 @@ impl Fs {
             }
             Content::Dir(_) => self.set_dir_attrs(node, &change),
             Content::Virtual(_) => Err(FsError::plain(libc::EPERM)),
+        }
+    }
+
+    /// Refuses new attributes for an object that is archived: they would cost a copy of it onto itself, which fails behind,
+    /// where the program that set them does not hear of it.
+    ///
+    /// # Errors
+    /// `EPERM` for an archived object that nobody restored; what BOS says.
+    pub(super) async fn check_copyable(&self, key: &ObjectKey, headers: &ObjectHeaders) -> FsResult<()> {
+        if !headers.storage_class.as_deref().is_some_and(is_archive_class) {
+            return Ok(());
+        }
+        let doing = "changing the attributes of";
+        match self.client.is_archived(key).await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(FsError::told(
+                libc::EPERM,
+                format!(
+                    "{doing} {key:?}: the object is archived (storage class ARCHIVE), and BOS copies it for that; nothing was \
+                     changed: restore it first, in the console or by RestoreObject, then try again"
+                ),
+            )),
+            Err(error) => Err(FsError::from_bos(doing, key.as_str(), &error)),
         }
     }
 

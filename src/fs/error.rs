@@ -45,6 +45,8 @@ impl FsError {
             // The version that a handle was opened for is no longer there.
             BosErrorKind::PreconditionFailed => libc::ESTALE,
             BosErrorKind::Denied => libc::EACCES,
+            // What changes it has to copy it.
+            BosErrorKind::Archived => libc::EPERM,
             BosErrorKind::Quota => libc::EDQUOT,
             BosErrorKind::MetadataTooLarge => libc::ENOSPC,
             BosErrorKind::InvalidName => libc::EINVAL,
@@ -75,6 +77,8 @@ impl FsError {
                 libc::ESTALE,
                 format!("reading {key:?}: the object was replaced or removed since the file was opened; open it again"),
             ),
+            // No permission helps: its bytes are not there to be read before somebody restores them.
+            BosErrorKind::Archived => Self::told(libc::EIO, format!("reading {key:?}: {error}")),
             _ => Self::from_bos("reading", key, error),
         }
     }

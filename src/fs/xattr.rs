@@ -128,7 +128,11 @@ impl Fs {
             Some(stored) => wanted.metadata.insert(XATTRS.to_owned(), stored.clone()),
             None => wanted.metadata.remove(XATTRS),
         };
-        check_room(&self.key_of(&node)?, &wanted, &attrs)?;
+        let key = self.key_of(&node)?;
+        check_room(&key, &wanted, &attrs)?;
+        if matches!(content, Content::Object(_)) {
+            self.check_copyable(&key, &wanted).await?;
+        }
         node.body.state.lock().touch();
         match content {
             Content::Dirty(file) => {

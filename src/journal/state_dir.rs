@@ -447,6 +447,11 @@ pub fn list_state_dirs() -> Vec<PathBuf> {
     list_state_dirs_in(&default_root())
 }
 
+/// State directories in the default place of a user with this home.
+pub fn list_state_dirs_of_home(home: &Path) -> Vec<PathBuf> {
+    list_state_dirs_in(&home.join(".local/state/bosfs"))
+}
+
 fn list_state_dirs_in(root: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
     let mut dirs: Vec<_> = entries.filter(|p| p.join(IDENTITY_NAME).is_file()).collect();

@@ -20,6 +20,8 @@ pub struct MountEntry {
     pub source: String,
     /// `user_id=` among the options: who mounted it.
     pub user_id: Option<u32>,
+    /// `group_id=` among the options: with which group.
+    pub group_id: Option<u32>,
 }
 
 impl MountEntry {
@@ -60,8 +62,9 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let fs_type = text(rest.next()?);
     let source = text(rest.next()?);
     let options = rest.next().map(text).unwrap_or_default();
-    let user_id = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
-    Some(MountEntry { device, dir, fs_type, source, user_id })
+    let id = |name: &str| options.split(',').find_map(|option| option.strip_prefix(name)?.parse().ok());
+    let (user_id, group_id) = (id("user_id="), id("group_id="));
+    Some(MountEntry { device, dir, fs_type, source, user_id, group_id })
 }
 
 /// `\040` and the like to the bytes they stand for.
@@ -122,6 +125,7 @@ mod tests {
             fs_type: "fuse.bosfs".into(),
             source: "bkt/pre fix".into(),
             user_id: Some(1000),
+            group_id: Some(1000),
         };
         assert_eq!(entries[1], expected);
         assert!(entries[1].is_bosfs() && !entries[0].is_bosfs());

@@ -73,6 +73,7 @@ async fn act(shared: &Arc<Shared>, request: &Request, body: &mut RequestBody) ->
                 Call::CopyObject => objects::copy(shared, request).await,
                 Call::GetObject => objects::get(shared, request),
                 Call::HeadObject => objects::head(shared, request),
+                Call::RestoreObject => objects::restore(shared, request).await,
                 Call::DeleteObject => objects::delete(shared, request).await,
                 Call::InitiateMultipartUpload => multipart::initiate(shared, request).await,
                 Call::UploadPart => multipart::put_part(shared, request, body).await,

@@ -39,6 +39,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
+    /// 403 for the bytes of an object that is archived and not restored. BOS documents no code for it; this is what other
+    /// stores say.
+    pub fn archived() -> Self {
+        Self::denied("InvalidObjectState", "The object is archived; restore it before its bytes are read or copied.")
+    }
+
     /// 404 `NoSuchKey`.
     pub fn no_such_key() -> Self {
         Self::missing("NoSuchKey", "The specified key does not exist.")

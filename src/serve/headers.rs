@@ -232,6 +232,10 @@ pub fn describe(object: &ObjectRecord, variants: &Variants) -> HeaderMap {
         set_crcs(&mut headers, crcs, object.crc32c_shown, variants);
     }
     set(&mut headers, "x-bce-storage-class", stored.storage_class.as_deref().unwrap_or("STANDARD"));
+    if object.restored_until > 0 {
+        let expiry = http_date(object.restored_until);
+        set(&mut headers, "x-bce-restore", &format!("ongoing-request=\"false\", expiry-date=\"{expiry}\""));
+    }
     set(&mut headers, "x-bce-object-type", "Normal");
     set(&mut headers, "x-bce-flow-control-type", "-1");
     set(&mut headers, "x-bce-is-transition", "false");

@@ -34,6 +34,7 @@ pub enum Call {
     GetObject,
     HeadObject,
     DeleteObject,
+    RestoreObject,
     InitiateMultipartUpload,
     UploadPart,
     UploadPartCopy,
@@ -185,6 +186,9 @@ impl Request {
             "requestPayment",
             "offset",
         ];
+        if self.method == Method::POST && has("restore") && !self.key.is_empty() {
+            return Call::RestoreObject;
+        }
         if ELSEWHERE.iter().any(|name| has(name)) || self.headers.contains_key("x-bce-rename-key") {
             return Call::Unknown;
         }

@@ -83,6 +83,7 @@ impl DirtyFile {
             removal: if state.unlinked || state.discarded { Removal::Wanted } else { Removal::None },
             spooled_bytes,
             failures,
+            unanswered: state.stage.frozen().filter(|_| state.stage.is_sent()).map(|frozen| frozen.publication),
             ..Inner::new(state, Some(store), plan, jobs_max)
         };
         inner.new_content = inner.has_open_changes();

@@ -216,10 +216,14 @@ impl DirtyFile {
             Ok(()) => {
                 inner.tries = 0;
                 inner.last_error = None;
+                self.mended(&mut inner, what);
             }
             Err(Trouble::Again(message)) => inner.back_off(&key.to_string(), what, message),
             // A journal that could not be written stays shut until the next mount reads it back.
-            Err(Trouble::Local(WriteError::Failed { errno, message })) => self.fail(&mut inner, errno, message),
+            Err(Trouble::Local(WriteError::Failed { errno, message })) => {
+                self.fail(&mut inner, errno, message);
+                self.shared.again.failed(&inner.state.journal_id);
+            }
             Err(Trouble::Local(e @ WriteError::MustWait)) => inner.back_off(&key.to_string(), what, e.to_string()),
             Err(Trouble::Bos(e)) => match e.kind {
                 // A missing key is the base's or a copy's source: HEAD tells, as after a refused condition.
@@ -232,16 +236,20 @@ impl DirtyFile {
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
                 _ if e.is_transient() || e.is_ambiguous() => {
+                    if e.is_ambiguous() && inner.state.stage.is_sent() {
+                        inner.unanswered = inner.state.stage.frozen().map(|frozen| frozen.publication);
+                    }
                     inner.reconcile |= e.is_ambiguous() && !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
                 _ => {
                     let message = format!(
-                        "{e}; the bytes of {key} are kept in {}; put right what BOS complains of, then `bosfs uploads resume` \
-                         or mount again",
+                        "{e}; the bytes of {key} are kept in {}; put right what BOS complains of: a mount tries it again by itself, \
+                         and `bosfs uploads resume` or a new mount at once",
                         inner.store.as_ref().map_or_else(String::new, |s| s.dir.display().to_string())
                     );
                     self.fail(&mut inner, e.errno(), message);
+                    self.shared.again.failed(&inner.state.journal_id);
                 }
             },
             Err(Trouble::Final { errno, message }) => self.fail(&mut inner, errno, message),
@@ -252,13 +260,16 @@ impl DirtyFile {
 
     fn fail(&self, inner: &mut Inner, errno: i32, message: String) {
         log::error!("{message}");
+        // Told already: a further try that fails is no news to programs.
+        let known = inner.state.failed.is_some();
+        inner.retrying = false;
         let record = Record::Failed { message: message.clone(), errno };
         if self.append(inner, &record).is_err() {
             inner.state.apply(&record);
         }
         // Of what is still being written its close tells, which tries again. A write that were refused now would end the
         // program in the middle, and leave half of the file to be published.
-        if inner.writers == 0 || inner.state.stage != Stage::Open {
+        if !known && (inner.writers == 0 || inner.state.stage != Stage::Open) {
             inner.failures += 1;
         }
         inner.last_error = Some(message);
@@ -316,6 +327,11 @@ impl Inner {
         self.last_error = Some(message);
     }
 
+    /// Whether it failed and is not being tried once more.
+    fn has_failed(&self) -> bool {
+        self.state.failed.is_some() && !self.retrying
+    }
+
     /// What to do now; `jobs` parts are on their way.
     pub(super) fn next(&mut self, jobs: usize) -> Next {
         let alone = |step| if jobs == 0 { Next::Step(step) } else { Next::Wait };
@@ -328,6 +344,8 @@ impl Inner {
         }
         match self.removal {
             _ if self.broken => return idle,
+            // As for what is published: what BOS refused is asked again later, not at once.
+            Removal::Wanted if self.has_failed() => return idle,
             Removal::Wanted => {
                 if jobs > 0 {
                     self.cancel_jobs();
@@ -337,7 +355,7 @@ impl Inner {
             Removal::Orphaned | Removal::Done => return idle,
             Removal::None => {}
         }
-        if self.store.is_none() || self.broken || self.state.failed.is_some() || self.state.conflict.is_some() {
+        if self.store.is_none() || self.broken || self.has_failed() || self.state.conflict.is_some() {
             return idle;
         }
         if self.tidying {

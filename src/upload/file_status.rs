@@ -46,6 +46,12 @@ impl DirtyFile {
         self.lock().trouble().is_err()
     }
 
+    /// Seconds until it is tried again, while it has failed.
+    fn retry_in_s(&self, inner: &Inner) -> Option<u64> {
+        inner.state.failed.as_ref()?;
+        self.shared.again.due_in(&inner.state.journal_id).map(|left| left.as_secs())
+    }
+
     /// Its entry in `status`, with the list of parts if `parts`.
     pub fn status(&self, parts: bool) -> FileStatus {
         let inner = self.lock();
@@ -90,6 +96,7 @@ impl DirtyFile {
             parts_sent: state.parts_sent,
             bytes_per_s: inner.meter.bytes_per_s(),
             tries: inner.tries,
+            retry_in_s: self.retry_in_s(&inner),
             last_error: state
                 .conflict
                 .clone()

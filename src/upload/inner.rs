@@ -104,6 +104,10 @@ pub(super) struct Inner {
     pub(super) broken: bool,
     pub(super) retry_at: Option<Instant>,
     pub(super) tries: u32,
+    /// It failed, and is tried once more all the same.
+    pub(super) retrying: bool,
+    /// A publication that may have been made, although no answer said so.
+    pub(super) unanswered: Option<Publication>,
     pub(super) last_error: Option<String>,
     /// Number of the last publication that is over: proved, or taken back.
     pub(super) settled_publication: Publication,
@@ -166,6 +170,8 @@ impl Inner {
             broken: false,
             retry_at: None,
             tries: 0,
+            retrying: false,
+            unanswered: None,
             last_error: None,
             settled_publication: 0,
             removal: Removal::None,

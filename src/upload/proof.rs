@@ -1,20 +1,20 @@
 //! The proof that an object is what was written: HEAD and compare, and what follows from the verdict.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::Inner;
 use super::part::check_stored;
+use super::patience::{Patience, Standing};
 use super::state::{Frozen, Held, Stage};
-use crate::bos::client::StoredOutcome;
+use crate::bos::client::{ObjectMeta, StoredOutcome};
 use crate::journal::Record;
 use crate::journal::record::Proof;
-use crate::object::{Crcs, ETag, PartNumber, composed_etag};
+use crate::object::{Crcs, ETag, ObjectKey, PartNumber, composed_etag};
 use crate::posix_meta::MARK;
 
-/// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
-const MISSING_MAX: u32 = 6;
 /// Publications of one state that may be disproved before the file fails.
 const DISPROOFS_MAX: u32 = 3;
 
@@ -26,16 +26,24 @@ impl DirtyFile {
             let Stage::Completed { frozen, etag, put } = &inner.state.stage else { return Ok(()) };
             (inner.state.key.clone(), frozen.clone(), etag.clone(), *put)
         };
-        let Some(head) = self.head(&key).await? else {
-            let mut inner = self.lock();
-            if inner.tries < MISSING_MAX {
-                return Err(Trouble::Again(format!("the object with ETag {etag} is not to be seen yet")));
-            }
-            self.conflict(&mut inner, "no object, although this file was published");
+        let (mark, before) = {
+            let inner = self.lock();
+            (inner.state.mark(frozen.publication), inner.before())
+        };
+        let is_ours = |head: &ObjectMeta| head.etag == etag || head.headers.metadata.get(MARK) == Some(&mark);
+        let counts = |head: Option<&ObjectMeta>| head.is_some_and(is_ours) || before.standing(head) == Standing::Later;
+        let head = self.head_patiently(&key, Patience::before_dropping(), counts).await?;
+        let Some(head) = head else {
+            self.conflict(&mut self.lock(), "no object, although this file was published");
             return Ok(());
         };
-        let mark = self.lock().state.mark(frozen.publication);
-        if head.etag != etag && head.headers.metadata.get(MARK) != Some(&mark) {
+        if !is_ours(&head) {
+            if before.standing(Some(&head)) == Standing::Earlier {
+                // Not replaced since: as if it had never been published. The spool may have the only copy of its bytes.
+                let found = format!("an object with ETag {} from before this file was published as {etag}", head.etag);
+                self.conflict(&mut self.lock(), &found);
+                return Ok(());
+            }
             log::warn!("{key}: published as ETag {etag}, and replaced by somebody else since");
             return self.finish(frozen, Proof::Composed).await;
         }
@@ -56,10 +64,36 @@ impl DirtyFile {
                 let listed = self.lock().listed(frozen.size);
                 let whole = listed.as_ref().and_then(|listed| whole_crcs(listed));
                 let predicted = listed.map(|listed| predicted_etag(&listed));
-                judge_composed(whole, &outcome, predicted.as_ref(), true).unwrap_or(Ok(Proof::Composed))
+                let verdict = judge_composed(whole, &outcome, predicted.as_ref(), true).unwrap_or(Ok(Proof::Composed));
+                let misfit = whole.and_then(|whole| crc_verdict(&whole, &outcome)).and_then(Result::err);
+                match (verdict, misfit) {
+                    // By neither rule what was written, and not for the first time: what this bucket says of its composed
+                    // objects tells nothing, and sending them again would not change that.
+                    (Err(message), _) if !follows_a_rule(&outcome.etag) && self.lock().state.disproofs > 0 => {
+                        self.tell_odd_crcs(&key, &message);
+                        Ok(Proof::Composed)
+                    }
+                    (Ok(proof), Some(misfit)) => {
+                        self.tell_odd_crcs(&key, &misfit);
+                        Ok(proof)
+                    }
+                    (verdict, _) => verdict,
+                }
             }
         };
         self.conclude(frozen, verdict).await
+    }
+
+    /// Tells once for the mount that checksums of composed objects do not fit, although every part's did.
+    fn tell_odd_crcs(&self, key: &ObjectKey, misfit: &str) {
+        if !self.shared.odd_crcs_told.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{key}: {misfit}, although each of its parts was stored as it was sent: the checksums that BOS gives of composed \
+                 objects of the bucket {} are not believed, and its ETags over the parts count instead; such objects are \
+                 `composed`, not `proved` (this is told once)",
+                self.shared.client.bucket()
+            );
+        }
     }
 
     pub(super) async fn conclude(
@@ -111,8 +145,25 @@ pub(super) fn predicted_etag(listed: &[(PartNumber, Held)]) -> ETag {
     composed_etag(listed.iter().map(|(_, held)| &held.etag))
 }
 
-/// The verdict on a composed object, by the strongest checksum that BOS gives. `None`: nothing given, and HEAD was not
-/// asked yet.
+/// The verdict of the strongest checksum that BOS gives of the whole; `None` where it gives none.
+fn crc_verdict(whole: &Crcs, outcome: &StoredOutcome) -> Option<Result<(), String>> {
+    let checks = [
+        ("CRC32C", outcome.crc32c.map(u64::from), u64::from(whole.crc32c)),
+        ("CRC64", outcome.crc64, whole.crc64),
+        ("CRC32", outcome.crc32.map(u64::from), u64::from(whole.crc32)),
+    ];
+    let (name, given, local) = checks.into_iter().find_map(|(name, given, local)| Some((name, given?, local)))?;
+    let differs = || format!("{name} of the object is {given}, of what was written {local}");
+    Some(if given == local { Ok(()) } else { Err(differs()) })
+}
+
+/// Whether an ETag of a composed object has the form that is known to follow from the ETags of its parts (bos-api.md 5.6).
+fn follows_a_rule(etag: &ETag) -> bool {
+    etag.as_str().strip_prefix('-').is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// The verdict on a composed object, by the strongest checksum that BOS gives; where that does not fit, by the ETag over the
+/// parts, each of which was compared when it was sent. `None`: HEAD must be asked.
 pub(super) fn judge_composed(
     whole: Option<Crcs>,
     outcome: &StoredOutcome,
@@ -120,16 +171,13 @@ pub(super) fn judge_composed(
     head_asked: bool,
 ) -> Option<Result<Proof, String>> {
     if let Some(whole) = whole {
-        let checks = [
-            ("CRC32C", outcome.crc32c.map(u64::from), u64::from(whole.crc32c)),
-            ("CRC64", outcome.crc64, whole.crc64),
-            ("CRC32", outcome.crc32.map(u64::from), u64::from(whole.crc32)),
-        ];
-        for (name, given, local) in checks {
-            if let Some(given) = given {
-                let differs = || format!("{name} of the object is {given}, of what was written {local}");
-                return Some(if given == local { Ok(Proof::Proved) } else { Err(differs()) });
-            }
+        match crc_verdict(&whole, outcome) {
+            Some(Ok(())) => return Some(Ok(Proof::Proved)),
+            // Perhaps HEAD says otherwise.
+            Some(Err(_)) if !head_asked => return None,
+            Some(Err(_)) if predicted == Some(&outcome.etag) => return Some(Ok(Proof::Composed)),
+            Some(Err(differs)) => return Some(Err(differs)),
+            None => {}
         }
         if !head_asked {
             return None;
@@ -163,6 +211,20 @@ mod tests {
         assert_eq!(judge(answer("e", None, None, Some(2))), Ok(Proof::Proved));
         assert!(judge(answer("e", None, None, Some(9))).is_err());
         assert_eq!(judge(answer("e", None, None, None)), Ok(Proof::Composed));
+    }
+
+    #[test]
+    fn a_checksum_of_the_whole_that_does_not_fit_counts_less_than_an_etag_over_all_parts_that_does() {
+        let (etag, other) = (ETag::new("-x"), ETag::new("-y"));
+        let outcome = answer("-x", Some(9), None, None);
+        assert_eq!(judge_composed(Some(WHOLE), &outcome, Some(&etag), true), Some(Ok(Proof::Composed)));
+        assert!(judge_composed(Some(WHOLE), &outcome, Some(&other), true).unwrap().is_err(), "other bytes");
+        assert!(judge_composed(Some(WHOLE), &outcome, None, true).unwrap().is_err(), "nothing else to go by");
+        assert_eq!(judge_composed(Some(WHOLE), &outcome, Some(&etag), false), None, "size by HEAD first");
+        assert!(follows_a_rule(&ETag::new(&format!("-{}", "0a".repeat(16)))));
+        for opaque in ["0a".repeat(16), "-x".to_owned(), format!("{}-4", "0a".repeat(16))] {
+            assert!(!follows_a_rule(&ETag::new(&opaque)), "{opaque}");
+        }
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::decide::{Found, found};
+use super::decide::Found;
 use super::dirty_file::{DirtyFile, disk_error};
 use super::driver::Trouble;
 use super::inner::Inner;
 use super::part::hash;
+use super::patience::{Before, Expected, Patience};
 use super::state::{Held, Stage};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{ListedPart, ObjectMeta};
@@ -30,7 +31,7 @@ impl DirtyFile {
                 sent || inner.suspect_base,
             )
         };
-        if ask_object && self.settle_object(&key, &stage, &condition).await? {
+        if ask_object && self.settle_object(&key, &stage, &condition, false).await? {
             return Ok(());
         }
         if self.lock().suspect_base {
@@ -47,8 +48,9 @@ impl DirtyFile {
                 self.compare_parts(&mut inner, &listed)?;
             }
             Err(e) if e.kind == BosErrorKind::NoSuchUpload => {
-                // A Complete that acted between the HEAD above and this list would look like a lost upload.
-                if ask_object && self.settle_object(&key, &stage, &condition).await? {
+                // A Complete that acted between the HEAD above and this list would look like a lost upload, and so does one
+                // whose object HEAD does not show yet.
+                if ask_object && self.settle_object(&key, &stage, &condition, true).await? {
                     return Ok(());
                 }
                 let mut inner = self.lock();
@@ -99,20 +101,23 @@ impl DirtyFile {
         inner.suspect_base = false;
     }
 
-    /// HEAD and mark: whether the publication is settled (done, or in conflict).
+    /// HEAD and mark: whether the publication is settled (done, or in conflict). `gone`: BOS knows its upload no more.
     async fn settle_object(
         self: &Arc<Self>,
         key: &ObjectKey,
         stage: &Stage,
         condition: &Condition,
+        gone: bool,
     ) -> Result<bool, Trouble> {
-        let head = self.head(key).await?;
-        let (mark, sent_under) = match stage {
-            Stage::Putting { mark, condition, .. } | Stage::Completing { mark, condition, .. } => {
-                (Some(mark.as_str()), condition)
-            }
-            _ => (None, condition),
+        let (expected, refused) = {
+            let inner = self.lock();
+            (Expected::of(stage, condition, inner.before()), inner.is_refused())
         };
+        // What is overwritten anyway need not be certain.
+        let is_certain = !gone && (refused || self.shared.options.overwrite_on_conflict);
+        let patience = Patience::before_conflict();
+        let counts = |head: Option<&ObjectMeta>| is_certain || expected.counts(head, gone);
+        let head = self.head_patiently(key, patience, counts).await?;
         let size = stage.frozen().map_or(0, |frozen| frozen.size);
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -120,7 +125,7 @@ impl DirtyFile {
             // A rename came in between: what was asked says nothing of the new name.
             return Err(Trouble::Again(format!("it became {} while BOS was asked", inner.state.key)));
         }
-        match found(head.as_ref(), mark, size, sent_under) {
+        match expected.found(head.as_ref()) {
             Found::Ours { etag } => {
                 let publication = stage.frozen().map_or(0, |frozen| frozen.publication);
                 self.append(inner, &Record::Completed { publication, etag, size })?;
@@ -151,7 +156,7 @@ impl DirtyFile {
             return Ok(false);
         }
         let stage = self.lock().state.stage.clone();
-        self.settle_object(key, &stage, condition).await
+        self.settle_object(key, &stage, condition, false).await
     }
 
     /// Looks whether the key still holds what an interrupted file began with.
@@ -165,7 +170,7 @@ impl DirtyFile {
             log::info!("{key}: what is left of its journal was published before the machine was restarted");
             self.discard(&mut inner)?;
         } else {
-            self.settle_object(&key, &stage, &condition).await?;
+            self.settle_object(&key, &stage, &condition, false).await?;
         }
         self.lock().check_base = false;
         Ok(())
@@ -193,6 +198,28 @@ impl DirtyFile {
         let found = tokio::task::spawn_blocking(move || hash(&body)).await;
         let found = found.map_err(|e| Trouble::Again(e.to_string()))?.map_err(|e| disk_error(key, &e))?;
         Ok(found.crcs.crc32c == expected)
+    }
+
+    /// HEAD, again and again with growing pauses as long as what it shows may be stale: until it `counts`, or `patience` ends.
+    pub(super) async fn head_patiently(
+        &self,
+        key: &ObjectKey,
+        mut patience: Patience,
+        counts: impl Fn(Option<&ObjectMeta>) -> bool,
+    ) -> Result<Option<ObjectMeta>, Trouble> {
+        loop {
+            let head = self.head(key).await?;
+            if counts(head.as_ref()) {
+                return Ok(head);
+            }
+            let Some(pause) = patience.next() else { return Ok(head) };
+            let seen = head.map_or_else(|| "no object".to_owned(), |head| format!("the ETag {}", head.etag));
+            let message = format!("BOS shows {seen}, which may be what was there before; it is asked again");
+            log::info!("{key}: {message} in {} ms", pause.as_millis());
+            self.lock().last_error = Some(message);
+            self.notify();
+            tokio::time::sleep(pause).await;
+        }
     }
 
     pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
@@ -243,6 +270,23 @@ impl DirtyFile {
 }
 
 impl Inner {
+    /// What is known of the time before the present publication.
+    pub(super) fn before(&self) -> Before {
+        Before {
+            journal_id: self.state.journal_id.clone(),
+            since: self.state.opened_at,
+            base: self.state.base.as_ref().filter(|base| base.key.is_none()).map(|base| base.etag.clone()),
+        }
+    }
+
+    /// Whether BOS itself refused the present publication for what is at its key, so that a HEAD which shows something else is
+    /// not stale. A refusal says nothing where an earlier try may have been the one that changed the key.
+    fn is_refused(&self) -> bool {
+        let publication = self.state.stage.frozen().map(|frozen| frozen.publication);
+        let own_base = self.base().is_none_or(|base| base.key.is_none());
+        self.suspect_base && own_base && publication.is_some() && self.unanswered != publication
+    }
+
     /// Whether bytes of the base are still missing for what is to be published.
     fn needs_base(&self) -> bool {
         let size = self.state.stage.frozen().map_or(self.size, |frozen| frozen.size);

@@ -12,11 +12,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::again::Again;
 use super::dirty_file::DirtyFile;
 use super::inner::Removal;
 use super::rate_limit::RateLimit;
 use super::recover::recover_all;
 use super::shared::{Listener, RenamesLeft, Shared};
+use super::spool_room::{AbortRules, SpoolRoom};
 use super::state::Stage;
 use super::{FileStatus, Opening, UploadOptions, WriteError};
 use crate::bos::BosClient;
@@ -116,7 +118,9 @@ impl Uploads {
             finished: Mutex::default(),
             damaged: Mutex::default(),
             adoptable: Mutex::default(),
-            punch: AtomicBool::new(punch),
+            room: SpoolRoom::new(punch),
+            again: Again::default(),
+            odd_crcs_told: AtomicBool::new(false),
             stores: AtomicUsize::new(0),
             has_clones: AtomicBool::new(false),
             options,
@@ -250,9 +254,10 @@ impl Uploads {
         let _ = self.shared.listener.set(listener);
     }
 
-    /// Nothing is punched out of the spool from now on: a lifecycle rule of the bucket may destroy the parts in BOS.
-    pub fn forbid_punching(&self) {
-        self.shared.punch.store(false, Ordering::Relaxed);
+    /// What is known from now on of lifecycle rules of the bucket that abort uploads: where there is one, or nobody knows,
+    /// nothing is punched out of the spool, since BOS may not keep it.
+    pub fn set_abort_rules(&self, rules: AbortRules) {
+        self.shared.room.set_rules(rules);
     }
 
     /// The dirty file of this key, if there is one with something that is not in BOS.
@@ -386,22 +391,6 @@ impl Uploads {
     pub fn was_left(&self, file: &DirtyFile) -> bool {
         let journal_id = file.lock().state.journal_id.clone();
         self.shared.finished.lock().iter().any(|told| told.state == "conflict" && told.journal_id == journal_id)
-    }
-
-    /// Tries again what failed, at once.
-    pub fn retry_failed(&self) {
-        for file in self.files() {
-            let mut inner = file.lock();
-            let stuck = inner.state.failed.is_some() || inner.retry_at.is_some();
-            if inner.state.conflict.is_none()
-                && stuck
-                && let Err(e) = file.retry(&mut inner, false)
-            {
-                log::error!("{e}");
-            }
-            drop(inner);
-            file.start_driver();
-        }
     }
 
     /// Waits until nothing closed is pending. Returns the files that failed, are in conflict or interrupted.

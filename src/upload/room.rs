@@ -9,6 +9,7 @@ use super::dirty_file::DirtyFile;
 use super::inner::Removal;
 use super::registry::Uploads;
 use super::shared::Shared;
+use super::spool_room::{SpoolFile, Waiting};
 use super::state::Stage;
 use crate::journal::Record;
 use crate::object::{ByteRange, ObjectKey, PartNumber};
@@ -89,7 +90,7 @@ impl Shared {
     /// Punches parts that BOS holds out of spools, oldest files and lowest parts first; the first part of a file only
     /// when nothing else is left, the last one never. True if room was made.
     pub(super) fn make_room(&self) -> bool {
-        if !self.punch.load(Ordering::Relaxed) {
+        if !self.room.may_punch() {
             return false;
         }
         let mut files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
@@ -109,24 +110,48 @@ impl Shared {
         false
     }
 
-    /// Whether waiting for room makes sense: some upload is under way that will free some.
-    pub(super) fn room_may_come(&self, key: &ObjectKey) -> Result<(), WriteError> {
-        let files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
-        let frozen = files.iter().any(|file| file.lock().driving);
-        if frozen {
+    /// Whether waiting for `needed` more bytes makes sense for a writer of the file at the address `own`.
+    fn room_may_come<'a>(
+        &'a self,
+        key: &ObjectKey,
+        own: usize,
+        needed: u64,
+        waiting: &mut Option<Waiting<'a>>,
+    ) -> Result<(), WriteError> {
+        let mut files: Vec<Arc<DirtyFile>> = self.files.lock().values().cloned().collect();
+        // Those without a name keep theirs until BOS is rid of them.
+        files.extend(self.removals.lock().values().cloned());
+        files.extend(self.displaced.lock().iter().cloned());
+        let files: Vec<SpoolFile> = files.iter().map(DirtyFile::as_spool_file).collect();
+        if self.room.wait(&files, own, needed, waiting) {
             return Ok(());
         }
-        Err(WriteError::failed(
-            libc::ENOSPC,
-            format!(
-                "{key}: the spool is full and no upload is under way that would make room; nothing of this write was \
-                 accepted, what was accepted before is kept; free disk space or mount with a larger --spool-limit"
-            ),
-        ))
+        Err(WriteError::failed(libc::ENOSPC, self.room.refusal(key.as_str())))
     }
 }
 
 impl DirtyFile {
+    /// Names the file among those of the mount as long as it is in memory.
+    fn address(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
+    fn as_spool_file(self: &Arc<Self>) -> SpoolFile {
+        let inner = self.lock();
+        let state = &inner.state;
+        SpoolFile {
+            address: self.address(),
+            spooled_bytes: inner.spooled_bytes,
+            is_on_its_way: state.stage != Stage::Open
+                || inner.tidying
+                || state.parked
+                || inner.removal == Removal::Wanted,
+            is_sending: inner.driving,
+            has_writers: inner.writers > 0,
+            is_stuck: state.failed.is_some() || state.conflict.is_some(),
+        }
+    }
+
     /// Awaited after [`WriteError::MustWait`]: returns when the write has a chance.
     ///
     /// # Errors
@@ -135,9 +160,11 @@ impl DirtyFile {
         let wait = async {
             let mut changed = self.subscribe();
             let mut freed = self.shared.budget.freed();
+            let mut waiting = None;
             loop {
                 changed.borrow_and_update();
-                if self.shared.budget.free_bytes() >= len + 2 * BLOCK_BYTES {
+                let (wanted, free) = (len + 2 * BLOCK_BYTES, self.shared.budget.free_bytes());
+                if free >= wanted {
                     return Ok(());
                 }
                 if self.shared.make_room() {
@@ -145,7 +172,7 @@ impl DirtyFile {
                 }
                 // Of a file that failed, that is the reason why its bytes stay in the spool.
                 self.lock().trouble()?;
-                self.shared.room_may_come(&self.key())?;
+                self.shared.room_may_come(&self.key(), self.address(), wanted - free, &mut waiting)?;
                 tokio::select! {
                     result = changed.changed() => if result.is_err() { return Err(self.stopped()) },
                     () = freed.wait() => {}

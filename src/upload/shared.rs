@@ -11,9 +11,11 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::again::Again;
 use super::dirty_file::DirtyFile;
 use super::rate_limit::RateLimit;
 use super::unsynced::NameLines;
+use super::spool_room::SpoolRoom;
 use super::{FileStatus, Published, UploadOptions};
 use crate::bos::BosClient;
 use crate::journal::StateDir;
@@ -65,7 +67,10 @@ pub(super) struct Shared {
     pub(super) finished: Mutex<VecDeque<FileStatus>>,
     pub(super) damaged: Mutex<Vec<FileStatus>>,
     pub(super) adoptable: Mutex<HashMap<ObjectKey, UploadId>>,
-    pub(super) punch: AtomicBool,
+    pub(super) room: SpoolRoom,
+    pub(super) again: Again,
+    /// Somebody was told that checksums of composed objects do not fit here.
+    pub(super) odd_crcs_told: AtomicBool,
     /// Files that have their place on the local disk open.
     pub(super) stores: AtomicUsize,
     /// Whether any file ever began as a copy of another object; as long as none did, no publication looks for them.

@@ -127,6 +127,11 @@ impl LayerState {
 }
 
 impl Stage {
+    /// Whether what publishes it was sent, and not answered as far as is known.
+    pub fn is_sent(&self) -> bool {
+        matches!(self, Stage::Putting { .. } | Stage::Completing { .. })
+    }
+
     /// What is frozen, if anything is.
     pub fn frozen(&self) -> Option<&Frozen> {
         match self {

@@ -92,8 +92,15 @@ fn completed_with_the_proof_missing_is_proved() {
 #[test]
 fn a_mismatch_found_by_the_proof_is_sent_again() {
     let mut s = Stopped::at(World::new(), SIZE, complete(), ACTED);
-    // What HEAD says of the object's checksums is wrong until the first repair.
-    let wrong = s.world.proxy.fault(When::call(Call::HeadObject).key(KEY).times(2), Action::wrong_crc());
+    // What HEAD says of the object's bytes is wrong until the first repair: its checksums, and its ETag over the parts.
+    let wrong = match Action::wrong_crc() {
+        Action::EditAnswer { mut set, remove } => {
+            set.push(("ETag".into(), format!("\"-{}\"", "0".repeat(32))));
+            Action::EditAnswer { set, remove }
+        }
+        other => other,
+    };
+    let wrong = s.world.proxy.fault(When::call(Call::HeadObject).key(KEY).times(2), wrong);
     s.recover();
     assert!(wrong.hits() > 0);
     assert!(s.world.proxy.counts().bytes_sent() > 0);

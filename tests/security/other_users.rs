@@ -7,8 +7,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use crate::support::fault::Rule;
 use crate::support::mounted::{bosfs_binary, run, wait_child};
-use crate::support::{BUCKET, World};
+use crate::support::{Action, BUCKET, Call, When, World};
 use crate::{WAIT, timed};
 
 /// A user that every Debian has, and that has no rights.
@@ -89,6 +90,98 @@ impl Drop for Theirs {
         self.holder.stdin = None;
         let _ = wait_child(&mut self.holder, WAIT);
     }
+}
+
+/// Waits until something is so; `false`: it never was.
+fn comes_true(mut is_so: impl FnMut() -> bool) -> bool {
+    let end = std::time::Instant::now() + WAIT;
+    while !is_so() {
+        if std::time::Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    true
+}
+
+/// An ordinary user's `--write-back` mount with a closed file that BOS is too busy to take, until the rule is turned off.
+fn with_a_pending_file() -> (Theirs, Rule) {
+    let theirs = Theirs::new("");
+    let output = run(&mut theirs.mount_command(BUCKET, &["--write-back"]), WAIT);
+    assert!(output.status.success(), "{output:?}");
+    let busy = theirs.world.proxy.fault(When::call(Call::PutObject), Action::error(503, "ServiceUnavailable"));
+    let line = format!("head -c 100000 /dev/zero > {}/f", theirs.dir.display());
+    let output = theirs.sh(Some(NOBODY), &line);
+    assert!(output.status.success(), "{output:?}");
+    (theirs, busy)
+}
+
+impl Theirs {
+    fn umount_as(&self, user: Option<u32>, args: &[&str]) -> Output {
+        let dir = self.dir.display().to_string();
+        let args = [&["umount"], args, &[dir.as_str()]].concat();
+        run(&mut self.inside(user, self.program.as_os_str(), &args), WAIT)
+    }
+
+    fn is_mounted(&self) -> bool {
+        let line = format!("grep -q ' {} ' /proc/self/mountinfo", self.dir.display());
+        self.sh(None, &line).status.success()
+    }
+}
+
+/// `bosfs umount` by root of another user's mount waits for what that still has to send, and exits 0 only when all is in BOS.
+#[test]
+fn umount_by_root_waits_for_the_files_of_another_users_mount() {
+    crate::need_root();
+    let (theirs, busy) = with_a_pending_file();
+    let output = theirs.umount_as(None, &["--timeout", "2s"]);
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(theirs.is_mounted(), "taken away with a file pending: {output:?}");
+    let umount = std::thread::scope(|scope| {
+        let umount = scope.spawn(|| theirs.umount_as(None, &[]));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        busy.turn_off();
+        umount.join().unwrap()
+    });
+    assert!(umount.status.success(), "{umount:?}");
+    assert_eq!(theirs.world.bucket.head("f").unwrap().expect("sent").size, 100_000);
+    assert!(!theirs.is_mounted());
+}
+
+/// `bosfs umount` of a mount of somebody else, by a user who is not root, exits 1, says that it cannot tell whether everything
+/// is in BOS, and leaves the mount.
+#[test]
+fn umount_by_a_stranger_leaves_the_mount() {
+    crate::need_root();
+    let (theirs, busy) = with_a_pending_file();
+    let output = theirs.umount_as(Some(65533), &[]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text.contains("cannot tell") && !text.contains("had no process"), "{text}");
+    assert!(theirs.is_mounted());
+    busy.turn_off();
+    assert!(theirs.umount().status.success());
+}
+
+/// `bosfs umount` by root of another user's mount whose process was killed detaches it and exits 3: its journal, which may
+/// be anywhere, cannot be asked whether everything is in BOS.
+#[test]
+fn umount_by_root_of_another_users_dead_mount_does_not_say_that_all_is_well() {
+    crate::need_root();
+    let (theirs, busy) = with_a_pending_file();
+    assert!(busy.wait_hit(WAIT));
+    let status = theirs.sh(Some(NOBODY), &format!("cat {}/.bosfs/status.json", theirs.dir.display())).stdout;
+    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    assert!(theirs.sh(None, &format!("kill -9 {}", status["pid"])).status.success(), "{status}");
+    assert!(comes_true(|| {
+        let output = theirs.sh(Some(NOBODY), &format!("stat {}", theirs.dir.display()));
+        String::from_utf8_lossy(&output.stderr).contains("not connected")
+    }));
+    let output = theirs.umount_as(None, &[]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text.contains("had no process any more") && text.contains("cannot be told"), "{text}");
+    assert!(!theirs.is_mounted());
 }
 
 /// As the other user: a shell line.

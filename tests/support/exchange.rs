@@ -142,6 +142,12 @@ impl Connection<'_> {
         if !x.hold_at(HoldAt::BeforeForward).await {
             return Ok(Next::End(End::Reset));
         }
+        if let Some(old) = super::stale::answer(self.shared, &x.asked).await? {
+            self.writer.write_all(&old.to_bytes()).await?;
+            let Start::Answer { status, .. } = old.start else { return Err(io::ErrorKind::InvalidData.into()) };
+            x.status = Some(status);
+            return Ok(Next::Go);
+        }
         match x.action.clone() {
             Action::Refuse | Action::CutBeforeBody => {
                 x.hit();

@@ -21,6 +21,7 @@ pub mod mounted;
 pub mod odd_tree;
 pub mod proxy;
 pub mod rsync_cost;
+pub mod stale;
 pub mod tree;
 pub mod watch;
 pub mod world;

@@ -21,6 +21,7 @@ use super::bucket::Bucket;
 use super::counts::{CallCount, Counts};
 use super::exchange;
 use super::fault::{Action, HoldAt, Rule, RuleSpec, When};
+use super::stale::StaleHeads;
 
 /// Longest wait for the listener to come or go.
 const LISTENER_WITHIN: Duration = Duration::from_secs(10);
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     listening: AtomicBool,
     /// What acts on the server past all faults, for faults that need it.
     pub(super) hands: Mutex<Option<Arc<Bucket>>>,
+    /// Set while HEADs are stale.
+    pub(super) stale: Mutex<Option<StaleHeads>>,
     /// When the line is free for the next piece, under the bandwidth limit.
     line_free_at: Mutex<Instant>,
     stopping: AtomicBool,
@@ -122,6 +125,7 @@ impl FaultProxy {
             bytes_per_s: AtomicU64::new(0),
             listening: true.into(),
             hands: Mutex::default(),
+            stale: Mutex::default(),
             line_free_at: Mutex::new(Instant::now()),
             stopping: false.into(),
         });
@@ -206,6 +210,16 @@ impl FaultProxy {
     /// Lets faults act on the server by `bucket`, past the proxy.
     pub fn set_hands(&self, bucket: Bucket) {
         *self.shared.hands.lock() = Some(Arc::new(bucket));
+    }
+
+    /// From now on the first `asks` HEADs after each change of an object still show what was there before; 0: none.
+    pub fn set_stale_heads(&self, asks: u32) {
+        *self.shared.stale.lock() = (asks > 0).then(|| StaleHeads::of(asks));
+    }
+
+    /// HEADs that were answered so since then.
+    pub fn stale_heads_served(&self) -> u64 {
+        self.shared.stale.lock().as_ref().map_or(0, StaleHeads::served)
     }
 
     /// Every request is forwarded so much later.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, StatusCode};
 
 use crate::bos::sign::format_timestamp;
+use crate::object::Timestamp;
 use crate::serve::Shared;
 use crate::serve::answer::Answer;
 use crate::serve::body::{ReplyBody, RequestBody};
@@ -97,6 +98,9 @@ pub fn get(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
     if let Some(answer) = check_read(request, &object, &shared.variants)? {
         return Ok(answer);
     }
+    if object.is_archived(Timestamp::now().sec) {
+        return Err(ApiError::archived());
+    }
     let asked = text(&request.headers, "range")?;
     let (start, end) = match &asked {
         Some(value) => range(value, object.size)?,
@@ -142,6 +146,22 @@ pub async fn delete(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
     } else {
         Err(ApiError::no_such_key())
     }
+}
+
+/// `POST ?restore`: days of `x-bce-restore-days`, 7 without (BOS docs, RestoreObject: 1 to 30). The server has no freezer to
+/// fetch anything from, so the bytes can be read at once.
+pub async fn restore(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
+    let days = match text(&request.headers, "x-bce-restore-days")? {
+        None => 7,
+        Some(days) => days
+            .trim()
+            .parse()
+            .ok()
+            .filter(|days| (1..=30).contains(days))
+            .ok_or_else(|| ApiError::argument(format!("x-bce-restore-days {days:?} is no number from 1 to 30.")))?,
+    };
+    shared.store.restore_object(request.bucket.clone(), request.key.clone(), days).await?;
+    Ok(Answer::empty(StatusCode::OK))
 }
 
 pub async fn copy(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {

@@ -134,6 +134,10 @@ impl Store {
             tx.bucket(&source.0)?;
             let mut object = tx.object(&source.0, &source.1)?.ok_or_else(ApiError::no_such_key)?;
             source_conditions.check_source(Present { etag: &object.etag, modified: object.modified })?;
+            if object.is_archived(now_s()) {
+                return Err(ApiError::archived());
+            }
+            object.restored_until = 0;
             if object.size > SIMPLE_BYTES_MAX {
                 return Err(ApiError::bad(
                     "EntityTooLarge",
@@ -160,6 +164,21 @@ impl Store {
         .await
     }
 
+    /// RestoreObject: the bytes of an archived object can be read for so many days.
+    pub async fn restore_object(&self, bucket: String, key: String, days: u32) -> Result<()> {
+        self.write(move |tx| {
+            tx.bucket(&bucket)?;
+            let mut object = tx.object(&bucket, &key)?.ok_or_else(ApiError::no_such_key)?;
+            if !object.is_archived(now_s()) {
+                return Err(ApiError::argument("The object is not archived, or restored already."));
+            }
+            object.restored_until = now_s() + i64::from(days) * 24 * 3600;
+            tx.retain(&object.place)?;
+            tx.put_object(&bucket, &key, &object)
+        })
+        .await
+    }
+
     /// An object of `size` zeros whose bytes are stored nowhere; for tests with huge objects. Its ETag is opaque and it
     /// has no CRCs.
     pub fn put_sparse(&self, bucket: &str, key: &str, size: u64) -> Result<()> {
@@ -169,6 +188,7 @@ impl Store {
             let etag = format!("-{}", hex::encode(rand::random::<[u8; 16]>()));
             let place = tx.adopt(Stored::Zeros(size))?;
             let record = ObjectRecord {
+                restored_until: 0,
                 size,
                 etag,
                 md5: None,
@@ -226,6 +246,7 @@ impl Tx<'_> {
         self.bucket(bucket)?;
         conditions.check_write(present(self.object(bucket, key)?.as_ref()))?;
         let record = ObjectRecord {
+            restored_until: 0,
             size: object.checksum.len,
             etag: object.etag,
             md5: object.md5_shown.then_some(object.checksum.md5),

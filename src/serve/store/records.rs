@@ -60,8 +60,18 @@ pub struct ObjectRecord {
     pub modified: i64,
     /// Headers and metadata.
     pub headers: ObjectHeaders,
+    /// Until when the bytes of an archived object can be read, seconds since 1970.
+    #[serde(default)]
+    pub restored_until: i64,
     /// Its bytes.
     pub place: Place,
+}
+
+impl ObjectRecord {
+    /// Whether its bytes can be neither read nor copied at `now_s`, since it is archived and not restored.
+    pub fn is_archived(&self, now_s: i64) -> bool {
+        self.headers.storage_class.as_deref() == Some("ARCHIVE") && self.restored_until <= now_s
+    }
 }
 
 /// An unfinished upload.

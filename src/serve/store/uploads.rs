@@ -106,6 +106,9 @@ impl Store {
             tx.bucket(&source.0)?;
             let object = tx.object(&source.0, &source.1)?.ok_or_else(ApiError::no_such_key)?;
             conditions.check_source(Present { etag: &object.etag, modified: object.modified })?;
+            if object.is_archived(now_s()) {
+                return Err(ApiError::archived());
+            }
             let part = tx.part_of(&object, range, crc32c_asked)?;
             tx.put_part(&upload_id, number, &part)?;
             Ok(part)
@@ -213,6 +216,7 @@ impl Tx<'_> {
         let mut headers = upload.headers;
         headers.metadata = request.metadata;
         let record = ObjectRecord {
+            restored_until: 0,
             size,
             etag,
             md5: None,
