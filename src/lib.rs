@@ -36,6 +36,8 @@ pub mod upload;
 
 pub mod moves;
 
+pub mod transfer;
+
 pub mod journal;
 
 pub mod bos;
