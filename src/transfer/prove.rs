@@ -153,6 +153,15 @@ impl Expected {
         Ok(Self::Composed { size, sums, etag: composed_etag(parts.iter().map(|(_, held)| &held.etag)) })
     }
 
+    /// The same, where checksums of the whole are known from elsewhere: it is the copy of an object that has them.
+    #[must_use]
+    pub fn knowing(self, known: Sums) -> Self {
+        match self {
+            Self::Composed { size, etag, .. } => Self::Composed { size, sums: known, etag },
+            whole @ Self::Whole(_) => whole,
+        }
+    }
+
     fn size(&self) -> u64 {
         match self {
             Self::Whole(sum) => sum.len,
