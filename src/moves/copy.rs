@@ -7,20 +7,21 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 
 use super::record::MoveRecord;
-use super::running::{Move, Stopped};
+use super::running::{Move, Stopped, Trouble};
 use super::state::{CopyFound, judge_copy, same_sums};
-use crate::bos::client::{CopyOutcome, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{ObjectHeaders, ObjectMeta};
 use crate::bos::{BosError, BosErrorKind};
-use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PART_NUMBER_MAX, PartNumber, UploadId};
-use crate::posix_meta::MARK;
+use crate::object::{BaseObject, Condition, ETag, ObjectKey, PartNumber};
+use crate::transfer::complete::{Completion, Outcome, complete};
+use crate::transfer::initiate::initiate;
+use crate::transfer::part::CopySource;
+use crate::transfer::prove::{Expected, MadeAs, Proving, Verdict, prove};
+use crate::transfer::retry::{Act, After, after, persist};
+use crate::transfer::{Held, PartAnswer, Patience, Piece, Plan, Unanswered, Upload};
 use crate::upload::WriteError;
 
-/// Preferred size of a copied part, bytes.
-pub(super) const PART_BYTES: u64 = 1 << 30;
-/// Largest copied part, bytes (BOS docs, UploadPartCopy: 5 GB), as a multiple of [`PART_UNIT_BYTES`].
-const PART_BYTES_MAX: u64 = 5_000_000_000 / PART_UNIT_BYTES * PART_UNIT_BYTES;
-/// Sizes of parts but the last are multiples of this.
-const PART_UNIT_BYTES: u64 = 1 << 20;
+pub(super) use crate::transfer::plan::COPY_PART_BYTES as PART_BYTES;
+
 /// How often a source that HEAD shows may be missed by the copy: a fresh object may not be visible to it yet.
 const MISSED_MAX: u32 = 5;
 /// Uploads of one copy that may break before it fails.
@@ -79,13 +80,27 @@ impl From<WriteError> for CopyTrouble {
     }
 }
 
-/// How the ranges of an object of `size` bytes become parts: even ones of about `part_bytes`, as many as BOS takes.
-/// `size` is above 0.
-pub(super) fn part_ranges(size: u64, part_bytes: u64) -> Vec<ByteRange> {
-    let count = size.div_ceil(part_bytes.max(1)).clamp(1, u64::from(PART_NUMBER_MAX));
-    let even = size.div_ceil(count).next_multiple_of(PART_UNIT_BYTES).min(PART_BYTES_MAX);
-    let count = size.div_ceil(even);
-    (0..count).map(|i| ByteRange::new(i * even, ((i + 1) * even).min(size))).collect()
+/// Waits for BOS as long as it takes; bosfs stops whatever is under way by dropping it.
+struct Waiting<'a> {
+    entry: &'a Move,
+    /// Whom a line in the log is about.
+    what: &'a ObjectKey,
+    doing: &'static str,
+    /// What that is done to.
+    key: &'a ObjectKey,
+}
+
+impl Patience for Waiting<'_> {
+    type Error = CopyTrouble;
+
+    async fn pause(&mut self, error: &BosError) -> Result<bool, CopyTrouble> {
+        self.entry.back_off(self.what.as_str(), error).await?;
+        Ok(true)
+    }
+
+    fn refused(&self, error: BosError) -> CopyTrouble {
+        self.entry.refused(self.doing, self.key, &error).into()
+    }
 }
 
 impl Move {
@@ -121,7 +136,8 @@ impl Move {
                         None => return Err(CopyTrouble::SourceGone),
                     }
                 }
-                Err(e) if e.is_transient() || e.is_ambiguous() => self.back_off(job.from.as_str(), &e).await?,
+                // What it may have done is settled before it is sent again.
+                Err(e) if after(&e, Act::Repeatable) == After::Again => self.back_off(job.from.as_str(), &e).await?,
                 Err(e) => return Err(self.refused("copying", job.from, &e).into()),
             }
         }
@@ -186,6 +202,8 @@ impl Move {
             Some(_) => return Err(CopyTrouble::SourceChanged),
             None => return Err(CopyTrouble::SourceGone),
         };
+        let plan = Plan::copy(job.source.size, self.shared.sizes.part_bytes);
+        let plan = plan.map_err(|e| self.failed(job, libc::EFBIG, &format!("it cannot be copied by parts: {e}")))?;
         let mut sent = job.sent;
         for _ in 0..UPLOADS_MAX {
             if let Some(etag) = self.settle_target(job, sent, source.as_ref()).await? {
@@ -193,27 +211,26 @@ impl Move {
                 return Ok(etag);
             }
             let Some(source) = &source else { return Err(CopyTrouble::SourceChanged) };
-            let mut headers = job.replace.unwrap_or(&source.headers).clone();
-            headers.metadata.insert(MARK.to_owned(), self.mark());
+            let headers = job.replace.unwrap_or(&source.headers);
             let known = self.state.lock().uploads.get(job.to).cloned();
-            let (upload, done) = match known {
+            let (id, done) = match known {
                 Some(upload) => (upload.id, upload.parts),
                 None => {
-                    let id = self.patiently(job.to, || self.shared.client.initiate(job.to, &headers)).await?;
-                    let id = id.map_err(|e| self.refused("copying", job.from, &e))?;
+                    let mut waiting = self.waiting(job.to, job.from);
+                    let begun = initiate(&self.shared.client, job.to, headers, &mut waiting, |_| Ok(()));
+                    let id = self.unless_stopped(begun).await?;
                     self.append(&MoveRecord::Initiated { to: job.to.clone(), upload_id: id.clone() })?;
                     (id, BTreeMap::new())
                 }
             };
-            let copied = match self.copy_parts(job, &upload, done).await {
-                Ok(parts) => self.complete_copy(job, &upload, &parts, &headers).await,
+            let upload = Upload { client: &self.shared.client, key: job.to, id: &id };
+            let copied = match self.copy_parts(job, &upload, &plan, done).await {
+                Ok(Some(parts)) => self.complete_copy(job, upload, &parts, source, headers).await,
+                Ok(None) => Ok(None),
                 Err(trouble) => Err(trouble),
             };
             match copied {
-                Ok(Some(etag)) => {
-                    self.check_copy(job, &etag).await?;
-                    return Ok(etag);
-                }
+                Ok(Some(etag)) => return Ok(etag),
                 // The upload broke: look at the target, then begin anew.
                 Ok(None) => {
                     sent = true;
@@ -226,132 +243,138 @@ impl Move {
                 }
             }
         }
-        let (from, to) = (job.from, job.to);
-        Err(WriteError::failed(
-            libc::EIO,
-            format!("copying {from} to {to}: {UPLOADS_MAX} uploads of the copy were destroyed or broken; the original counts"),
-        )
-        .into())
+        let what = format!("{UPLOADS_MAX} uploads of the copy were destroyed or broken; the original counts");
+        Err(self.failed(job, libc::EIO, &what))
     }
 
-    /// All parts with their ETags, those of `done` without a request. An empty list: the upload is gone.
+    /// Every piece of the plan with what BOS holds of it, those of `done` without a request. `None`: the upload is gone.
     async fn copy_parts(
         &self,
         job: CopyJob<'_>,
-        upload: &UploadId,
+        upload: &Upload<'_>,
+        plan: &Plan,
         done: BTreeMap<PartNumber, ETag>,
-    ) -> Result<Vec<(PartNumber, ETag)>, CopyTrouble> {
-        let ranges = part_ranges(job.source.size, self.shared.sizes.part_bytes);
-        let numbered = (1..).filter_map(PartNumber::new).zip(ranges);
-        let missing: Vec<_> = numbered.filter(|(number, _)| !done.contains_key(number)).collect();
+    ) -> Result<Option<Vec<(PartNumber, Held)>>, CopyTrouble> {
+        let from = CopySource { key: job.from, etag: &job.source.etag };
+        let missing: Vec<Piece> =
+            plan.pieces().iter().filter(|piece| !done.contains_key(&piece.number)).copied().collect();
         let mut parts = done;
-        let copies = missing.into_iter().map(|(number, range)| async move {
+        let copies = missing.into_iter().map(|piece| async move {
             let _slot = self.shared.slot().await?;
-            let call =
-                || self.shared.client.upload_part_copy(job.to, upload, number, job.from, range, Some(&job.source.etag));
-            Ok::<_, CopyTrouble>((number, self.patiently(job.from, call).await?))
+            let mut waiting = self.waiting(job.from, job.from);
+            let call = || upload.copy_part(piece.number, from, piece.range, Unanswered::None);
+            let copied = self.unless_stopped(persist(&mut waiting, call)).await?;
+            Ok::<_, CopyTrouble>((piece.number, copied.map_err(|e| waiting.refused(e))?))
         });
         let mut copies = stream::iter(copies).buffer_unordered(self.shared.copies_max);
         // All are awaited, also behind a failure: none must act after the upload was aborted.
         let mut trouble = None;
         let mut broken = false;
         while let Some(copied) = copies.next().await {
-            let result = copied.and_then(|(part, copied)| match copied {
-                Ok(CopyOutcome { etag, .. }) => {
+            let result = copied.and_then(|(part, answer)| match answer {
+                PartAnswer::Held(Held { etag, .. }) | PartAnswer::Contested(Held { etag, .. }) => {
                     self.append(&MoveRecord::PartCopied { to: job.to.clone(), part, etag: etag.clone() })?;
                     parts.insert(part, etag);
                     Ok(())
                 }
-                Err(e) => Err(self.part_trouble(job, &e, &mut broken)),
+                PartAnswer::SourceChanged(_) => Err(CopyTrouble::SourceChanged),
+                PartAnswer::SourceGone(_) => Err(CopyTrouble::SourceGone),
+                PartAnswer::UploadGone(e) => {
+                    broken = true;
+                    Err(self.refused("copying", job.from, &e).into())
+                }
+                PartAnswer::Damaged(e) => Err(self.refused("copying", job.from, &e).into()),
+                PartAnswer::Differs { what, .. } => Err(self.failed(job, libc::EIO, &what)),
             });
             if let Err(e) = result {
                 trouble.get_or_insert(e);
             }
         }
+        let held = |piece: &Piece| {
+            let etag = parts.get(&piece.number)?.clone();
+            Some((piece.number, Held { len: piece.range.len(), etag, sum: None }))
+        };
         match trouble {
             Some(CopyTrouble::Stopped) => Err(CopyTrouble::Stopped),
-            _ if broken => Ok(Vec::new()),
+            _ if broken => Ok(None),
             Some(trouble) => Err(trouble),
-            None => Ok(parts.into_iter().collect()),
+            None => Ok(plan.pieces().iter().map(held).collect()),
         }
     }
 
-    fn part_trouble(&self, job: CopyJob<'_>, error: &BosError, broken: &mut bool) -> CopyTrouble {
-        match error.kind {
-            BosErrorKind::PreconditionFailed => CopyTrouble::SourceChanged,
-            BosErrorKind::NoSuchKey => CopyTrouble::SourceGone,
-            kind => {
-                *broken |= kind == BosErrorKind::NoSuchUpload;
-                self.refused("copying", job.from, error).into()
-            }
-        }
-    }
-
-    /// `None`: the upload is gone or does not have its parts; the target tells what became of it.
+    /// Completes the copy and shows that it is one. `None`: the upload is gone or does not have its parts; the target tells
+    /// what became of it.
     async fn complete_copy(
         &self,
         job: CopyJob<'_>,
-        upload: &UploadId,
-        parts: &[(PartNumber, ETag)],
+        upload: Upload<'_>,
+        held: &[(PartNumber, Held)],
+        source: &ObjectMeta,
         headers: &ObjectHeaders,
     ) -> Result<Option<ETag>, CopyTrouble> {
-        if parts.is_empty() {
-            return Ok(None);
-        }
-        loop {
-            // The copy carries our mark, which settles whatever was not answered.
-            match self.shared.client.complete(job.to, upload, parts, headers, job.condition).await {
-                Ok(outcome) => return Ok(Some(outcome.etag)),
-                Err(e) if matches!(e.kind, BosErrorKind::NoSuchUpload | BosErrorKind::InvalidPart) => return Ok(None),
-                Err(e) if e.kind == BosErrorKind::PreconditionFailed => return Ok(None),
-                Err(e) if e.is_transient() || e.is_ambiguous() => {
-                    self.back_off(job.to.as_str(), &e).await?;
-                    let head = self.head(job.to).await?;
-                    let mark = self.mark();
-                    if let Some(head) = head.filter(|h| h.headers.metadata.get(MARK) == Some(&mark)) {
-                        return Ok(Some(head.etag));
-                    }
-                }
-                Err(e) => return Err(self.refused("copying", job.from, &e).into()),
+        let expected = Expected::composed(job.source.size, held);
+        let expected = expected.map_err(|e| self.failed(job, libc::EIO, &e.to_string()))?.knowing(source.into());
+        let parts: Vec<(PartNumber, ETag)> = held.iter().map(|(part, held)| (*part, held.etag.clone())).collect();
+        // The copy carries our mark, which settles whatever is not answered.
+        let mark = self.mark();
+        let completion =
+            Completion { upload, parts: &parts, headers, mark: &mark, size: job.source.size, condition: job.condition };
+        let mut waiting = self.waiting(job.to, job.from);
+        let etag = match self.unless_stopped(complete(&completion, &mut waiting)).await? {
+            Outcome::Made(made) => made.etag,
+            Outcome::PartsMissing(_) | Outcome::UploadGone(_) | Outcome::Refused(_) => return Ok(None),
+            Outcome::Unanswered(e) => return Err(waiting.refused(e)),
+            Outcome::Differs { what, .. } => return Err(self.failed(job, libc::EIO, &what)),
+        };
+        let made = MadeAs { etag: &etag, mark: &mark, condition: job.condition };
+        let proving = prove(&self.shared.client, job.to, &made, &expected, &mut waiting);
+        match self.unless_stopped(proving).await? {
+            Proving::Judged(Verdict::Proved(_) | Verdict::Composed { .. }, _) => Ok(Some(etag)),
+            Proving::Judged(Verdict::ChecksumOdd { etag_fits: true, what }, _) => {
+                log::warn!(
+                    "{}: {what}; its ETag is composed of those of its parts, so BOS means something else by it",
+                    job.to
+                );
+                Ok(Some(etag))
             }
+            Proving::Judged(Verdict::ChecksumOdd { what, .. } | Verdict::Mismatch(what), _) => {
+                let what = format!(
+                    "BOS says it is done, but the copy is not the original: {what}; the original is kept and counts"
+                );
+                Err(self.failed(job, libc::EIO, &what))
+            }
+            Proving::NotYet { .. } => Err(CopyTrouble::TargetTaken("the copy is gone".to_owned())),
+            Proving::Other(meta) => Err(CopyTrouble::TargetTaken(format!(
+                "an object of {} bytes with ETag {} took the place of the copy",
+                meta.size, meta.etag
+            ))),
         }
+    }
+
+    fn waiting<'a>(&'a self, what: &'a ObjectKey, key: &'a ObjectKey) -> Waiting<'a> {
+        Waiting { entry: self, what, doing: "copying", key }
+    }
+
+    /// `work`, unless bosfs stops: then its request is broken off.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, CopyTrouble>>) -> Result<T, CopyTrouble> {
+        let done = tokio::select! {
+            done = work => done,
+            () = self.shared.stop.cancelled() => return Err(CopyTrouble::Stopped),
+        };
+        *self.trouble.lock() = Trouble::default();
+        done
+    }
+
+    fn failed(&self, job: CopyJob<'_>, errno: i32, what: &str) -> CopyTrouble {
+        WriteError::failed(errno, format!("copying {} to {}: {what}", job.from, job.to)).into()
     }
 
     /// Aborts the upload of a copy, if there is one, until BOS does not know it any more.
     pub(super) async fn end_upload(&self, to: &ObjectKey) -> Result<(), CopyTrouble> {
-        /// Each abort may leave parts that were in flight.
-        const ABORTS_MAX: u32 = 10;
         let Some(upload) = self.state.lock().uploads.get(to).cloned() else { return Ok(()) };
-        for _ in 0..ABORTS_MAX {
-            let aborted = self.patiently(to, || self.shared.client.abort(to, &upload.id)).await?;
-            if !aborted.map_err(|e| self.refused("taking back the copy", to, &e))? {
-                break;
-            }
-        }
+        let upload = Upload { client: &self.shared.client, key: to, id: &upload.id };
+        let mut waiting = Waiting { doing: "taking back the copy", ..self.waiting(to, to) };
+        self.unless_stopped(upload.end(&mut waiting)).await?;
         Ok(self.append(&MoveRecord::UploadEnded { to: to.clone() })?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::upload::COPY_BYTES_MAX;
-
-    #[test]
-    fn parts_are_even_multiples_of_a_mebibyte_within_the_limits() {
-        const GIB: u64 = 1 << 30;
-        for size in [1, PART_UNIT_BYTES, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 60 * GIB + 7, 48_800_000_000_000] {
-            let parts = part_ranges(size, PART_BYTES);
-            assert!(parts.len() <= PART_NUMBER_MAX as usize, "{size}: {} parts", parts.len());
-            assert_eq!(parts[0].start, 0);
-            assert_eq!(parts.last().unwrap().end, size);
-            for pair in parts.windows(2) {
-                assert_eq!(pair[0].end, pair[1].start);
-                assert_eq!(pair[0].len() % PART_UNIT_BYTES, 0);
-                assert_eq!(pair[0].len(), parts[0].len(), "even");
-            }
-            assert!(parts.iter().all(|part| !part.is_empty() && part.len() <= 5_000_000_000), "{size}");
-        }
-        assert_eq!(part_ranges(5 * GIB, GIB).len(), 5);
     }
 }

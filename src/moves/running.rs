@@ -15,6 +15,7 @@ use crate::bos::client::ObjectMeta;
 use crate::bos::{BosError, BosErrorKind};
 use crate::journal::{RecordLog, errno_of};
 use crate::object::{ObjectKey, Timestamp};
+use crate::transfer::retry::{Act, After, after, backoff};
 use crate::upload::{FileStatus, WriteError};
 
 /// First pause before a request is tried again.
@@ -168,7 +169,7 @@ impl Move {
                 () = self.shared.stop.cancelled() => return Err(Stopped),
             };
             match answered {
-                Err(e) if e.is_transient() => self.back_off(what, &e).await?,
+                Err(e) if after(&e, Act::Repeatable) == After::Again => self.back_off(what, &e).await?,
                 answered => {
                     *self.trouble.lock() = Trouble::default();
                     return Ok(answered);
@@ -194,8 +195,7 @@ impl Move {
             trouble.last_error = Some(error.to_string());
             trouble.tries
         };
-        let doubled = BACKOFF_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(BACKOFF_MAX);
-        let pause = doubled.mul_f64(rand::rng().random_range(0.5..1.0));
+        let pause = backoff(tries, BACKOFF_FIRST, BACKOFF_MAX, rand::rng().random_range(0.5..1.0));
         log::warn!("{what}: {error}; try {} in {} ms", tries + 1, pause.as_millis());
         self.pause(pause).await
     }
