@@ -378,3 +378,7 @@ impl Move {
         Ok(self.append(&MoveRecord::UploadEnded { to: to.clone() })?)
     }
 }
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;
