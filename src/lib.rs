@@ -11,6 +11,8 @@
 //!   namespace                 read                    write ---------> spool (disk)
 //!   key <-> inode             window, cache             v  sealed parts
 //!       |                       |                     upload --------> journal (disk)
+//!       |                       |                       v
+//!       |                       |                     transfer           multipart work: of uploads, moves, commands
 //!       v                       v                       v
 //!      bos        one method per BOS call; sign, retry, explain
 //!       v

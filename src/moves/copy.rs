@@ -15,10 +15,11 @@ use crate::object::{BaseObject, Condition, ETag, ObjectKey, PartNumber};
 use crate::transfer::complete::{Completion, Outcome, complete};
 use crate::transfer::initiate::initiate;
 use crate::transfer::part::CopySource;
-use crate::transfer::prove::{Expected, MadeAs, Proving, Verdict, prove};
+use crate::transfer::prove::{ByRule, Expected, MadeAs, Proving, Verdict, prove};
 use crate::transfer::retry::{Act, After, after, persist};
-use crate::transfer::{Held, PartAnswer, Patience, Piece, Plan, Unanswered, Upload};
+use crate::transfer::{Held, PartAnswer, Patience, Piece, Plan, Unanswered, Upload, Way};
 use crate::upload::WriteError;
+use crate::write::part_plan::COPY_BYTES_MAX;
 
 pub(super) use crate::transfer::plan::COPY_PART_BYTES as PART_BYTES;
 
@@ -202,7 +203,7 @@ impl Move {
             Some(_) => return Err(CopyTrouble::SourceChanged),
             None => return Err(CopyTrouble::SourceGone),
         };
-        let plan = Plan::copy(job.source.size, self.shared.sizes.part_bytes);
+        let plan = Plan::even(job.source.size, self.shared.sizes.part_bytes, COPY_BYTES_MAX, Way::Copy);
         let plan = plan.map_err(|e| self.failed(job, libc::EFBIG, &format!("it cannot be copied by parts: {e}")))?;
         let mut sent = job.sent;
         for _ in 0..UPLOADS_MAX {
@@ -330,7 +331,7 @@ impl Move {
         let proving = prove(&self.shared.client, job.to, &made, &expected, &mut waiting);
         match self.unless_stopped(proving).await? {
             Proving::Judged(Verdict::Proved(_) | Verdict::Composed { .. }, _) => Ok(Some(etag)),
-            Proving::Judged(Verdict::ChecksumOdd { etag_fits: true, what }, _) => {
+            Proving::Judged(Verdict::ChecksumOdd { etag: ByRule::Fits, what }, _) => {
                 log::warn!(
                     "{}: {what}; its ETag is composed of those of its parts, so BOS means something else by it",
                     job.to

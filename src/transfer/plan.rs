@@ -124,16 +124,18 @@ impl Plan {
         Self::of_pieces(pieces, size)
     }
 
-    /// The pieces of a copy of a whole object of `size` bytes: even ones of about `part_bytes`, as many as BOS takes.
+    /// The pieces of a whole object of `size` bytes that all go the same `way`: even ones of about `part_bytes`, as many as BOS
+    /// takes, none longer than `bytes_max`.
     ///
     /// # Errors
-    /// The object is empty, or larger than any number of parts.
-    pub fn copy(size: u64, part_bytes: u64) -> Result<Self, PlanError> {
+    /// The object is empty, or larger than any number of such parts.
+    pub fn even(size: u64, part_bytes: u64, bytes_max: u64, way: Way) -> Result<Self, PlanError> {
         let count = size.div_ceil(part_bytes.max(1)).clamp(1, u64::from(PART_NUMBER_MAX));
-        let even = size.div_ceil(count).next_multiple_of(PART_UNIT_BYTES).clamp(1, PART_BYTES_MAX);
+        let even =
+            size.div_ceil(count).next_multiple_of(PART_UNIT_BYTES).clamp(1, PART_BYTES_MAX.min(bytes_max).max(1));
         let numbers = (1..=PART_NUMBER_MAX).filter_map(PartNumber::new);
         let ranges = (0..size.div_ceil(even)).map(|i| ByteRange::new(i * even, ((i + 1) * even).min(size)));
-        let pieces = numbers.zip(ranges).map(|(number, range)| Piece { number, range, way: Way::Copy }).collect();
+        let pieces = numbers.zip(ranges).map(|(number, range)| Piece { number, range, way }).collect();
         Self::of_pieces(pieces, size)
     }
 
@@ -189,6 +191,10 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
 
+    fn copy(size: u64, part_bytes: u64) -> Result<Plan, PlanError> {
+        Plan::even(size, part_bytes, COPY_BYTES_MAX, Way::Copy)
+    }
+
     fn part(number: u32) -> PartNumber {
         PartNumber::new(number).unwrap()
     }
@@ -233,10 +239,13 @@ mod tests {
         assert_eq!(cut, Err(PlanError::Short { reaches: growing.size_max(), size }));
         let known = PartPlan::for_length(size);
         assert_eq!(Plan::cut(&known, size, |_, _| Origin::Source).unwrap().size(), size);
-        assert!(matches!(Plan::copy(FILE_BYTES_MAX + 1, COPY_PART_BYTES), Err(PlanError::Short { .. })));
-        assert!(matches!(Plan::copy(u64::MAX, 1), Err(PlanError::Short { .. })));
+        assert!(matches!(copy(FILE_BYTES_MAX + 1, COPY_PART_BYTES), Err(PlanError::Short { .. })));
+        assert!(matches!(copy(u64::MAX, 1), Err(PlanError::Short { .. })));
+        // Parts that are held in memory while they are sent.
+        assert!(matches!(Plan::even(700 * GIB, 8 * MIB, 64 * MIB, Way::Send), Err(PlanError::Short { .. })));
+        assert!(Plan::even(600 * GIB, 8 * MIB, 64 * MIB, Way::Send).is_ok());
         assert_eq!(Plan::cut(&growing, 0, |_, _| Origin::Local), Err(PlanError::Empty));
-        assert_eq!(Plan::copy(0, COPY_PART_BYTES), Err(PlanError::Empty));
+        assert_eq!(copy(0, COPY_PART_BYTES), Err(PlanError::Empty));
     }
 
     #[test]
@@ -270,7 +279,7 @@ mod tests {
     #[test]
     fn copies_are_even_multiples_of_a_mebibyte_within_the_limits() {
         for size in [1, MIB, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 60 * GIB + 7, 48_800_000_000_000, FILE_BYTES_MAX] {
-            let plan = Plan::copy(size, COPY_PART_BYTES).unwrap();
+            let plan = copy(size, COPY_PART_BYTES).unwrap();
             let pieces = plan.pieces();
             assert!(pieces.len() <= PART_NUMBER_MAX as usize, "{size}: {} parts", pieces.len());
             for pair in pieces.windows(2) {
@@ -279,6 +288,6 @@ mod tests {
                 assert_eq!(pair[0].number.get() + 1, pair[1].number.get());
             }
         }
-        assert_eq!(Plan::copy(5 * GIB, GIB).unwrap().pieces().len(), 5);
+        assert_eq!(copy(5 * GIB, GIB).unwrap().pieces().len(), 5);
     }
 }

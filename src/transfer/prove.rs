@@ -170,6 +170,28 @@ impl Expected {
     }
 }
 
+/// What the ETag of a composed object says of its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByRule {
+    /// It is the one composed of their ETags.
+    Fits,
+    /// It has the form of one composed by the rule that BOS is known to follow, and is another one.
+    Differs,
+    /// It follows no rule that is known, and says nothing.
+    NoRule,
+}
+
+impl ByRule {
+    fn of(given: &ETag, expected: &ETag) -> Self {
+        let hex = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match given.as_str().strip_prefix('-') {
+            _ if given == expected => Self::Fits,
+            Some(rest) if hex(rest) => Self::Differs,
+            _ => Self::NoRule,
+        }
+    }
+}
+
 /// What a comparison found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -178,14 +200,14 @@ pub enum Verdict {
     /// The size fits, BOS gives no checksum of the whole, and each part was checked when it was sent or copied. The ETag is a
     /// hint: that it follows no known rule disproves nothing.
     Composed {
-        /// The ETag is the one composed of the parts' ETags.
-        etag_fits: bool,
+        /// What the ETag says.
+        etag: ByRule,
     },
     /// The size fits, and the checksum that BOS gives of the whole does not, although each part was checked. Where the ETag is
     /// the one composed of theirs, the object has these very parts, and BOS means something else by the checksum.
     ChecksumOdd {
-        /// The ETag is the one composed of the parts' ETags.
-        etag_fits: bool,
+        /// What the ETag says.
+        etag: ByRule,
         /// For people.
         what: String,
     },
@@ -226,13 +248,13 @@ pub fn judge(expected: &Expected, given: &Given<'_>) -> Option<Verdict> {
         return Some(Verdict::Proved(pair.by));
     }
     given.size?;
-    let etag_fits = given.etag == etag;
+    let etag = ByRule::of(given.etag, etag);
     Some(match pair {
         Some(Pair { by, given, expected }) => {
             let what = format!("{} of the object is {given}, of what was written {expected}", by.name());
-            Verdict::ChecksumOdd { etag_fits, what }
+            Verdict::ChecksumOdd { etag, what }
         }
-        None => Verdict::Composed { etag_fits },
+        None => Verdict::Composed { etag },
     })
 }
 
@@ -383,14 +405,14 @@ mod tests {
     fn the_strongest_checksum_that_both_have_decides() {
         let etag = ETag::new("-y");
         let judge = |c32c, c64, c32| judge(&composed(WHOLE.into()), &given(&etag, Some(10), c32c, c64, c32)).unwrap();
-        let odd = |verdict| matches!(verdict, Verdict::ChecksumOdd { etag_fits: false, .. });
+        let odd = |verdict| matches!(verdict, Verdict::ChecksumOdd { etag: ByRule::NoRule, .. });
         assert_eq!(judge(Some(1), None, None), Verdict::Proved(By::Crc32c));
         assert!(odd(judge(Some(9), Some(3), Some(2))));
         assert_eq!(judge(None, Some(3), Some(9)), Verdict::Proved(By::Crc64));
         assert!(odd(judge(None, Some(9), None)));
         assert_eq!(judge(None, None, Some(2)), Verdict::Proved(By::Crc32));
         assert!(odd(judge(None, None, Some(9))));
-        assert_eq!(judge(None, None, None), Verdict::Composed { etag_fits: false });
+        assert_eq!(judge(None, None, None), Verdict::Composed { etag: ByRule::NoRule });
         // Of a copy only some of the source's are known.
         let known = Sums { crc32: Some(2), ..Sums::default() };
         let copy = super::judge(&composed(known), &given(&etag, Some(10), Some(9), Some(9), Some(2)));
@@ -402,7 +424,13 @@ mod tests {
         let etag = ETag::new("-x");
         let verdict = judge(&composed(WHOLE.into()), &given(&etag, Some(10), Some(7), None, None));
         let what = "CRC32C of the object is 7, of what was written 1".to_owned();
-        assert_eq!(verdict, Some(Verdict::ChecksumOdd { etag_fits: true, what }));
+        assert_eq!(verdict, Some(Verdict::ChecksumOdd { etag: ByRule::Fits, what }));
+        let form = ETag::new(&format!("-{}", "0a".repeat(16)));
+        let other = judge(&composed(WHOLE.into()), &given(&form, Some(10), Some(7), None, None));
+        assert!(matches!(other, Some(Verdict::ChecksumOdd { etag: ByRule::Differs, .. })), "{other:?}");
+        for opaque in ["0a".repeat(16), "-y".to_owned(), format!("{}-4", "0a".repeat(16))] {
+            assert_eq!(ByRule::of(&ETag::new(&opaque), &etag), ByRule::NoRule, "{opaque}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::complete::{Completion, Outcome, complete, complete_once, put};
 use super::initiate::initiate;
 use super::part::CopySource;
-use super::prove::{By, Expected, MadeAs, Proving, Verdict, prove, prove_once};
+use super::prove::{By, ByRule, Expected, MadeAs, Proving, Verdict, prove, prove_once};
 use super::settle::{Settled, settle};
 use super::*;
 use crate::bos::client::{Body, ObjectHeaders};
@@ -295,7 +295,7 @@ async fn the_proof_looks_at_the_object_that_was_made() {
     let expected = expected();
     let look = || prove_once(&client, &key, &made, &expected);
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::Proved(By::Crc32c), _)));
-    assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::ChecksumOdd { etag_fits: true, .. }, _)));
+    assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::ChecksumOdd { etag: ByRule::Fits, .. }, _)));
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::Mismatch(_), _)));
     assert!(matches!(look().await.unwrap(), Proving::Other(_)));
     assert!(matches!(look().await.unwrap(), Proving::NotYet { .. }));
@@ -308,6 +308,6 @@ async fn a_head_that_lags_behind_is_asked_again_before_it_is_believed() {
     let (client, key, etag) = (server.client(), key(), ETag::new(MD5));
     let made = MadeAs { etag: &etag, mark: "j.1", condition: &Condition::Any };
     let proving = prove(&client, &key, &made, &expected(), &mut Tries(1)).await.unwrap();
-    assert!(matches!(proving, Proving::Judged(Verdict::Composed { etag_fits: true }, _)), "{proving:?}");
+    assert!(matches!(proving, Proving::Judged(Verdict::Composed { etag: ByRule::Fits }, _)), "{proving:?}");
     assert_eq!(server.seen().len(), 3);
 }

@@ -21,7 +21,7 @@ use crate::bos::error::{BosError, BosErrorKind};
 use crate::journal::record::Proof;
 use crate::object::{ByteRange, Checksum, Condition, ETag, ObjectKey, PartNumber, Timestamp, UploadId};
 use crate::transfer::complete::{Completion, Outcome, complete};
-use crate::transfer::prove::{Expected, MadeAs, Proving, Verdict, prove};
+use crate::transfer::prove::{ByRule, Expected, MadeAs, Proving, Verdict, prove};
 use crate::transfer::retry::persist;
 use crate::transfer::{Held, PartAnswer, Patience, Plan, Unanswered, Upload, settle};
 use crate::upload::verify::local_file::{FileRange, LocalFile, LocalFileError};
@@ -379,20 +379,20 @@ impl Resume<'_> {
     fn judge(&self, verdict: Verdict, etag: &ETag) -> Result<Proof, ResumeError> {
         match verdict {
             Verdict::Proved(_) => Ok(Proof::Proved),
-            Verdict::Composed { etag_fits } => {
-                if !etag_fits {
+            Verdict::Composed { etag: rule } => {
+                if rule != ByRule::Fits {
                     log::info!("BOS gives no checksum of the whole, and its ETag {etag} follows no known rule");
                 }
                 Ok(Proof::Composed)
             }
-            Verdict::ChecksumOdd { etag_fits: true, what } => {
+            Verdict::ChecksumOdd { etag: ByRule::Fits, what } => {
                 log::warn!(
                     "{}: {what}; each part was checked and the ETag is composed of theirs, so BOS means something else by it",
                     self.key
                 );
                 Ok(Proof::Composed)
             }
-            Verdict::ChecksumOdd { etag_fits: false, what } | Verdict::Mismatch(what) => Err(self.mismatch(what)),
+            Verdict::ChecksumOdd { what, .. } | Verdict::Mismatch(what) => Err(self.mismatch(what)),
         }
     }
 
