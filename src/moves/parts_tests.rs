@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use super::super::copy::Made;
 use super::*;
 use crate::bos::scripted::{Scripted, Step};
 use crate::journal::StateDir;
 use crate::journal::state_dir::Identity;
 use crate::moves::record::FORMAT;
 use crate::moves::{CopySizes, Moves};
-use crate::object::composed_etag;
+use crate::object::{BaseObject, Condition, composed_etag};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 2 * MIB;
