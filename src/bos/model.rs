@@ -24,7 +24,8 @@ pub struct ObjectMeta {
     pub headers: ObjectHeaders,
 }
 
-/// Headers that are stored with an object.
+/// Headers that are stored with an object. The values are texts of [`header_text`](super::header_text): they go back over
+/// the wire as they came, byte for byte. What bosfs itself puts there is ASCII, so that every tool reads the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ObjectHeaders {
     /// `Content-Type`.
@@ -39,7 +40,7 @@ pub struct ObjectHeaders {
     pub expires: Option<String>,
     /// `x-bce-storage-class`.
     pub storage_class: Option<String>,
-    /// `x-bce-meta-NAME` by NAME in lowercase; ASCII values (others are percent-encoded on their way, both ways).
+    /// `x-bce-meta-NAME` by NAME in lowercase.
     pub metadata: BTreeMap<String, String>,
 }
 

@@ -97,7 +97,7 @@ pub fn get(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
     if let Some(answer) = check_read(request, &object, &shared.variants)? {
         return Ok(answer);
     }
-    let asked = text(&request.headers, "range")?;
+    let asked = text(&request.headers, "range");
     let (start, end) = match &asked {
         Some(value) => range(value, object.size)?,
         None => (0, object.size),
@@ -145,7 +145,7 @@ pub async fn delete(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
 }
 
 pub async fn copy(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
-    let directive = text(&request.headers, "x-bce-metadata-directive")?.unwrap_or_default();
+    let directive = text(&request.headers, "x-bce-metadata-directive").unwrap_or_default();
     let replace = match directive.as_str() {
         "" | "copy" => None,
         "replace" => Some(object_headers(&request.headers)?),
