@@ -25,6 +25,7 @@ pub fn object_meta(headers: &HeaderMap, size: u64, now_s: i64) -> Result<ObjectM
         crc32c,
         crc32,
         crc64,
+        appendable: text(headers, "x-bce-object-type").is_some_and(|kind| kind.eq_ignore_ascii_case("appendable")),
         headers: object_headers(headers, now_s),
     })
 }

@@ -16,7 +16,8 @@ fn base(tag: &str) -> BaseObject {
 
 fn head(tag: &str, size: u64) -> ObjectMeta {
     let headers = ObjectHeaders::default();
-    ObjectMeta { size, etag: etag(tag), last_modified: 7, crc32c: None, crc32: None, crc64: None, headers }
+    let etag = etag(tag);
+    ObjectMeta { size, etag, last_modified: 7, crc32c: None, crc32: None, crc64: None, appendable: false, headers }
 }
 
 fn object() -> MoveRecord {

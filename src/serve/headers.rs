@@ -229,7 +229,12 @@ pub fn describe(object: &ObjectRecord, variants: &Variants) -> HeaderMap {
         set_crcs(&mut headers, crcs, object.crc32c_shown, variants);
     }
     set(&mut headers, "x-bce-storage-class", stored.storage_class.as_deref().unwrap_or("STANDARD"));
-    set(&mut headers, "x-bce-object-type", "Normal");
+    if object.appendable {
+        set(&mut headers, "x-bce-object-type", "Appendable");
+        set(&mut headers, "x-bce-next-append-offset", &object.size.to_string());
+    } else {
+        set(&mut headers, "x-bce-object-type", "Normal");
+    }
     set(&mut headers, "x-bce-flow-control-type", "-1");
     set(&mut headers, "x-bce-is-transition", "false");
     for (name, value) in &stored.metadata {

@@ -31,6 +31,7 @@ pub enum Call {
     ListMultipartUploads,
     DeleteMultipleObjects,
     PutObject,
+    AppendObject,
     CopyObject,
     GetObject,
     HeadObject,
@@ -156,9 +157,8 @@ impl Request {
         let has = |name: &str| self.parameter(name).is_some();
         let copies = self.headers.contains_key("x-bce-copy-source");
         // Sub-resources that are not served must not be taken for the resource itself.
-        const ELSEWHERE: [&str; 29] = [
+        const ELSEWHERE: [&str; 27] = [
             "acl",
-            "append",
             "fetch",
             "symlink",
             "versions",
@@ -185,9 +185,10 @@ impl Request {
             "versionId",
             "userQuota",
             "requestPayment",
-            "offset",
         ];
-        if ELSEWHERE.iter().any(|name| has(name)) || self.headers.contains_key("x-bce-rename-key") {
+        let appends = self.method == Method::POST && has("append");
+        let elsewhere = (has("append") || has("offset")) && !appends;
+        if elsewhere || ELSEWHERE.iter().any(|name| has(name)) || self.headers.contains_key("x-bce-rename-key") {
             return Call::Unknown;
         }
         let method = self.method.as_str();
@@ -222,6 +223,7 @@ impl Request {
             "GET" if has("uploadId") => Call::ListParts,
             "GET" => Call::GetObject,
             "HEAD" => Call::HeadObject,
+            "POST" if has("append") => Call::AppendObject,
             "POST" if has("uploads") => Call::InitiateMultipartUpload,
             "POST" if has("uploadId") => Call::CompleteMultipartUpload,
             "DELETE" if has("uploadId") => Call::AbortMultipartUpload,
@@ -406,6 +408,9 @@ mod tests {
         assert_eq!(call("GET", "/b/k?uploadId=1"), Call::ListParts);
         assert_eq!(call("POST", "/b/k?uploads="), Call::InitiateMultipartUpload);
         assert_eq!(call("PUT", "/b/k?acl"), Call::Unknown);
+        assert_eq!(call("POST", "/b/k?append&offset=3"), Call::AppendObject);
+        assert_eq!(call("PUT", "/b/k?append"), Call::Unknown);
+        assert_eq!(call("GET", "/b/k?offset=3"), Call::Unknown);
         assert_eq!(call("PUT", "/b/k?partNumber=1&uploadId=2"), Call::UploadPart);
         let copy = [("x-bce-copy-source", "/b/a%20b?versionId=1")];
         assert_eq!(parse("PUT", "/b/k?partNumber=1&uploadId=2", &copy).call, Call::UploadPartCopy);

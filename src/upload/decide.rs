@@ -50,7 +50,8 @@ mod tests {
         if let Some(mark) = mark {
             headers.metadata.insert(MARK.into(), mark.into());
         }
-        ObjectMeta { size, etag: ETag::new(etag), last_modified: 0, crc32c: None, crc32: None, crc64: None, headers }
+        let etag = ETag::new(etag);
+        ObjectMeta { size, etag, last_modified: 0, crc32c: None, crc32: None, crc64: None, appendable: false, headers }
     }
 
     fn is_other(found: Found) -> bool {

@@ -68,7 +68,10 @@ pub async fn copy_part(shared: &Arc<Shared>, request: &Request) -> Result<Answer
     let asked = Digests::of(&request.headers)?.shows_crc32c();
     let source = request.copy_source()?;
     let target = (request.bucket.clone(), request.key.clone(), upload_id, number);
-    let part = shared.store.copy_part(target, source, range, conditions, asked).await?;
+    let part = shared
+        .store
+        .copy_part(target, source, range, conditions, asked, !shared.variants.no_part_of_appendable)
+        .await?;
     Answer::json(&wire::Copied { e_tag: part.etag, last_modified: format_timestamp(part.modified) })
 }
 
