@@ -11,7 +11,7 @@ use bosfs::bos::credentials::StaticCredentials;
 use bosfs::bos::{BosClient, BosClientConfig, BosErrorKind};
 use bosfs::journal::state_dir::Identity;
 use bosfs::journal::{RecordLog, StateDir, boot_id};
-use bosfs::moves::record::{Listed, MoveRecord};
+use bosfs::moves::record::{Listed, MoveRecord, PartsBy};
 use bosfs::moves::{CopySizes, Moves};
 use bosfs::object::{BaseObject, Condition, ETag, Md5, ObjectKey};
 use bosfs::serve::{ServeOptions, Server, ServerHandle};
@@ -321,7 +321,12 @@ async fn a_killed_copy_by_parts_goes_on_with_its_upload() {
     let upload = bench.client.initiate(&key("moved"), &ObjectHeaders::default()).await.unwrap();
     let mut lines = vec![
         object_line("large", &source, "moved", Condition::Absent),
-        MoveRecord::Initiated { to: key("moved"), upload_id: upload.clone() },
+        MoveRecord::Initiating { to: key("moved") },
+        MoveRecord::Initiated {
+            to: key("moved"),
+            upload_id: upload.clone(),
+            by: PartsBy { part_bytes: MIB, sent: false },
+        },
     ];
     for part in 1..=2u64 {
         let number = bosfs::object::PartNumber::new(part as u32).unwrap();

@@ -89,6 +89,19 @@ fn single_objects_and_exchanges_go_forward_from_every_line() {
 }
 
 #[test]
+fn every_initiate_without_an_answer_may_have_left_an_upload() {
+    let by = super::super::record::PartsBy { part_bytes: 1 << 30, sent: false };
+    let initiating = MoveRecord::Initiating { to: key("b") };
+    let initiated = MoveRecord::Initiated { to: key("b"), upload_id: UploadId::new("u"), by };
+    let state = replay(&[object(), initiating.clone()]);
+    assert_eq!((state.initiating.get(&key("b")), state.uploads.len()), (Some(&1), 0));
+    let state = replay(&[object(), initiating.clone(), initiated.clone()]);
+    assert_eq!((state.initiating.len(), state.uploads[&key("b")].by), (0, by), "answered");
+    let state = replay(&[object(), initiating.clone(), initiating, initiated]);
+    assert_eq!((state.initiating.get(&key("b")), state.uploads.len()), (Some(&1), 1), "the first one never was");
+}
+
+#[test]
 fn what_recovery_hides_is_what_is_about_to_go() {
     let begun = [directory(), MoveRecord::Planned { entries: vec![listed("x", "1"), listed("sub/y", "2")] }];
     let state = replay(&begun);
