@@ -7,6 +7,7 @@ mod dirty_file;
 mod driver;
 mod file_status;
 mod inner;
+mod limits;
 pub mod meter;
 mod part;
 mod proof;

@@ -400,7 +400,7 @@ impl Inner {
 
     /// The publication list of the frozen (or present) size.
     pub(super) fn pieces(&self, size: u64) -> Vec<Piece> {
-        let copyable = self.base().is_some();
+        let copyable = self.copyable_base().is_some();
         copy_runs(&self.plan, size, |number| {
             let range = self.plan.range_in(number, size);
             // Parts that BOS has already are cheaper than a copy that splits a run; parts changed after the freeze would
