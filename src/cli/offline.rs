@@ -37,8 +37,10 @@ pub fn status_of(state: &FileState, records: &[Record], dir: &Path) -> FileStatu
         Some(frozen) => frozen.size,
         None => state.resizing.or_else(|| spool.as_ref().map(|meta| meta.len())).or(state.synced_size).unwrap_or(0),
     };
-    let plan =
-        state.upload.as_ref().map_or_else(|| PartPlan::growing(PART_BYTES_DEFAULT), |upload| upload.plan.clone());
+    let plan = state
+        .upload
+        .as_ref()
+        .map_or_else(|| PartPlan::reaching(size, PART_BYTES_DEFAULT), |upload| upload.plan.clone());
     let parts_total = plan.part_count(size);
     let (mut parts_in_bos, mut bytes_in_bos) = (0, 0);
     for number in (1..=parts_total).filter_map(PartNumber::new) {

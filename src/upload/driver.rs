@@ -413,6 +413,10 @@ impl Inner {
 
     /// The next part of a frozen file; `None` when BOS has them all.
     fn next_part(&mut self, size: u64, jobs: usize) -> Option<Next> {
+        if jobs >= self.jobs_max {
+            // Not worth a look at thousands of pieces.
+            return Some(Next::Wait);
+        }
         let mut busy = jobs > 0;
         for piece in self.pieces(size) {
             let number = piece.part();
@@ -431,9 +435,6 @@ impl Inner {
             if self.live.get(&number).is_some_and(|live| live.job.is_some()) {
                 busy = true;
                 continue;
-            }
-            if jobs >= self.jobs_max {
-                return Some(Next::Wait);
             }
             let kind = match piece {
                 Piece::Upload(_) => PartKind::Upload { range: self.plan.range_in(number, size) },

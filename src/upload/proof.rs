@@ -15,6 +15,8 @@ use crate::posix_meta::MARK;
 
 /// HEADs that may miss an object which BOS just completed, before somebody must have deleted it.
 const MISSING_MAX: u32 = 6;
+/// HEADs in a row that may give a wrong size before it counts.
+const WRONG_SIZE_MAX: u32 = 2;
 /// Publications of one state that may be disproved before the file fails.
 const DISPROOFS_MAX: u32 = 3;
 
@@ -47,6 +49,10 @@ impl DirtyFile {
             date: None,
         };
         if head.size != frozen.size {
+            if self.lock().tries < WRONG_SIZE_MAX {
+                // One odd answer must not cost a publication whose base is gone by now.
+                return Err(Trouble::Again(wrong_size(head.size, frozen.size)));
+            }
             return self.disproved(frozen, wrong_size(head.size, frozen.size));
         }
         let verdict = match put {

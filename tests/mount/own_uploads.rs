@@ -142,3 +142,22 @@ fn an_upload_that_a_journal_works_on_is_not_resumed_from_a_file() {
     assert!(world.bucket.list("").unwrap().is_empty());
     assert_eq!(world.bucket.uploads("").unwrap().len(), 1);
 }
+
+/// `--adopt` does not take an upload that a journal of this machine goes on with, under whatever name that is.
+#[test]
+fn an_upload_that_a_journal_works_on_is_not_adopted() {
+    let world = World::new();
+    drop(killed_temporary(&world));
+    let source = world.random_file("source", 1, 3 * PART + 5);
+    let mut mount = world.mount(&[SMALL_PARTS[0], SMALL_PARTS[1], "--adopt"]);
+    world.proxy.take_counts();
+    crate::shell(&format!("cp {} {}", source.display(), mount.path("wanted").display()));
+    let counts = world.proxy.counts();
+    assert_eq!(counts.requests(Call::Initiate), 1, "the temporary's upload was taken\n{}", counts.log_text());
+    world.assert_object_is_file("wanted", &source);
+    assert_eq!(world.bucket.uploads("").unwrap().len(), 1, "the temporary's is still there");
+    succeeds(&mount, &["uploads", "abort", "bkt/.wanted.AbCd12", "--yes"], "is gone");
+    unmount(&mut mount);
+    world.assert_object_is_file("wanted", &source);
+    assert!(world.bucket.uploads("").unwrap().is_empty() && world.journals().is_empty());
+}
