@@ -10,7 +10,6 @@
 //! ```
 
 mod body;
-mod endpoint;
 mod failure;
 mod get;
 mod line;
@@ -22,7 +21,9 @@ mod wire_headers;
 
 pub mod client;
 pub mod credentials;
+pub(crate) mod endpoint;
 pub mod error;
+pub mod header_text;
 pub mod retry;
 pub mod sign;
 pub mod wire;

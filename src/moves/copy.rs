@@ -81,7 +81,7 @@ impl Move {
             if let Some(etag) = self.settle_target(job, sent, None).await? {
                 return Ok(etag.into());
             }
-            sent = true;
+            let sent_before = std::mem::replace(&mut sent, true);
             let copied = {
                 let _slot = self.shared.slot().await?;
                 client.copy_object(job.from, Some(&job.source.etag), job.to, job.replace).await
@@ -100,6 +100,9 @@ impl Move {
                         Some(_) => return Err(self.refused("copying", job.from, &e).into()),
                         None => return Err(CopyTrouble::SourceGone),
                     }
+                }
+                Err(e) if e.is_copy_refused() => {
+                    return self.copy_refused(CopyJob { sent: sent_before, ..job }, &e).await;
                 }
                 // What it may have done is settled before it is sent again.
                 Err(e) if after(&e, Act::Repeatable) == After::Again => self.back_off(job.from.as_str(), &e).await?,

@@ -1,31 +1,53 @@
-//! A copy by parts, where the object is larger than one call takes.
+//! A copy by parts: copied by BOS, or read and sent again where BOS does not copy (appendable objects).
 //!
 //! ```text
-//!   Initiated -> a line per part -> Complete, with our mark -> HEAD: the size, and the sums where there are any
+//!   Initiating -> Initiated -> a line per part -> Complete, with our mark -> HEAD: the size, and the sums where there are any
+//!        \ unanswered: again, and `uploads list` calls what may be left "possibly ours"
 //! ```
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::copy::{CopyJob, CopyTrouble};
-use super::record::MoveRecord;
-use super::running::{Move, Trouble};
-use crate::bos::BosError;
-use crate::bos::client::{ObjectHeaders, ObjectMeta};
-use crate::object::{ETag, ObjectKey, PartNumber};
-use crate::transfer::complete::{Completion, Outcome, complete};
-use crate::transfer::initiate::initiate;
+use super::copy::{CopyJob, CopyTrouble, Made};
+use super::record::{MoveRecord, PartsBy};
+use super::running::{Move, Stopped, Trouble};
+use super::state::CopyUpload;
+use crate::bos::client::{Body, ObjectHeaders, ObjectMeta};
+use crate::bos::{BosError, BosErrorKind};
+use crate::object::{ByteRange, Checksum, ETag, ObjectKey, PART_NUMBER_MAX, PartNumber};
+use crate::transfer::complete::{Completion, Outcome, complete, put};
+use crate::transfer::initiate::begin;
 use crate::transfer::part::CopySource;
 use crate::transfer::prove::{ByRule, Expected, MadeAs, Proving, Verdict, prove};
-use crate::transfer::retry::persist;
-use crate::transfer::{Held, PartAnswer, Patience, Piece, Plan, Unanswered, Upload, Way};
+use crate::transfer::retry::{Act, After, after, persist};
+use crate::transfer::{Held, PartAnswer, Patience, Piece, Plan, PlanError, Unanswered, Upload, Way};
 use crate::upload::WriteError;
-use crate::write::part_plan::COPY_BYTES_MAX;
+use crate::write::part_plan::{COPY_BYTES_MAX, PART_UNIT_BYTES};
 
 /// Uploads of one copy that may break before it fails.
 const UPLOADS_MAX: u32 = 5;
+/// Largest object that is read and stored again in one piece, bytes.
+const WHOLE_BYTES_MAX: u64 = 8 << 20;
+/// Least and most bytes of a part that is read and sent again: it is held in memory meanwhile.
+const SENT_BYTES_MIN: u64 = 8 << 20;
+const SENT_BYTES_MAX: u64 = 64 << 20;
+/// Parts that are read and sent again at once, for one copy.
+const SENT_AT_ONCE: usize = 2;
+/// Bodies of one part that may arrive damaged before the copy fails.
+const DAMAGED_MAX: u32 = 5;
+
+/// How the parts of an upload came out.
+enum Parts {
+    /// All are there.
+    Whole(Vec<(PartNumber, Held)>),
+    /// The upload is gone.
+    Gone,
+    /// BOS does not copy this object.
+    CopyRefused,
+}
 
 /// Waits for BOS as long as it takes; bosfs stops whatever is under way by dropping it.
 struct Waiting<'a> {
@@ -51,6 +73,53 @@ impl Patience for Waiting<'_> {
 }
 
 impl Move {
+    /// The copy of an object that CopyObject does not take: an appendable one.
+    pub(super) async fn copy_refused(&self, job: CopyJob<'_>, error: &BosError) -> Result<Made, CopyTrouble> {
+        log::info!("{}: {error}; it is put together anew under {}, as an ordinary object", job.from, job.to);
+        match job.source.size {
+            0..=WHOLE_BYTES_MAX => Ok(self.store_again(job).await?.into()),
+            _ => Ok(self.copy_by_parts(job).await?.into()),
+        }
+    }
+
+    /// Reads a small object and stores it under the other key.
+    async fn store_again(&self, job: CopyJob<'_>) -> Result<ETag, CopyTrouble> {
+        let (client, mark) = (&self.shared.client, self.mark());
+        let headers = match job.replace {
+            Some(headers) => headers.clone(),
+            None => match self.head(job.from).await? {
+                Some(head) if head.etag == job.source.etag => head.headers,
+                Some(_) => return Err(CopyTrouble::SourceChanged),
+                None => return Err(CopyTrouble::SourceGone),
+            },
+        };
+        let mut sent = job.sent;
+        for _ in 0..UPLOADS_MAX {
+            if let Some(etag) = self.settle_target(job, sent, None).await? {
+                return Ok(etag);
+            }
+            let _slot = self.shared.slot().await?;
+            let bytes = match self.read(job, ByteRange::new(0, job.source.size)).await? {
+                Ok(bytes) => bytes,
+                Err(e) => return Err(self.part_trouble(job, &e)),
+            };
+            let sum = hash(&bytes).await?;
+            sent = true;
+            match put(client, job.to, Body::Bytes(bytes), &sum, &headers, &mark, job.condition).await {
+                Ok(Outcome::Made(made)) => return Ok(made.etag),
+                Ok(Outcome::Differs { what, .. }) => log::warn!("{}: {what}; it is stored again", job.to),
+                // The target is looked at first.
+                Ok(Outcome::Refused(_)) => {}
+                Ok(Outcome::Unanswered(e) | Outcome::PartsMissing(e) | Outcome::UploadGone(e)) => {
+                    self.back_off(job.to.as_str(), &e).await?;
+                }
+                Err(e) if after(&e, Act::Deciding) == After::Again => self.back_off(job.to.as_str(), &e).await?,
+                Err(e) => return Err(self.refused("copying", job.from, &e).into()),
+            }
+        }
+        Err(self.gave_up(job))
+    }
+
     pub(super) async fn copy_by_parts(&self, job: CopyJob<'_>) -> Result<ETag, CopyTrouble> {
         let source = match self.head(job.from).await? {
             Some(head) if head.etag == job.source.etag => Some(head),
@@ -59,9 +128,8 @@ impl Move {
             Some(_) => return Err(CopyTrouble::SourceChanged),
             None => return Err(CopyTrouble::SourceGone),
         };
-        let plan = Plan::even(job.source.size, self.shared.sizes.part_bytes, COPY_BYTES_MAX, Way::Copy);
-        let plan = plan.map_err(|e| self.failed(job, libc::EFBIG, &format!("it cannot be copied by parts: {e}")))?;
         let mut sent = job.sent;
+        let mut by = PartsBy { part_bytes: self.shared.sizes.part_bytes, sent: false };
         for _ in 0..UPLOADS_MAX {
             if let Some(etag) = self.settle_target(job, sent, source.as_ref()).await? {
                 self.end_upload(job.to).await?;
@@ -70,20 +138,23 @@ impl Move {
             let Some(source) = &source else { return Err(CopyTrouble::SourceChanged) };
             let headers = job.replace.unwrap_or(&source.headers);
             let known = self.state.lock().uploads.get(job.to).cloned();
-            let (id, done) = match known {
-                Some(upload) => (upload.id, upload.parts),
-                None => {
-                    let mut waiting = self.waiting(job.to, job.from);
-                    let begun = initiate(&self.shared.client, job.to, headers, &mut waiting, |_| Ok(()));
-                    let id = self.unless_stopped(begun).await?;
-                    self.append(&MoveRecord::Initiated { to: job.to.clone(), upload_id: id.clone() })?;
-                    (id, BTreeMap::new())
-                }
+            // Looked at before anything is sent.
+            let by_now = known.as_ref().map_or(by, |upload| upload.by);
+            let plan = plan_of(job.source.size, by_now).map_err(|_| too_large(job, by_now))?;
+            let known = match known {
+                Some(upload) => upload,
+                None => self.begin_upload(job, headers, by, source.appendable).await?,
             };
-            let upload = Upload { client: &self.shared.client, key: job.to, id: &id };
-            let copied = match self.copy_parts(job, &upload, &plan, done).await {
-                Ok(Some(parts)) => self.complete_copy(job, upload, &parts, source, headers).await,
-                Ok(None) => Ok(None),
+            let upload = Upload { client: &self.shared.client, key: job.to, id: &known.id };
+            let copied = match self.make_parts(job, &upload, &plan, &known).await {
+                Ok(Parts::Whole(parts)) => self.complete_copy(job, upload, &parts, source, headers).await,
+                Ok(Parts::Gone) => Ok(None),
+                Ok(Parts::CopyRefused) => {
+                    log::info!("{}: BOS does not copy parts of it either; it is read and sent again", job.from);
+                    self.end_upload(job.to).await?;
+                    by = sent_again(job.source.size);
+                    continue;
+                }
                 Err(trouble) => Err(trouble),
             };
             match copied {
@@ -100,62 +171,132 @@ impl Move {
                 }
             }
         }
-        let what = format!("{UPLOADS_MAX} uploads of the copy were destroyed or broken; the original counts");
-        Err(self.failed(job, libc::EIO, &what))
+        Err(self.gave_up(job))
     }
 
-    /// Every piece of the plan with what BOS holds of it, those of `done` without a request. `None`: the upload is gone.
-    async fn copy_parts(
+    /// Initiate, with a line before each try: what an unanswered one may have begun is never ours for certain.
+    async fn begin_upload(
+        &self,
+        job: CopyJob<'_>,
+        headers: &ObjectHeaders,
+        by: PartsBy,
+        appendable: bool,
+    ) -> Result<CopyUpload, CopyTrouble> {
+        let client = &self.shared.client;
+        let initiate = async || match appendable && !by.sent {
+            true => client.initiate_copy(job.to, headers, job.from).await,
+            false => client.initiate(job.to, headers).await,
+        };
+        let mut waiting = self.waiting(job.to, job.from);
+        let line = |_| Ok(self.append(&MoveRecord::Initiating { to: job.to.clone() })?);
+        let id = self.unless_stopped(begin(&mut waiting, line, initiate)).await?;
+        self.append(&MoveRecord::Initiated { to: job.to.clone(), upload_id: id.clone(), by })?;
+        Ok(CopyUpload { id, by, parts: BTreeMap::new() })
+    }
+
+    /// Every piece of the plan with what BOS holds of it, those that are there already without a request.
+    async fn make_parts(
         &self,
         job: CopyJob<'_>,
         upload: &Upload<'_>,
         plan: &Plan,
-        done: BTreeMap<PartNumber, ETag>,
-    ) -> Result<Option<Vec<(PartNumber, Held)>>, CopyTrouble> {
-        let from = CopySource { key: job.from, etag: &job.source.etag };
-        let missing: Vec<Piece> =
-            plan.pieces().iter().filter(|piece| !done.contains_key(&piece.number)).copied().collect();
-        let mut parts = done;
-        let copies = missing.into_iter().map(|piece| async move {
+        known: &CopyUpload,
+    ) -> Result<Parts, CopyTrouble> {
+        let is_missing = |piece: &&Piece| !known.parts.contains_key(&piece.number);
+        let missing: Vec<Piece> = plan.pieces().iter().filter(is_missing).copied().collect();
+        let mut parts = known.parts.clone();
+        let made = missing.into_iter().map(|piece| async move {
             let _slot = self.shared.slot().await?;
-            let mut waiting = self.waiting(job.from, job.from);
-            let call = || upload.copy_part(piece.number, from, piece.range, Unanswered::None);
-            let copied = self.unless_stopped(persist(&mut waiting, call)).await?;
-            Ok::<_, CopyTrouble>((piece.number, copied.map_err(|e| waiting.refused(e))?))
+            Ok::<_, CopyTrouble>((piece.number, self.make_part(job, upload, piece).await?))
         });
-        let mut copies = stream::iter(copies).buffer_unordered(self.shared.copies_max);
+        let at_once = if known.by.sent { SENT_AT_ONCE } else { self.shared.copies_max };
+        let mut made = stream::iter(made).buffer_unordered(at_once);
         // All are awaited, also behind a failure: none must act after the upload was aborted.
-        let mut trouble = None;
-        let mut broken = false;
-        while let Some(copied) = copies.next().await {
-            let result = copied.and_then(|(part, answer)| match answer {
-                PartAnswer::Held(Held { etag, .. }) | PartAnswer::Contested(Held { etag, .. }) => {
+        let (mut trouble, mut gone, mut refused) = (None, false, false);
+        while let Some(part) = made.next().await {
+            let result = part.and_then(|(part, made)| match made {
+                Ok(PartAnswer::Held(Held { etag, .. }) | PartAnswer::Contested(Held { etag, .. })) => {
                     self.append(&MoveRecord::PartCopied { to: job.to.clone(), part, etag: etag.clone() })?;
                     parts.insert(part, etag);
                     Ok(())
                 }
-                PartAnswer::SourceChanged(_) => Err(CopyTrouble::SourceChanged),
-                PartAnswer::SourceGone(_) => Err(CopyTrouble::SourceGone),
-                PartAnswer::UploadGone(e) => {
-                    broken = true;
-                    Err(self.refused("copying", job.from, &e).into())
+                Ok(PartAnswer::SourceChanged(_)) => Err(CopyTrouble::SourceChanged),
+                Ok(PartAnswer::SourceGone(_)) => Err(CopyTrouble::SourceGone),
+                Ok(PartAnswer::UploadGone(e)) => {
+                    gone = true;
+                    Err(self.part_trouble(job, &e))
                 }
-                PartAnswer::Damaged(e) => Err(self.refused("copying", job.from, &e).into()),
-                PartAnswer::Differs { what, .. } => Err(self.failed(job, libc::EIO, &what)),
+                Ok(PartAnswer::Differs { what, .. }) => Err(self.failed(job, libc::EIO, &what)),
+                Ok(PartAnswer::Damaged(e)) => Err(self.part_trouble(job, &e)),
+                Err(e) => {
+                    refused |= e.is_copy_refused() && !known.by.sent;
+                    Err(self.part_trouble(job, &e))
+                }
             });
             if let Err(e) = result {
                 trouble.get_or_insert(e);
             }
         }
+        match trouble {
+            Some(CopyTrouble::Stopped) => return Err(CopyTrouble::Stopped),
+            _ if gone => return Ok(Parts::Gone),
+            _ if refused => return Ok(Parts::CopyRefused),
+            Some(trouble) => return Err(trouble),
+            None => {}
+        }
+        // Exactly the pieces of the plan: nothing that an earlier try left besides counts.
         let held = |piece: &Piece| {
             let etag = parts.get(&piece.number)?.clone();
             Some((piece.number, Held { len: piece.range.len(), etag, sum: None }))
         };
-        match trouble {
-            Some(CopyTrouble::Stopped) => Err(CopyTrouble::Stopped),
-            _ if broken => Ok(None),
-            Some(trouble) => Err(trouble),
-            None => Ok(plan.pieces().iter().map(held).collect()),
+        let whole = plan.pieces().iter().map(held).collect::<Option<Vec<_>>>();
+        Ok(whole.map_or(Parts::Gone, Parts::Whole))
+    }
+
+    async fn make_part(
+        &self,
+        job: CopyJob<'_>,
+        upload: &Upload<'_>,
+        piece: Piece,
+    ) -> Result<Result<PartAnswer, BosError>, CopyTrouble> {
+        if piece.way == Way::Copy {
+            let from = CopySource { key: job.from, etag: &job.source.etag };
+            let mut waiting = self.waiting(job.from, job.from);
+            let call = || upload.copy_part(piece.number, from, piece.range, Unanswered::None);
+            return self.unless_stopped(persist(&mut waiting, call)).await;
+        }
+        let bytes = match self.read(job, piece.range).await? {
+            Ok(bytes) => bytes,
+            Err(e) => return Ok(Err(e)),
+        };
+        let sum = hash(&bytes).await?;
+        let mut waiting = self.waiting(job.to, job.from);
+        let mut damaged = 0;
+        loop {
+            // Always the same bytes: whichever of them arrives last is right.
+            let call = || upload.send_part(piece.number, Body::Bytes(bytes.clone()), &sum, Unanswered::None);
+            let sent = self.unless_stopped(persist(&mut waiting, call)).await?;
+            match sent {
+                Ok(PartAnswer::Damaged(_) | PartAnswer::Differs { .. }) if damaged + 1 < DAMAGED_MAX => damaged += 1,
+                answer => return Ok(answer),
+            }
+        }
+    }
+
+    /// Bytes of the source, as long as it is what is to be copied.
+    async fn read(&self, job: CopyJob<'_>, range: ByteRange) -> Result<Result<Bytes, BosError>, Stopped> {
+        if range.is_empty() {
+            return Ok(Ok(Bytes::new()));
+        }
+        let if_match = Some(&job.source.etag);
+        self.patiently(job.from, || self.shared.client.get_range(job.from, range, if_match)).await
+    }
+
+    fn part_trouble(&self, job: CopyJob<'_>, error: &BosError) -> CopyTrouble {
+        match error.kind {
+            BosErrorKind::PreconditionFailed => CopyTrouble::SourceChanged,
+            BosErrorKind::NoSuchKey => CopyTrouble::SourceGone,
+            _ => self.refused("copying", job.from, error).into(),
         }
     }
 
@@ -234,6 +375,49 @@ impl Move {
         self.unless_stopped(upload.end(&mut waiting)).await?;
         Ok(self.append(&MoveRecord::UploadEnded { to: to.clone() })?)
     }
+
+    fn gave_up(&self, job: CopyJob<'_>) -> CopyTrouble {
+        let (from, to) = (job.from, job.to);
+        WriteError::failed(
+            libc::EIO,
+            format!(
+                "copying {from} to {to}: {UPLOADS_MAX} tries of the copy were destroyed or broken; the original counts"
+            ),
+        )
+        .into()
+    }
+}
+
+/// How an object is cut; refused if no list of such parts reaches its end.
+fn plan_of(size: u64, by: PartsBy) -> Result<Plan, PlanError> {
+    match by.sent {
+        true => Plan::even(size, by.part_bytes, SENT_BYTES_MAX, Way::Send),
+        false => Plan::even(size, by.part_bytes, COPY_BYTES_MAX, Way::Copy),
+    }
+}
+
+/// How an object that BOS does not copy is sent again.
+fn sent_again(size: u64) -> PartsBy {
+    let part_bytes = size.div_ceil(PART_NUMBER_MAX.into()).next_multiple_of(PART_UNIT_BYTES).max(SENT_BYTES_MIN);
+    PartsBy { part_bytes, sent: true }
+}
+
+/// The refusal of a copy that cannot be made whole; nothing was sent.
+fn too_large(job: CopyJob<'_>, by: PartsBy) -> CopyTrouble {
+    let (from, to, size) = (job.from, job.to, job.source.size);
+    let why = match by.sent {
+        true => "BOS does not copy it, and it is too large to be read and sent again by a rename",
+        false => "that is more than the parts of one upload can hold",
+    };
+    let advice = "nothing was sent and the original counts; copy it with a tool of its owner's";
+    WriteError::failed(libc::EFBIG, format!("copying {from} to {to}: it has {size} bytes; {why}; {advice}")).into()
+}
+
+/// Hashes on a thread of its own.
+async fn hash(bytes: &Bytes) -> Result<Checksum, CopyTrouble> {
+    let bytes = bytes.clone();
+    let hashed = tokio::task::spawn_blocking(move || Checksum::of(&bytes)).await;
+    hashed.map_err(|e| WriteError::failed(libc::EIO, format!("hashing broke off: {e}")).into())
 }
 
 #[cfg(test)]

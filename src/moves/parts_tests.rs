@@ -194,3 +194,12 @@ async fn a_stop_breaks_off_a_copy_that_hangs() {
     let upload = bench.entry.state.lock().uploads.get(&bench.to).cloned();
     assert_eq!(upload.unwrap().id.as_str(), "u", "the next mount goes on with it");
 }
+
+#[test]
+fn an_object_that_is_sent_again_has_parts_that_fit_into_memory_or_is_refused() {
+    for size in [WHOLE_BYTES_MAX + 1, 100 << 20, 80_000 << 20, 600 << 30] {
+        let plan = plan_of(size, sent_again(size)).unwrap();
+        assert!(plan.pieces().iter().all(|piece| piece.way == Way::Send && piece.range.len() <= SENT_BYTES_MAX));
+    }
+    assert!(plan_of(700 << 30, sent_again(700 << 30)).is_err());
+}

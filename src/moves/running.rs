@@ -16,7 +16,7 @@ use crate::bos::{BosError, BosErrorKind};
 use crate::journal::{RecordLog, errno_of};
 use crate::object::{ObjectKey, Timestamp};
 use crate::transfer::retry::{Act, After, after, backoff};
-use crate::upload::{FileStatus, WriteError};
+use crate::upload::{FileStatus, OwnUpload, WriteError};
 
 /// First pause before a request is tried again.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -117,6 +117,12 @@ impl Move {
 
     /// Ends the move: its journal goes.
     pub(super) fn finish(&self) {
+        for key in self.state.lock().initiating.keys() {
+            log::warn!(
+                "{key}: BOS did not answer when an upload was begun for a copy; if it began one all the same, nobody goes on \
+                 with it: `bosfs uploads list` shows it, `bosfs uploads abort BUCKET/{key} --upload-id ID` drops it"
+            );
+        }
         if let Err(e) = self.append(&MoveRecord::Done) {
             log::warn!("{}: {e}", self.dir.display());
         }
@@ -250,6 +256,8 @@ pub(super) fn describe(state: &MoveState, id: &str) -> FileStatus {
             (from.clone(), size, held, state.entries.len(), copied().count())
         }
     };
+    let known = state.uploads.iter().map(|(key, upload)| OwnUpload::known(key, &upload.id));
+    let uploads = known.chain(state.initiating.keys().map(OwnUpload::possible)).collect();
     let word = if matches!(state.kind, Kind::Deletions { .. }) { "removing" } else { "renaming" };
     FileStatus {
         key,
@@ -259,6 +267,8 @@ pub(super) fn describe(state: &MoveState, id: &str) -> FileStatus {
         bytes_in_bos,
         parts_total: u32::try_from(parts_total).unwrap_or(u32::MAX),
         parts_in_bos: u32::try_from(parts_in_bos).unwrap_or(u32::MAX),
+        uploads,
+        is_move: true,
         updated_at: Timestamp::now().sec,
         ..FileStatus::default()
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
-use super::record::{Listed, MoveRecord};
+use super::record::{Listed, MoveRecord, PartsBy};
 use crate::bos::client::{ListedObject, ObjectHeaders, ObjectMeta};
 use crate::object::{BaseObject, Condition, ETag, KEY_BYTES_MAX, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::MARK;
@@ -91,6 +91,8 @@ pub struct Entry {
 pub struct CopyUpload {
     /// BOS's ID.
     pub id: UploadId,
+    /// What its parts are.
+    pub by: PartsBy,
     /// Parts that are there.
     pub parts: BTreeMap<PartNumber, ETag>,
 }
@@ -123,6 +125,8 @@ pub struct MoveState {
     pub target_marker: Option<TargetMarker>,
     /// Uploads under way, by key.
     pub uploads: BTreeMap<ObjectKey, CopyUpload>,
+    /// Initiates that were not answered, by key: as many uploads may exist that nobody knows.
+    pub initiating: BTreeMap<ObjectKey, u32>,
     /// Objects to be deleted, with ETag and `Last-Modified` (0: not known).
     pub deletes: BTreeMap<ObjectKey, (ETag, i64)>,
 }
@@ -173,6 +177,7 @@ impl MoveState {
             marker_made: false,
             target_marker: None,
             uploads: BTreeMap::new(),
+            initiating: BTreeMap::new(),
             deletes: BTreeMap::new(),
         })
     }
@@ -189,8 +194,15 @@ impl MoveState {
                 self.target_marker = Some(TargetMarker { etag, last_modified: *last_modified, headers });
             }
             MoveRecord::Planned { entries } => entries.iter().for_each(|listed| self.plan(listed)),
-            MoveRecord::Initiated { to, upload_id } => {
-                let upload = CopyUpload { id: upload_id.clone(), parts: BTreeMap::new() };
+            MoveRecord::Initiating { to } => *self.initiating.entry(to.clone()).or_default() += 1,
+            MoveRecord::Initiated { to, upload_id, by } => {
+                if let Some(unanswered) = self.initiating.get_mut(to) {
+                    *unanswered -= 1;
+                    if *unanswered == 0 {
+                        self.initiating.remove(to);
+                    }
+                }
+                let upload = CopyUpload { id: upload_id.clone(), by: *by, parts: BTreeMap::new() };
                 self.uploads.insert(to.clone(), upload);
             }
             MoveRecord::PartCopied { to, part, etag } => {

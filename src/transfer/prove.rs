@@ -464,7 +464,16 @@ mod tests {
             let mut headers = ObjectHeaders::default();
             headers.metadata.extend(mark.map(|mark| (MARK.to_owned(), mark.to_owned())));
             let etag = ETag::new(etag);
-            ObjectMeta { size: 1, etag, last_modified: 0, crc32c: None, crc32: None, crc64: None, headers }
+            ObjectMeta {
+                size: 1,
+                etag,
+                last_modified: 0,
+                crc32c: None,
+                crc32: None,
+                crc64: None,
+                appendable: false,
+                headers,
+            }
         };
         let (etag, matches) = (ETag::new("new"), Condition::Matches(ETag::new("old")));
         let seen = |head: Option<ObjectMeta>, condition: &Condition| {

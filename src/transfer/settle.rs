@@ -185,7 +185,16 @@ mod tests {
         if let Some(mark) = mark {
             headers.metadata.insert(MARK.into(), mark.into());
         }
-        ObjectMeta { size, etag: ETag::new(etag), last_modified: 0, crc32c: None, crc32: None, crc64: None, headers }
+        ObjectMeta {
+            size,
+            etag: ETag::new(etag),
+            last_modified: 0,
+            crc32c: None,
+            crc32: None,
+            crc64: None,
+            appendable: false,
+            headers,
+        }
     }
 
     fn is_other(found: Found) -> bool {

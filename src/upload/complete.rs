@@ -8,7 +8,7 @@ use super::dirty_file::{DirtyFile, disk_error};
 use super::driver::Trouble;
 use super::inner::{Inner, Removal};
 use super::part::check_stored;
-use super::proof::{judge_composed, predicted_etag, whole_crcs};
+use super::proof::{judge_composed, predicted_etag, whole};
 use super::state::{Frozen, Stage, ranges_of};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, ObjectHeaders, stored_between};
@@ -22,6 +22,7 @@ impl DirtyFile {
     pub(super) async fn initiate(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, headers) = {
             let mut inner = self.lock();
+            inner.check_reach(inner.state.stage.frozen().map_or(inner.size, |frozen| frozen.size))?;
             self.append(&mut inner, &Record::Initiating)?;
             let mut headers = inner.state.headers.clone();
             headers.metadata.clear();
@@ -107,6 +108,7 @@ impl DirtyFile {
             if inner.removal != Removal::None {
                 return Ok(());
             }
+            inner.check_reach(frozen.size)?;
             // Taken now: later writes may change what the list would be, but not what is published.
             let Some(listed) = inner.listed(frozen.size) else {
                 return Err(Trouble::Again("a part is missing".into()));
@@ -134,7 +136,7 @@ impl DirtyFile {
             self.append(&mut inner, &Record::Completed { publication, etag, size })?;
         }
         // An answer without any CRC leaves the proof to the HEAD of the next step.
-        match judge_composed(whole_crcs(&listed), &outcome, Some(&predicted_etag(&listed)), false) {
+        match judge_composed(whole(&listed), frozen.size, &outcome, Some(&predicted_etag(&listed)), None) {
             Some(verdict) => self.conclude(frozen, verdict).await,
             None => Ok(()),
         }

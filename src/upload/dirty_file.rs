@@ -43,7 +43,7 @@ impl DirtyFile {
         let size = opening.base.as_ref().map_or(0, |base| base.size);
         let state = FileState::opened(&opened_record(&shared, String::new(), &opening))
             .unwrap_or_else(|_| unreachable!("an opened record of our own format"));
-        let plan = shared.plan_for(None);
+        let plan = shared.plan_for(size);
         let jobs_max = shared.jobs_max();
         Self::with_inner(
             shared,
@@ -77,6 +77,7 @@ impl DirtyFile {
                 stored_between: None,
                 meter: Default::default(),
                 suspect_base: false,
+                refused: Default::default(),
                 jobs_max,
                 temporary: opening.temporary,
                 parked_until: None,
@@ -94,7 +95,8 @@ impl DirtyFile {
 
     pub(super) fn recovered(shared: Arc<Shared>, state: FileState, store: Store) -> Self {
         let size = store.spool.len();
-        let plan = state.upload.as_ref().map_or_else(|| shared.plan_for(None), |upload| upload.plan.clone());
+        let len = state.base.as_ref().map_or(0, |base| base.size).max(size);
+        let plan = state.upload.as_ref().map_or_else(|| shared.plan_for(len), |upload| upload.plan.clone());
         let spooled_bytes = store.extents.spool_blocks(ByteRange::new(0, size)) * BLOCK_BYTES;
         shared.budget.take(spooled_bytes);
         shared.stores.fetch_add(1, Ordering::Relaxed);
@@ -148,6 +150,7 @@ impl DirtyFile {
                 stored_between: None,
                 meter: Default::default(),
                 suspect_base: false,
+                refused: Default::default(),
                 jobs_max,
                 temporary: None,
                 parked_until: None,
@@ -356,7 +359,7 @@ impl DirtyFile {
         // Waiters count over all journals that this file has had in this process.
         inner.state.publications = inner.settled_publication;
         inner.misplaced = false;
-        inner.plan = self.shared.plan_for(inner.state.base.as_ref().map(|base| base.size));
+        inner.plan = self.shared.plan_for(inner.state.base.as_ref().map_or(0, |base| base.size).max(inner.size));
         inner.store = Some(store);
         self.shared.stores.fetch_add(1, Ordering::Relaxed);
         inner.spooled_bytes = 0;

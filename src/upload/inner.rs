@@ -103,6 +103,8 @@ pub(super) struct Inner {
     pub(super) meter: super::meter::Meter,
     /// The base was refused by a condition: HEAD must tell what is there.
     pub(super) suspect_base: bool,
+    /// Which copies of the base BOS refuses.
+    pub(super) refused: super::limits::CopiesRefused,
     /// Parts of this file on their way at once.
     pub(super) jobs_max: usize,
     /// Set for a file that is expected to get another name soon.
@@ -165,6 +167,7 @@ impl Inner {
         size > 0
             && base.size == size
             && size <= COPY_BYTES_MAX
+            && !self.is_copy_refused()
             && self.store.as_ref().is_some_and(|s| s.extents.is_untouched(ByteRange::new(0, size), size))
     }
 

@@ -81,7 +81,7 @@ impl DirtyFile {
         let inner = &mut *guard;
         let end = offset.saturating_add(len);
         let same = inner.base().is_none_or(|base| base == source || (base.key.is_none() && inner.state.base_end == 0));
-        let fits = offset == inner.size && end <= source.size && end <= inner.plan.size_max();
+        let fits = offset == inner.size && end <= source.size;
         let plain = inner.state.stage == Stage::Open && !inner.state.rebasing && inner.removal == Removal::None;
         if !(same && fits && plain) || inner.state.upload.is_some() || source.key.as_ref() == Some(&inner.state.key) {
             return Ok(false);
@@ -91,7 +91,9 @@ impl DirtyFile {
         if inner.size > 0 && (!continues || inner.state.base_end != inner.size) {
             return Ok(false);
         }
+        inner.reach(&self.shared, end.max(source.size))?;
         self.materialise(inner)?;
+        inner.reach(&self.shared, end.max(source.size))?;
         if !inner.store()?.extents.is_untouched(whole, whole.end) {
             return Ok(false);
         }

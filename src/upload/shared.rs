@@ -80,9 +80,9 @@ pub(super) struct Finished {
 }
 
 impl Shared {
-    /// Part plan of the next upload of a file.
-    pub(super) fn plan_for(&self, _base_bytes: Option<u64>) -> PartPlan {
-        PartPlan::growing(self.options.part_bytes)
+    /// Part plan of the next upload of a file that has `len` bytes, or has a base of so many.
+    pub(super) fn plan_for(&self, len: u64) -> PartPlan {
+        PartPlan::reaching(len, self.options.part_bytes)
     }
 
     /// Parts of one file on their way at once: some more than requests, so that hashing runs ahead of sending.

@@ -60,6 +60,9 @@ pub struct ObjectRecord {
     pub modified: i64,
     /// Headers and metadata.
     pub headers: ObjectHeaders,
+    /// It was made by AppendObject.
+    #[serde(default)]
+    pub appendable: bool,
     /// Its bytes.
     pub place: Place,
 }
