@@ -12,7 +12,6 @@
 
 mod body;
 mod delete;
-mod endpoint;
 mod failure;
 mod get;
 mod line;
@@ -24,7 +23,9 @@ mod wire_headers;
 
 pub mod client;
 pub mod credentials;
+pub(crate) mod endpoint;
 pub mod error;
+pub mod header_text;
 pub mod retry;
 pub mod sign;
 pub mod wire;

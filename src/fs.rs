@@ -24,7 +24,7 @@ pub mod process;
 mod remove;
 mod rename;
 mod rename_dir;
-mod temporary;
+pub mod temporary;
 mod tree_gate;
 pub mod verdict;
 pub mod xattr;

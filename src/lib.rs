@@ -11,6 +11,8 @@
 //!   namespace                 read                    write ---------> spool (disk)
 //!   key <-> inode             window, cache             v  sealed parts
 //!       |                       |                     upload --------> journal (disk)
+//!       |                       |                       v
+//!       |                       |                     transfer           multipart work: of uploads, moves, commands
 //!       v                       v                       v
 //!      bos        one method per BOS call; sign, retry, explain
 //!       v
@@ -35,6 +37,8 @@ pub mod write;
 pub mod upload;
 
 pub mod moves;
+
+pub mod transfer;
 
 pub mod journal;
 

@@ -16,6 +16,7 @@ mod copy;
 mod deletions;
 mod directory;
 mod object;
+mod parts;
 pub mod record;
 mod removal;
 mod running;

@@ -31,9 +31,6 @@ pub enum KeyError {
     /// A segment that no file name can be, or that URL libraries resolve away.
     #[error("the key {0:?} has an empty, `.` or `..` segment or a NUL byte")]
     BadSegment(String),
-    /// `v1` at the top level is the API's own version prefix.
-    #[error("BOS reserves the top-level name {0:?}")]
-    Reserved(String),
 }
 
 /// The key of an object: UTF-8, 1 to [`KEY_BYTES_MAX`] bytes, no leading `/`, no empty, `.` or `..` segment.
@@ -65,9 +62,6 @@ impl ObjectKey {
         let body = text.strip_suffix('/').unwrap_or(text);
         if text.contains('\0') || body.split('/').any(|s| matches!(s, "" | "." | "..")) {
             return Err(KeyError::BadSegment(text.to_owned()));
-        }
-        if body.eq_ignore_ascii_case("v1") {
-            return Err(KeyError::Reserved(text.to_owned()));
         }
         Ok(Self(text.into()))
     }
@@ -523,11 +517,11 @@ mod tests {
 
     #[test]
     fn keys_that_bos_or_url_libraries_would_bend_are_refused() {
-        for bad in ["", "/a", "a//b", "a/../b", ".", "a/.", "v1", "V1/", "a\0b", "//"] {
+        for bad in ["", "/a", "a//b", "a/../b", ".", "a/.", "a\0b", "//"] {
             assert!(ObjectKey::parse(bad).is_err(), "{bad:?}");
         }
         assert!(ObjectKey::parse(&"k".repeat(1024)).is_err());
-        for good in ["a", "a/b", "d/", "v1x", "目录 1/a+b%c d.bin", "...", &"k".repeat(1023)] {
+        for good in ["a", "a/b", "d/", "v1", "V1/", "v1/a", "目录 1/a+b%c d.bin", "...", &"k".repeat(1023)] {
             assert_eq!(ObjectKey::parse(good).unwrap().as_str(), good);
         }
         assert_eq!(ObjectKey::parse("a/b/").unwrap().name(), "b");

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::bos::header_text::wire_len;
 use crate::object::{FileAttrs, Timestamp};
 
 /// Metadata name of the mark `<journal id>.<publication number>` that every publication of ours carries.
@@ -106,7 +107,7 @@ pub fn write_attrs(metadata: &mut BTreeMap<String, String>, attrs: &FileAttrs) {
 
 /// Bytes that `metadata` takes of [`METADATA_BYTES_MAX`]: names as they travel, and values.
 pub fn metadata_bytes(metadata: &BTreeMap<String, String>) -> usize {
-    metadata.iter().map(|(name, value)| WIRE_PREFIX.len() + name.len() + value.len()).sum()
+    metadata.iter().map(|(name, value)| WIRE_PREFIX.len() + name.len() + wire_len(value)).sum()
 }
 
 /// Whether BOS stores `metadata`, also with a mark that is still to be added.

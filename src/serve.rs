@@ -65,6 +65,10 @@ pub struct Variants {
     pub parts_of_5_mib: bool,
     /// Deleting a missing key answers 204, and batch deletes do not report it.
     pub delete_missing_204: bool,
+    /// An appendable object is not copied onto itself either (to another key it never is).
+    pub no_copy_of_appendable_onto_itself: bool,
+    /// No part of an upload is copied from an appendable object.
+    pub no_part_of_appendable: bool,
 }
 
 /// How to serve a folder.

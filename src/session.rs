@@ -285,7 +285,7 @@ pub async fn run(
     }));
     if options.uploads.adopt {
         let found = tokio::select! {
-            found = uploads.find_adoptable(&options.bucket.prefix) => found,
+            found = uploads.find_adoptable(&options.bucket.prefix, || moves.status()) => found,
             () = end.recv() => {
                 stop(&uploads, &moves).await;
                 return Err(SessionError::Interrupted);

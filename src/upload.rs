@@ -10,6 +10,7 @@ mod driver;
 mod durable;
 mod file_status;
 mod inner;
+mod limits;
 mod merge;
 pub mod meter;
 mod part;
@@ -45,7 +46,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::bos::client::ObjectHeaders;
-use crate::object::{BaseObject, ByteRange, Condition, ETag, FileAttrs, ObjectKey};
+use crate::object::{BaseObject, ByteRange, Condition, ETag, FileAttrs, ObjectKey, UploadId};
 
 /// Settings of all uploads of one mount.
 #[derive(Clone, Debug)]
@@ -173,6 +174,27 @@ pub enum WriterEnd {
     },
 }
 
+/// An unfinished upload that a journal of ours opened, or may have opened.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct OwnUpload {
+    /// Key that its object would have; not always that of the file (a temporary's parts go to the name that it will get).
+    pub key: String,
+    /// BOS's ID; `None`: Initiate was sent and not answered.
+    pub upload_id: Option<String>,
+}
+
+impl OwnUpload {
+    /// One that BOS told of.
+    pub fn known(key: &ObjectKey, id: &UploadId) -> Self {
+        Self { key: key.to_string(), upload_id: Some(id.to_string()) }
+    }
+
+    /// One that may exist.
+    pub fn possible(key: &ObjectKey) -> Self {
+        Self { key: key.to_string(), upload_id: None }
+    }
+}
+
 /// State of one journaled file, for `status`.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct FileStatus {
@@ -185,6 +207,12 @@ pub struct FileStatus {
     pub state: String,
     /// Upload ID, once there is one.
     pub upload_id: Option<String>,
+    /// The uploads that its journal opened: that of the file, or those of the copies that a rename makes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uploads: Vec<OwnUpload>,
+    /// It is no file but a rename or a removal, which goes on by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_move: bool,
     /// Size in bytes.
     pub size: u64,
     /// Bytes that BOS holds as parts.

@@ -198,6 +198,8 @@ fn variants_change_what_they_say() {
         opaque_part_etags: true,
         parts_of_5_mib: true,
         delete_missing_204: true,
+        no_copy_of_appendable_onto_itself: true,
+        no_part_of_appendable: true,
     };
     let server = Server::start(options).unwrap();
     let printed = run(&server, "variants.py", &[], dir.path());

@@ -19,12 +19,18 @@ mod dir_attrs;
 mod dir_renames;
 #[path = "mount/file_renames.rs"]
 mod file_renames;
+#[path = "mount/foreign_objects.rs"]
+mod foreign_objects;
+#[path = "mount/huge.rs"]
+mod huge;
 #[path = "mount/listing.rs"]
 mod listing;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/odd_answers.rs"]
 mod odd_answers;
+#[path = "mount/own_uploads.rs"]
+mod own_uploads;
 #[path = "mount/ranges.rs"]
 mod ranges;
 #[path = "mount/removals.rs"]

@@ -11,7 +11,7 @@ use bosfs::bos::credentials::StaticCredentials;
 use bosfs::bos::{BosClient, BosClientConfig, BosErrorKind};
 use bosfs::journal::state_dir::Identity;
 use bosfs::journal::{RecordLog, StateDir, boot_id};
-use bosfs::moves::record::{Listed, MoveRecord};
+use bosfs::moves::record::{Listed, MoveRecord, PartsBy};
 use bosfs::moves::{CopySizes, Moves};
 use bosfs::object::{BaseObject, Condition, ETag, Md5, ObjectKey};
 use bosfs::serve::{ServeOptions, Server, ServerHandle};
@@ -322,7 +322,12 @@ async fn a_killed_copy_by_parts_goes_on_with_its_upload() {
     let upload = bench.client.initiate(&key("moved"), &ObjectHeaders::default()).await.unwrap();
     let mut lines = vec![
         object_line("large", &source, "moved", Condition::Absent),
-        MoveRecord::Initiated { to: key("moved"), upload_id: upload.clone() },
+        MoveRecord::Initiating { to: key("moved") },
+        MoveRecord::Initiated {
+            to: key("moved"),
+            upload_id: upload.clone(),
+            by: PartsBy { part_bytes: MIB, sent: false },
+        },
     ];
     for part in 1..=2u64 {
         let number = bosfs::object::PartNumber::new(part as u32).unwrap();
@@ -336,6 +341,56 @@ async fn a_killed_copy_by_parts_goes_on_with_its_upload() {
     assert!(bench.get("moved").await.unwrap() == bytes);
     assert!(bench.head("large").await.is_none());
     assert!(bench.client.list_uploads("", None).await.unwrap().uploads.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_copy_that_is_sent_again_goes_on_with_its_upload_and_its_parts() {
+    let bench = Bench::new();
+    let bytes = pattern(20 * MIB);
+    let source = bench.put("large", &bytes).await;
+    let upload = bench.client.initiate(&key("moved"), &ObjectHeaders::default()).await.unwrap();
+    let part = bosfs::object::PartNumber::FIRST;
+    let first = &bytes[..8 * MIB as usize];
+    let body = Body::Bytes(first.to_vec().into());
+    let etag = bench.client.upload_part(&key("moved"), &upload, part, body, &Md5::of(first)).await.unwrap().etag;
+    let by = PartsBy { part_bytes: 8 * MIB, sent: true };
+    let lines = [
+        object_line("large", &source, "moved", Condition::Absent),
+        MoveRecord::Initiating { to: key("moved") },
+        MoveRecord::Initiated { to: key("moved"), upload_id: upload, by },
+        MoveRecord::PartCopied { to: key("moved"), part, etag },
+    ];
+    assert!(bench.recover(&lines).await.is_empty());
+    assert_eq!((bench.requests("UploadPart"), bench.requests("UploadPartCopy")), (3, 0), "one before, two after");
+    assert!(bench.get("moved").await.unwrap() == bytes);
+    assert!(bench.head("large").await.is_none());
+    assert!(bench.client.list_uploads("", None).await.unwrap().uploads.is_empty());
+}
+
+/// The parts that Complete lists add up to the object, or nothing is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_30_tb_is_renamed_whole_and_one_that_no_upload_can_hold_not_at_all() {
+    const TB: u64 = 1_000_000_000_000;
+    let bench = Bench::new();
+    let moves = Moves::start_with(bench.client.clone(), bench.state_dir(), 8, CopySizes::default(), None).unwrap();
+    for (name, size) in [("huge", 30 * TB + 7), ("too huge", 52 * TB)] {
+        bench.server.put_sparse("bkt", name, size).unwrap();
+    }
+    let source = async |name: &str| {
+        let head = bench.head(name).await.unwrap();
+        BaseObject::own(head.etag, head.size)
+    };
+    let huge = source("huge").await;
+    moves.rename_object(&key("huge"), &key("moved"), &huge, &Condition::Absent, None).await.unwrap();
+    assert_eq!(bench.head("moved").await.unwrap().size, 30 * TB + 7);
+    assert!(bench.head("huge").await.is_none());
+    let initiated = bench.requests("InitiateMultipartUpload");
+    let huge = source("too huge").await;
+    let refused = moves.rename_object(&key("too huge"), &key("cut"), &huge, &Condition::Absent, None).await;
+    assert_eq!(errno(refused), libc::EFBIG);
+    assert_eq!(bench.requests("InitiateMultipartUpload"), initiated);
+    assert!(bench.head("cut").await.is_none() && bench.head("too huge").await.is_some());
+    moves.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -323,7 +323,7 @@ pub(super) fn stored_headers(headers: &ObjectHeaders) -> Result<Vec<(HeaderName,
     ];
     for (name, value) in plain {
         if let Some(value) = value {
-            list.push((name, wire::ascii(value.as_bytes())));
+            list.push((name, value.clone()));
         }
     }
     list.append(&mut metadata_headers(headers)?);
@@ -342,7 +342,7 @@ pub(super) fn metadata_headers(headers: &ObjectHeaders) -> Result<Vec<(HeaderNam
                 format!("{name:?} cannot be the name of metadata: letters, digits and hyphens only; nothing was sent"),
             )
         })?;
-        Ok((header, wire::ascii(value.as_bytes())))
+        Ok((header, value.clone()))
     };
     headers.metadata.iter().map(entry).collect()
 }

@@ -78,9 +78,14 @@ impl Target {
     }
 
     /// The absolute path of `key` (of the bucket itself without one), not encoded: what is signed.
+    ///
+    /// BOS takes one [`VERSION_PREFIXES`] segment off the front of every path, so that a key which begins with one would
+    /// reach another object. Such a key travels behind a segment of its own, which is taken off in its place. In path style
+    /// the bucket stands in front, and no bucket has such a name.
     pub fn path(&self, key: Option<&str>) -> String {
         match (self.path_style, key) {
             (true, key) => format!("/{}/{}", self.bucket, key.unwrap_or_default()),
+            (false, Some(key)) if without_version(key) != key => format!("/{}/{key}", VERSION_PREFIXES[0]),
             (false, key) => format!("/{}", key.unwrap_or_default()),
         }
     }
@@ -112,6 +117,16 @@ impl Target {
             )),
         }
     }
+}
+
+/// Segments that BOS takes off the front of a path: older programs and the Java SDK send `/v1/KEY` and mean `KEY`.
+pub const VERSION_PREFIXES: [&str; 2] = ["v1", "json-api"];
+
+/// What BOS makes of `path` (without its first `/`): one segment of [`VERSION_PREFIXES`] is taken off. Whether capitals
+/// count as well is not known; a key that only might be cut is sent behind a prefix, too, which does no harm.
+pub fn without_version(path: &str) -> &str {
+    let (first, rest) = path.split_once('/').unwrap_or((path, ""));
+    if VERSION_PREFIXES.iter().any(|prefix| first.eq_ignore_ascii_case(prefix)) { rest } else { path }
 }
 
 /// BOS's rule for bucket names: 3 to 64 of `a-z 0-9 -`, beginning and ending with a letter or digit.
@@ -165,6 +180,27 @@ mod tests {
         for bad in ["", "ab", "-ab", "ab-", "Abc", "a_b", "a/b", "a.b", &"a".repeat(65)] {
             assert!(Target::new("bj.bcebos.com", bad, None).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn keys_that_begin_with_what_bos_takes_off_travel_behind_one_more() {
+        let named = Target::new("bj.bcebos.com", "bkt", None).unwrap();
+        for (key, path) in [
+            ("v1/a", "/v1/v1/a"),
+            ("v1", "/v1/v1"),
+            ("v1/", "/v1/v1/"),
+            ("V1/a", "/v1/V1/a"),
+            ("v1/v1/a", "/v1/v1/v1/a"),
+            ("json-api/a", "/v1/json-api/a"),
+            ("v1x/a", "/v1x/a"),
+            ("a/v1/b", "/a/v1/b"),
+        ] {
+            assert_eq!(named.path(Some(key)), path);
+            assert_eq!(without_version(path.strip_prefix('/').unwrap()), key, "what BOS makes of it");
+        }
+        assert_eq!(named.path(None), "/");
+        let address = Target::new("127.0.0.1:80", "bkt", None).unwrap();
+        assert_eq!(address.path(Some("v1/a")), "/bkt/v1/a", "the bucket stands in front");
     }
 
     #[test]

@@ -183,6 +183,13 @@ impl BosError {
         self.kind == BosErrorKind::Denied && is_credential_code(&self.story.code)
     }
 
+    /// Whether BOS refuses to copy an object because it was made by AppendObject: to another key always (live test of the
+    /// JS SDK, 2016), perhaps in other ways as well. Its bytes can be read and stored again.
+    pub fn is_copy_refused(&self) -> bool {
+        let told = || self.story.message.to_ascii_lowercase().contains("appendable");
+        self.story.code == "NotAllowCopy" || (self.kind == BosErrorKind::Refused && told())
+    }
+
     /// Whether BOS may have acted although no success was seen: some try (not only the last) may have reached it, and
     /// it answered nothing, nothing understood, or a 5xx.
     pub fn is_ambiguous(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::object::{ETag, PartNumber, UploadId};
+use crate::object::{Checksum, ETag, PartNumber, UploadId};
 
 /// What HEAD, or the headers of GET, tell of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,11 +20,14 @@ pub struct ObjectMeta {
     pub crc32: Option<u32>,
     /// `x-bce-content-crc64ecma`.
     pub crc64: Option<u64>,
+    /// It was made by AppendObject (`x-bce-object-type`): BOS does not copy it to another key.
+    pub appendable: bool,
     /// What the object was stored with.
     pub headers: ObjectHeaders,
 }
 
-/// Headers that are stored with an object.
+/// Headers that are stored with an object. The values are texts of [`header_text`](super::header_text): they go back over
+/// the wire as they came, byte for byte. What bosfs itself puts there is ASCII, so that every tool reads the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ObjectHeaders {
     /// `Content-Type`.
@@ -39,7 +42,7 @@ pub struct ObjectHeaders {
     pub expires: Option<String>,
     /// `x-bce-storage-class`.
     pub storage_class: Option<String>,
-    /// `x-bce-meta-NAME` by NAME in lowercase; ASCII values (others are percent-encoded on their way, both ways).
+    /// `x-bce-meta-NAME` by NAME in lowercase.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -56,6 +59,19 @@ pub struct StoredOutcome {
     pub crc64: Option<u64>,
     /// Server time of the answer (`Date`), seconds since 1970; `None` where it was not given.
     pub date: Option<i64>,
+}
+
+impl StoredOutcome {
+    /// Whether BOS took a body as it was: by the ETag where that is the MD5, else by the strongest CRC of the answer.
+    /// Content-MD5 was checked by BOS in any case.
+    pub fn is_of(&self, sum: &Checksum) -> bool {
+        let crcs = [
+            self.crc32c.map(|crc| crc == sum.crcs.crc32c),
+            self.crc64.map(|crc| crc == sum.crcs.crc64),
+            self.crc32.map(|crc| crc == sum.crcs.crc32),
+        ];
+        self.etag.is_md5(&sum.md5) || crcs.into_iter().flatten().next().unwrap_or(false)
+    }
 }
 
 /// What BOS says of a copy that it made.

@@ -18,15 +18,36 @@ impl BosClient {
     /// InitiateMultipartUpload. Never repeated after an ambiguous failure ([`BosError::is_ambiguous`]). The metadata of
     /// `headers` is not sent: BOS takes it on Complete.
     pub async fn initiate(&self, key: &ObjectKey, headers: &ObjectHeaders) -> Result<UploadId> {
+        self.initiate_with(key, headers, Vec::new()).await
+    }
+
+    async fn initiate_with(
+        &self,
+        key: &ObjectKey,
+        headers: &ObjectHeaders,
+        more: Vec<(HeaderName, String)>,
+    ) -> Result<UploadId> {
         let mut call = self.call("InitiateMultipartUpload", Method::POST, Some(key));
         call.idempotent = false;
         call.query = query([("uploads", "")]);
         let without_metadata = ObjectHeaders { metadata: Default::default(), ..headers.clone() };
         call.headers = stored_headers(&without_metadata)?;
+        call.headers.extend(more);
         call.body = Some(Body::Bytes(Bytes::new()));
         self.sender
             .gather(&call, ANSWER_BYTES_MAX, json(|wire: WireInitiated| wire::upload_id_of(&wire.upload_id)))
             .await
+    }
+
+    /// [`initiate`](Self::initiate) of an upload that takes its parts from the appendable object `source`, which BOS wants to
+    /// be told of (BOS docs, InitiateMultipartUpload: to copy appendable objects above 5 GB).
+    pub async fn initiate_copy(
+        &self,
+        key: &ObjectKey,
+        headers: &ObjectHeaders,
+        source: &ObjectKey,
+    ) -> Result<UploadId> {
+        self.initiate_with(key, headers, self.copy_source(source, None)).await
     }
 
     /// UploadPart, with Content-MD5 and the CRC32C flag.

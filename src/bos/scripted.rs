@@ -115,6 +115,11 @@ impl Scripted {
         server
     }
 
+    /// Serves these, too, behind all that is left.
+    pub(crate) fn then(&self, steps: impl IntoIterator<Item = Step>) {
+        self.steps.lock().extend(steps);
+    }
+
     /// Its address, as an endpoint.
     pub(crate) fn endpoint(&self) -> &str {
         &self.address

@@ -13,6 +13,7 @@ use super::client::BosClientConfig;
 use super::endpoint::Target;
 use super::error::{BosError, BosErrorKind, Story};
 use super::failure::{Failure, error_chain};
+use super::header_text::{to_wire, trimmed};
 use super::line::Line;
 use super::retry::{Decision, FailedTry, Progress, Remedy, RetryPolicy};
 use super::sign::{self, SignedHeaders, SignedParts};
@@ -266,11 +267,11 @@ impl Sender {
             if sign::is_default_header(name.as_str()) {
                 signed.push((name.as_str().to_owned(), value.clone()));
             } else {
-                headers.append(name, header_value(value).map_err(invalid)?);
+                headers.append(name, stored_value(value).map_err(invalid)?);
             }
         }
         // Empty values are never signed, and BOS stores none: leaving them out keeps both sides in step.
-        signed.retain(|(_, value)| !value.trim().is_empty());
+        signed.retain(|(_, value)| !trimmed(value).is_empty());
         let mut names: Vec<&str> = signed.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         let parts = SignedParts { method: call.method.as_str(), path: &path, query: &call.query, headers: &signed };
@@ -278,11 +279,11 @@ impl Sender {
         for (name, value) in &signed {
             let name = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| invalid(format!("{name:?} cannot be the name of a header")))?;
-            let mut value = header_value(value).map_err(invalid)?;
+            let mut value = stored_value(value).map_err(invalid)?;
             value.set_sensitive(name == "x-bce-security-token");
             headers.append(name, value);
         }
-        let mut authorization = header_value(&authorization).map_err(|_| {
+        let mut authorization = HeaderValue::from_str(&authorization).map_err(|_| {
             Failure::new(BosErrorKind::Denied, false, "the access key ID has characters no header takes")
         })?;
         authorization.set_sensitive(true);
@@ -507,8 +508,9 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     wire::text(headers, "content-length")?.trim().parse().ok()
 }
 
-fn header_value(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(text).map_err(|_| "a header has characters that cannot be sent".to_owned())
+/// The value as it came over the wire, or as it was made here.
+fn stored_value(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_bytes(&to_wire(text)).map_err(|_| "a header has characters that cannot be sent".to_owned())
 }
 
 pub(crate) fn unix_now_s() -> i64 {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::client::{Body, BosClient, BosClientConfig, ObjectHeaders, PageAt, Removed, RequestCounts};
 use super::credentials::StaticCredentials;
 use super::error::BosErrorKind;
+use super::header_text::from_wire;
 use super::sign::Credentials;
 use crate::object::{ByteRange, Checksum, Condition, ETag, Md5, ObjectKey, PartNumber};
 use crate::serve::{ServeOptions, Server, ServerHandle};
@@ -102,6 +103,31 @@ async fn objects_are_put_read_copied_and_deleted() {
     assert_eq!(client.head_object(&key("dir/")).await.unwrap_err().kind, BosErrorKind::NoSuchKey);
     let RequestCounts { head, put, .. } = client.requests_sent();
     assert!(head > 0 && put > 0);
+}
+
+/// What other programs stored is stored again with the same bytes: UTF-8 as it is, and what is not even that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_of_other_programs_go_back_byte_for_byte_and_their_signatures_hold() {
+    let bench = bench().await;
+    let gbk = from_wire(b"attachment; filename=\xc4\xbf\xc2\xbc.txt");
+    let metadata = [("raw", "目录 100%"), ("encoded", "%E7%9B%AE"), ("blank", "\u{3000}x\u{3000}")];
+    let headers = ObjectHeaders {
+        content_type: Some("text/plain; name=é".to_owned()),
+        content_disposition: Some(gbk.clone()),
+        metadata: metadata.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        ..ObjectHeaders::default()
+    };
+    let mut headers = headers;
+    headers.metadata.insert("gbk".to_owned(), from_wire(b"\xc4\xbf"));
+    let body = Body::Bytes(Bytes::from_static(b"x"));
+    let client = &bench.client;
+    client.put_object(&key("k"), body, &Md5::of(b"x"), &headers, &Condition::Any).await.unwrap();
+    let seen = client.head_object(&key("k")).await.unwrap().headers;
+    assert_eq!(seen.content_disposition, Some(gbk));
+    assert_eq!(seen.metadata, headers.metadata);
+    assert_eq!(seen.content_type, headers.content_type);
+    client.copy_object(&key("k"), None, &key("k"), Some(&seen)).await.unwrap();
+    assert_eq!(client.head_object(&key("k")).await.unwrap().headers, seen);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

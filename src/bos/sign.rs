@@ -7,11 +7,13 @@
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use sha2::Sha256;
 use time::OffsetDateTime;
 use time::format_description::StaticFormatDescription;
 use time::macros::format_description;
+
+use super::header_text::{to_wire, trimmed};
 
 /// Seconds for which a request's signature is valid, as all vendor SDKs have it.
 pub const VALID_FOR_S: i64 = 1800;
@@ -80,7 +82,7 @@ pub struct SignedParts<'a> {
     pub path: &'a str,
     /// Query parameters as meant (percent-decoded); an empty text for one without a value.
     pub query: &'a [(String, String)],
-    /// Headers; names in any case. Those not chosen are ignored.
+    /// Headers; names in any case, values as texts of [`header_text`](super::header_text). Those not chosen are ignored.
     pub headers: &'a [(String, String)],
 }
 
@@ -120,8 +122,9 @@ pub fn canonical_request(parts: SignedParts<'_>, covers: impl Fn(&str) -> bool) 
         .headers
         .iter()
         .filter_map(|(name, value)| {
-            let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
-            (!value.is_empty() && covers(&name)).then(|| format!("{}:{}", uri_encode(&name), uri_encode(value)))
+            let (name, value) = (name.trim().to_ascii_lowercase(), trimmed(value));
+            let encoded = || percent_encode(&to_wire(value), ENCODED).to_string();
+            (!value.is_empty() && covers(&name)).then(|| format!("{}:{}", uri_encode(&name), encoded()))
         })
         .collect();
     headers.sort_unstable();

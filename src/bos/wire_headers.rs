@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
+use super::header_text::from_wire;
 use super::model::{CopyOutcome, ObjectHeaders, ObjectMeta, StoredOutcome};
 use super::wire::{Odd, WireStored, given_etag, timestamp_of};
 
@@ -24,6 +25,7 @@ pub fn object_meta(headers: &HeaderMap, size: u64, now_s: i64) -> Result<ObjectM
         crc32c,
         crc32,
         crc64,
+        appendable: text(headers, "x-bce-object-type").is_some_and(|kind| kind.eq_ignore_ascii_case("appendable")),
         headers: object_headers(headers, now_s),
     })
 }
@@ -62,28 +64,29 @@ fn object_headers(headers: &HeaderMap, now_s: i64) -> ObjectHeaders {
         .iter()
         .filter_map(|(name, value)| {
             let name = name.as_str().strip_prefix("x-bce-meta-")?;
-            (!name.is_empty()).then(|| (name.to_owned(), ascii(value.as_bytes())))
+            (!name.is_empty()).then(|| (name.to_owned(), from_wire(value.as_bytes())))
         })
         .collect();
     let answered_at = answer_date(headers).unwrap_or(now_s);
-    let expires = text(headers, "expires").filter(|expires| {
+    let value = |name| headers.get(name).map(|value| from_wire(value.as_bytes()));
+    let expires = value("expires").filter(|expires| {
         // One that cannot be read was not made up by BOS.
         http_date(expires).is_none_or(|at| {
             (at.saturating_sub(answered_at).saturating_sub(MADE_UP_EXPIRY_S)).abs() > MADE_UP_EXPIRY_SLACK_S
         })
     });
     ObjectHeaders {
-        content_type: text(headers, "content-type"),
-        cache_control: text(headers, "cache-control"),
-        content_encoding: text(headers, "content-encoding"),
-        content_disposition: text(headers, "content-disposition"),
+        content_type: value("content-type"),
+        cache_control: value("cache-control"),
+        content_encoding: value("content-encoding"),
+        content_disposition: value("content-disposition"),
         expires,
-        storage_class: text(headers, "x-bce-storage-class"),
+        storage_class: value("x-bce-storage-class"),
         metadata,
     }
 }
 
-/// The value of a header, made ASCII.
+/// The value of a header, made ASCII: for what is read, not for what is stored with an object.
 pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| ascii(value.as_bytes()))
 }
@@ -97,6 +100,6 @@ pub fn http_date(text: &str) -> Option<i64> {
 const NOT_PLAIN: &AsciiSet = CONTROLS;
 
 /// `bytes` with everything that is not printable ASCII as `%XX`; a `%` stays as it is.
-pub fn ascii(bytes: &[u8]) -> String {
+fn ascii(bytes: &[u8]) -> String {
     percent_encode(bytes, NOT_PLAIN).to_string()
 }

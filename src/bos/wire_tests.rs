@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
+use crate::bos::header_text::to_wire;
 
 fn list(json: &str, prefix: &str, marker: Option<&str>) -> Result<ListPage, Odd> {
     parse::<WireListObjects>(json.as_bytes())?.ok_or("empty")?.into_page(prefix, marker)
@@ -187,6 +188,9 @@ fn only_an_expiry_that_bos_made_up_is_dropped() {
     assert_eq!(expires("never").as_deref(), Some("never"));
 }
 
+/// A file name as some Chinese programs send it.
+const GBK: &[u8] = b"attachment; filename=\xc4\xbf.txt";
+
 #[test]
 fn headers_of_an_object_are_read() {
     let mut map = headers(&[
@@ -200,12 +204,14 @@ fn headers_of_an_object_are_read() {
         ("x-bce-storage-class", "COLD"),
     ]);
     map.insert("x-bce-meta-raw", HeaderValue::from_bytes("目".as_bytes()).unwrap());
+    map.insert("content-disposition", HeaderValue::from_bytes(GBK).unwrap());
     let meta = object_meta(&map, 7, 0).unwrap();
     assert_eq!(meta.etag.as_str(), "-184a38c7094bf6ecf27510dc15b816a8");
     assert_eq!(meta.last_modified, 1_767_323_045);
     assert_eq!((meta.crc32c, meta.crc32, meta.crc64), (Some(3808858755), None, Some(11051210869376104954)));
     assert_eq!(meta.headers.metadata["a"], "100%25 b");
-    assert_eq!(meta.headers.metadata["raw"], "%E7%9B%AE");
+    assert_eq!(meta.headers.metadata["raw"], "目");
+    assert_eq!(to_wire(meta.headers.content_disposition.as_deref().unwrap()), GBK, "not even UTF-8");
     assert!(object_meta(&HeaderMap::new(), 7, 0).is_err());
 }
 

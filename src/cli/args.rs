@@ -244,7 +244,8 @@ pub struct StatusArgs {
 /// `bosfs uploads`.
 #[derive(Debug, Subcommand)]
 pub enum UploadsCommand {
-    /// List every unfinished upload in a bucket, with whose it is
+    /// List every unfinished upload in a bucket, with whose it is: ours, possibly ours (BOS did not answer when it was
+    /// begun), or foreign
     List(UploadsListArgs),
     /// Finish one without a mount: from the journal, or from a source file and the parts that BOS holds
     Resume(UploadsResumeArgs),
@@ -322,7 +323,7 @@ pub struct UploadsCompleteArgs {
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct UploadsAbortArgs {
-    /// The object
+    /// The object; also the name that a killed temporary of rsync was to get
     #[arg(value_name = "BUCKET/KEY")]
     pub object: String,
 

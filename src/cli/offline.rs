@@ -1,15 +1,38 @@
 //! What a journal says of its file while nobody works on it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::object::{ByteRange, PartNumber};
-use crate::upload::FileStatus;
+use crate::fs::temporary::target_of;
+use crate::journal::Record;
+use crate::object::{ByteRange, ObjectKey, PartNumber};
 use crate::upload::state::{FileState, Stage};
+use crate::upload::{FileStatus, OwnUpload};
 use crate::write::layers::spool_path;
 use crate::write::part_plan::{PART_BYTES_DEFAULT, PartPlan};
 
-/// The entry of `status` for the folded journal `state` in `dir`.
-pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
+/// The uploads that a journal opened, and those that its unanswered Initiates may have left.
+fn uploads_of(state: &FileState, records: &[Record]) -> Vec<OwnUpload> {
+    let unanswered = records.iter().fold(0usize, |unanswered, record| match record {
+        Record::Initiating => unanswered + 1,
+        Record::Initiated { .. } => unanswered.saturating_sub(1),
+        _ => unanswered,
+    });
+    let mut uploads: Vec<_> = state.upload.iter().map(|upload| OwnUpload::known(&upload.key, &upload.id)).collect();
+    if unanswered > 0 {
+        // The line does not say under which key: the file's own, or the name that a temporary was to get.
+        let key = &state.key;
+        let folder = key.as_str().strip_suffix(key.name()).unwrap_or_default();
+        let target = target_of(key.name()).and_then(|name| ObjectKey::parse(&format!("{folder}{name}")).ok());
+        let keys = [Some(key.clone()), target, state.upload.as_ref().map(|upload| upload.key.clone())];
+        let keys: BTreeSet<ObjectKey> = keys.into_iter().flatten().collect();
+        uploads.extend(keys.iter().map(OwnUpload::possible));
+    }
+    uploads
+}
+
+/// The entry of `status` for the journal in `dir`: its lines, and what they add up to.
+pub fn status_of(state: &FileState, records: &[Record], dir: &Path) -> FileStatus {
     let spools: Vec<_> =
         state.layers.iter().filter_map(|layer| std::fs::metadata(spool_path(dir, layer.id)).ok()).collect();
     let top = state.layers.last();
@@ -22,8 +45,10 @@ pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
             .or_else(|| state.base.as_ref().map(|base| base.size))
             .unwrap_or(0),
     };
-    let plan =
-        state.upload.as_ref().map_or_else(|| PartPlan::growing(PART_BYTES_DEFAULT), |upload| upload.plan.clone());
+    let plan = state
+        .upload
+        .as_ref()
+        .map_or_else(|| PartPlan::reaching(size, PART_BYTES_DEFAULT), |upload| upload.plan.clone());
     let parts_total = plan.part_count(size);
     let (mut parts_in_bos, mut bytes_in_bos) = (0, 0);
     for number in (1..=parts_total).filter_map(PartNumber::new) {
@@ -41,6 +66,7 @@ pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
         journal_id: state.journal_id.clone(),
         state: state_word(state).to_owned(),
         upload_id: state.upload.as_ref().map(|upload| upload.id.to_string()),
+        uploads: uploads_of(state, records),
         size,
         bytes_in_bos,
         bytes_spooled: allocated.min(size.saturating_sub(bytes_in_bos)),
@@ -54,6 +80,7 @@ pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
         last_error,
         proof: state.published.as_ref().map(|published| published.proof),
         parts: None,
+        is_move: false,
         updated_at: state.opened_at,
     }
 }

@@ -1,6 +1,6 @@
 //! `bosfs uploads`: list, resume, complete and abort unfinished uploads.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::journal::StateDir;
 use crate::journal::state_dir::{Identity, read_holder, read_identity};
 use crate::object::{ObjectKey, Timestamp, UploadId};
 use crate::observe::control::{Answer, ControlClient, Request};
-use crate::upload::{FileStatus, InterruptedPolicy, UploadOptions, Uploads};
+use crate::upload::{FileStatus, InterruptedPolicy, OwnUpload, UploadOptions, Uploads};
 use crate::write::part_plan::PART_BYTES_DEFAULT;
 
 /// Unfinished uploads that are listed at most.
@@ -113,12 +113,14 @@ async fn list_rows(client: &BosClient, prefix: &str, journaled: &[FileStatus]) -
             None => break,
         }
     }
-    let ours: HashMap<&str, &FileStatus> =
-        journaled.iter().filter_map(|file| file.upload_id.as_deref().map(|id| (id, file))).collect();
+    let own = || journaled.iter().flat_map(|file| &file.uploads);
+    let ours: HashSet<&str> = own().filter_map(|upload| upload.upload_id.as_deref()).collect();
+    let possible: HashSet<&str> =
+        own().filter(|upload| upload.upload_id.is_none()).map(|upload| upload.key.as_str()).collect();
     let rows = stream::iter(uploads).map(|upload| {
-        let whose = match ours.contains_key(upload.upload_id.as_str()) {
+        let whose = match ours.contains(upload.upload_id.as_str()) {
             true => "ours",
-            false if journaled.iter().any(|file| file.upload_id.is_none() && file.key == upload.key) => "possibly ours",
+            false if possible.contains(upload.key.as_str()) => "possibly ours",
             false => "foreign",
         };
         async move {
@@ -165,15 +167,72 @@ pub(super) struct Journaled {
     pub(super) file: FileStatus,
 }
 
+impl Journaled {
+    /// Whether it is a rename or a removal, which goes on by itself.
+    fn is_move(&self) -> bool {
+        self.file.is_move
+    }
+
+    /// The upload with the ID `id`, if this journal opened it.
+    fn upload(&self, id: &str) -> Option<&OwnUpload> {
+        self.file.uploads.iter().find(|upload| upload.upload_id.as_deref() == Some(id))
+    }
+}
+
 pub(super) fn find_journaled(bos: &BosArgs, bucket: &str, key: &ObjectKey) -> Result<Option<Journaled>, CliError> {
+    let all = all_journaled(bos, bucket)?;
+    Ok(all.into_iter().find(|found| !found.is_move() && found.file.key == key.as_str()))
+}
+
+/// The journals of `bucket` on this machine.
+fn all_journaled(bos: &BosArgs, bucket: &str) -> Result<Vec<Journaled>, CliError> {
     let endpoint = connect::endpoint(bos, bos.credentials.as_deref())?.to_string();
+    let mut all = Vec::new();
     for (state_dir, identity) in state_dirs(bos, &endpoint, bucket) {
         let files = status::journal_snapshot(&state_dir).map(|snapshot| snapshot.files).unwrap_or_default();
-        if let Some(file) = files.into_iter().find(|file| file.key == key.as_str()) {
-            return Ok(Some(Journaled { state_dir, identity, file }));
-        }
+        let of = |file| Journaled { state_dir: state_dir.clone(), identity: identity.clone(), file };
+        all.extend(files.into_iter().map(of));
     }
-    Ok(None)
+    Ok(all)
+}
+
+/// The journal that a command about the uploads of `key` is about: that of the file of this name, else one that sends its
+/// parts there (a temporary's go to the name that it will get). `id`: only the one that opened this upload.
+fn find_owner(bos: &BosArgs, bucket: &str, key: &ObjectKey, id: Option<&str>) -> Result<Option<Journaled>, CliError> {
+    let mut all = all_journaled(bos, bucket)?;
+    if let Some(id) = id {
+        return Ok(all.into_iter().find(|found| found.upload(id).is_some()));
+    }
+    let place = all.iter().position(|found| !found.is_move() && found.file.key == key.as_str());
+    let place = place.or_else(|| {
+        let sends_there = |upload: &OwnUpload| upload.upload_id.is_some() && upload.key == key.as_str();
+        all.iter().position(|found| found.file.uploads.iter().any(sends_there))
+    });
+    Ok(place.map(|place| all.swap_remove(place)))
+}
+
+/// Refuses to touch what a rename does: it is finished or taken back by whoever has its journal.
+fn refuse_move(found: &Journaled, object: &str) -> Result<(), CliError> {
+    if !found.is_move() {
+        return Ok(());
+    }
+    let (what, key) = (&found.file.state, &found.file.key);
+    Err(CliError::failed(format!(
+        "the upload of {object} is a copy that the {what} of {key} makes; nothing was dropped"
+    ))
+    .hint("it goes on in its mount, or in the next one; bosfs status shows how far it is"))
+}
+
+/// Refuses to publish a temporary under the name that it was to get: that takes its own name.
+fn refuse_other_name(found: &Journaled, bucket: &str, key: &ObjectKey) -> Result<(), CliError> {
+    if found.file.key == key.as_str() {
+        return Ok(());
+    }
+    let own = &found.file.key;
+    Err(CliError::failed(format!(
+        "the unfinished upload of {bucket}/{key} belongs to the file {bucket}/{own}, nothing was done"
+    ))
+    .hint(format!("publish it under the name that it was to get: bosfs uploads complete {bucket}/{own} --as {key}")))
 }
 
 fn no_journal(object: &str) -> CliError {
@@ -190,7 +249,9 @@ fn resume(args: &UploadsResumeArgs) -> Result<(), CliError> {
     if let Some(source) = &args.from {
         return resume_from(args, &bucket, &key, source);
     }
-    let found = find_journaled(&args.bos, &bucket, &key)?.ok_or_else(|| no_journal(&args.object))?;
+    let found = find_owner(&args.bos, &bucket, &key, None)?.ok_or_else(|| no_journal(&args.object))?;
+    refuse_move(&found, &args.object)?;
+    refuse_other_name(&found, &bucket, &key)?;
     if found.file.state == "interrupted" {
         return Err(CliError::failed(format!("{} is unfinished: its writer was killed before it closed the file", args.object))
             .hint(format!(
@@ -203,12 +264,14 @@ fn resume(args: &UploadsResumeArgs) -> Result<(), CliError> {
 }
 
 fn resume_from(args: &UploadsResumeArgs, bucket: &str, key: &ObjectKey, source: &Path) -> Result<(), CliError> {
-    if let Some(found) = find_journaled(&args.bos, bucket, key)?
-        && found.file.upload_id.is_some()
-        && args.upload_id.is_none()
+    // Also of an upload that is named: a second program must not complete what a journal goes on with.
+    if let Some(found) = find_owner(&args.bos, bucket, key, args.upload_id.as_deref())?
+        && !found.file.uploads.is_empty()
     {
-        return Err(CliError::failed(format!("the journal in {} works on {}", found.state_dir.display(), args.object))
-            .hint(format!("let it go on without --from, or drop it first: bosfs uploads abort {}", args.object)));
+        refuse_move(&found, &args.object)?;
+        let own = format!("{bucket}/{}", found.file.key);
+        return Err(CliError::failed(format!("the journal in {} works on {own}", found.state_dir.display()))
+            .hint(format!("let it go on without --from, or drop it first: bosfs uploads abort {own}")));
     }
     let access = Access::new(&args.bos, &GivenKeys::default())?;
     let client = access.client(bucket)?;
@@ -218,7 +281,9 @@ fn resume_from(args: &UploadsResumeArgs, bucket: &str, key: &ObjectKey, source: 
 
 fn complete(args: &UploadsCompleteArgs) -> Result<(), CliError> {
     let (bucket, key) = parse_object(&args.object)?;
-    let found = find_journaled(&args.bos, &bucket, &key)?.ok_or_else(|| no_journal(&args.object))?;
+    let found = find_owner(&args.bos, &bucket, &key, None)?.ok_or_else(|| no_journal(&args.object))?;
+    refuse_move(&found, &args.object)?;
+    refuse_other_name(&found, &bucket, &key)?;
     if let Some(as_key) = &args.as_key {
         let parsed = ObjectKey::parse(as_key).map_err(|error| CliError::usage(format!("--as: {error}")))?;
         if !parsed.as_str().starts_with(&found.identity.prefix) {
@@ -232,22 +297,18 @@ fn complete(args: &UploadsCompleteArgs) -> Result<(), CliError> {
 
 fn abort(args: &UploadsAbortArgs) -> Result<(), CliError> {
     let (bucket, key) = parse_object(&args.object)?;
-    let found = find_journaled(&args.bos, &bucket, &key)?;
-    let is_journaled = |found: &Journaled| match &args.upload_id {
-        Some(id) => found.file.upload_id.as_ref() == Some(id),
-        None => true,
-    };
-    match found.filter(is_journaled) {
+    match find_owner(&args.bos, &bucket, &key, args.upload_id.as_deref())? {
         Some(found) => {
+            refuse_move(&found, &args.object)?;
+            let own = ObjectKey::parse(&found.file.key).map_err(|e| CliError::failed(e.to_string()))?;
             let question = format!(
-                "Drop the unfinished upload of {} ({} written, state {})? Bytes that are only in it are lost.",
-                args.object,
+                "Drop the unfinished upload of {bucket}/{own} ({} written, state {})? Bytes that are only in it are lost.",
                 output::bytes(found.file.size),
                 found.file.state
             );
             ask(args, &question)?;
-            let request = Request::Abort { key: key.to_string() };
-            decide(&args.bos, found, &key, &request, UPLOADS_MAX)
+            let request = Request::Abort { key: own.to_string() };
+            decide(&args.bos, found, &own, &request, UPLOADS_MAX)
         }
         None => abort_foreign(args, &bucket, &key),
     }
@@ -339,15 +400,18 @@ fn ask_holder(state_dir: &Path, request: &Request) -> Option<Result<(), CliError
 /// the journal, and the command can be repeated.
 async fn abort_here(client: &BosClient, state: &StateDir, file: &FileStatus) -> Result<(), CliError> {
     let key = ObjectKey::parse(&file.key).map_err(|e| CliError::failed(e.to_string()))?;
-    if let Some(id) = &file.upload_id {
+    for upload in &file.uploads {
+        let Some(id) = &upload.upload_id else { continue };
+        // Under the key that it was begun with, which need not be the file's.
+        let upload_key = ObjectKey::parse(&upload.key).map_err(|e| CliError::failed(e.to_string()))?;
         // Repeated until BOS knows it no more: a part that was on its way may have arrived after the first time.
         for _ in 0..ABORT_TRIES {
-            match client.abort(&key, &UploadId::new(id)).await {
+            match client.abort(&upload_key, &UploadId::new(id)).await {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
                     return Err(CliError::bos(
-                        format!("cannot drop the upload {id} of {key}; nothing is lost yet"),
+                        format!("cannot drop the upload {id} of {upload_key}; nothing is lost yet"),
                         &error,
                     ));
                 }

@@ -98,9 +98,7 @@ impl From<KeyError> for FsError {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::TooLong(_) => Self::told(libc::ENAMETOOLONG, error.to_string()),
-            KeyError::Empty | KeyError::BadSegment(_) | KeyError::Reserved(_) => {
-                Self::told(libc::EINVAL, error.to_string())
-            }
+            KeyError::Empty | KeyError::BadSegment(_) => Self::told(libc::EINVAL, error.to_string()),
         }
     }
 }

@@ -22,13 +22,9 @@ pub fn guess(name: &str, flags: i32, mode: u32) -> Option<Guess<'_>> {
     let exclusive = flags & libc::O_EXCL != 0;
     // What mkstemp(3) creates with, and rsync for an executable: nobody else may look in yet.
     let by_mkstemp = exclusive && flags & libc::O_ACCMODE == libc::O_RDWR && mode & 0o077 == 0;
-    if by_mkstemp && let Some(stem) = without_random(name) {
+    if by_mkstemp && without_random(name).is_some() {
         // rsync: `.NAME.XXXXXX`.
-        let target = stem.strip_prefix('.').and_then(|stem| stem.strip_suffix('.'));
-        return Some(match target {
-            Some(target) if !target.is_empty() => Guess::Target(target),
-            _ => Guess::SomeName,
-        });
+        return Some(target_of(name).map_or(Guess::SomeName, Guess::Target));
     }
     let known = SUFFIXES.iter().any(|suffix| name.len() > suffix.len() && name.ends_with(suffix));
     // gedit and everything else that saves with GLib; sed -i; git's objects and packs.
@@ -36,6 +32,12 @@ pub fn guess(name: &str, flags: i32, mode: u32) -> Option<Guess<'_>> {
         && ["sed", ".goutputstream-", "tmp_"].iter().any(|prefix| name.starts_with(prefix))
         && without_random(name).is_some();
     (known || editor).then_some(Guess::SomeName)
+}
+
+/// The name that a temporary of rsync's is going to get, told from its name alone: `.NAME.XXXXXX`.
+pub fn target_of(name: &str) -> Option<&str> {
+    let target = without_random(name)?.strip_prefix('.')?.strip_suffix('.')?;
+    (!target.is_empty()).then_some(target)
 }
 
 /// `name` without its last six characters, if these can be mkstemp's.

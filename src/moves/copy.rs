@@ -1,30 +1,19 @@
 //! One object copied to another key: by CopyObject, or by parts where it is larger than that call takes.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
-
-use super::record::MoveRecord;
 use super::running::{Move, Stopped};
 use super::state::{CopyFound, judge_copy, same_sums};
-use crate::bos::client::{CopyOutcome, ObjectHeaders, ObjectMeta, stored_between};
-use crate::bos::{BosError, BosErrorKind};
-use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PART_NUMBER_MAX, PartNumber, UploadId};
-use crate::posix_meta::MARK;
+use crate::bos::BosErrorKind;
+use crate::bos::client::{ObjectHeaders, ObjectMeta, stored_between};
+use crate::object::{BaseObject, Condition, ETag, ObjectKey};
+use crate::transfer::retry::{Act, After, after};
 use crate::upload::WriteError;
 
-/// Preferred size of a copied part, bytes.
-pub(super) const PART_BYTES: u64 = 1 << 30;
-/// Largest copied part, bytes (BOS docs, UploadPartCopy: 5 GB), as a multiple of [`PART_UNIT_BYTES`].
-const PART_BYTES_MAX: u64 = 5_000_000_000 / PART_UNIT_BYTES * PART_UNIT_BYTES;
-/// Sizes of parts but the last are multiples of this.
-const PART_UNIT_BYTES: u64 = 1 << 20;
+pub(super) use crate::transfer::plan::COPY_PART_BYTES as PART_BYTES;
+
 /// How often a source that HEAD shows may be missed by the copy: a fresh object may not be visible to it yet.
 const MISSED_MAX: u32 = 5;
-/// Uploads of one copy that may break before it fails.
-const UPLOADS_MAX: u32 = 5;
 
 /// What is to be copied where.
 #[derive(Clone, Copy, Debug)]
@@ -81,15 +70,6 @@ impl From<WriteError> for CopyTrouble {
     }
 }
 
-/// How the ranges of an object of `size` bytes become parts: even ones of about `part_bytes`, as many as BOS takes.
-/// `size` is above 0.
-pub(super) fn part_ranges(size: u64, part_bytes: u64) -> Vec<ByteRange> {
-    let count = size.div_ceil(part_bytes.max(1)).clamp(1, u64::from(PART_NUMBER_MAX));
-    let even = size.div_ceil(count).next_multiple_of(PART_UNIT_BYTES).min(PART_BYTES_MAX);
-    let count = size.div_ceil(even);
-    (0..count).map(|i| ByteRange::new(i * even, ((i + 1) * even).min(size))).collect()
-}
-
 impl Move {
     /// Makes the copy, by as many requests as its size takes. What passes by itself is waited out.
     pub(super) async fn copy(&self, job: CopyJob<'_>) -> Result<Made, CopyTrouble> {
@@ -103,7 +83,7 @@ impl Move {
             if let Some(etag) = self.settle_target(job, sent, None).await? {
                 return Ok(etag.into());
             }
-            sent = true;
+            let sent_before = std::mem::replace(&mut sent, true);
             let (copied, sent_at) = {
                 let _slot = self.shared.slot().await?;
                 let (if_match, sent_at) = (Some(&job.source.etag), Instant::now());
@@ -131,14 +111,18 @@ impl Move {
                         None => return Err(CopyTrouble::SourceGone),
                     }
                 }
-                Err(e) if e.is_transient() || e.is_ambiguous() => self.back_off(job.from.as_str(), &e).await?,
+                Err(e) if e.is_copy_refused() => {
+                    return self.copy_refused(CopyJob { sent: sent_before, ..job }, &e).await;
+                }
+                // What it may have done is settled before it is sent again.
+                Err(e) if after(&e, Act::Repeatable) == After::Again => self.back_off(job.from.as_str(), &e).await?,
                 Err(e) => return Err(self.refused("copying", job.from, &e).into()),
             }
         }
     }
 
     /// Asks what is at the target, where that matters: `Some`: the copy is there already.
-    async fn settle_target(
+    pub(super) async fn settle_target(
         &self,
         job: CopyJob<'_>,
         sent: bool,
@@ -186,182 +170,5 @@ impl Move {
             ),
         )
         .into())
-    }
-
-    async fn copy_by_parts(&self, job: CopyJob<'_>) -> Result<ETag, CopyTrouble> {
-        let source = match self.head(job.from).await? {
-            Some(head) if head.etag == job.source.etag => Some(head),
-            // After a crash the copy may be all that is left.
-            _ if job.sent => None,
-            Some(_) => return Err(CopyTrouble::SourceChanged),
-            None => return Err(CopyTrouble::SourceGone),
-        };
-        let mut sent = job.sent;
-        for _ in 0..UPLOADS_MAX {
-            if let Some(etag) = self.settle_target(job, sent, source.as_ref()).await? {
-                self.end_upload(job.to).await?;
-                return Ok(etag);
-            }
-            let Some(source) = &source else { return Err(CopyTrouble::SourceChanged) };
-            let mut headers = job.replace.unwrap_or(&source.headers).clone();
-            headers.metadata.insert(MARK.to_owned(), self.mark());
-            let known = self.state.lock().uploads.get(job.to).cloned();
-            let (upload, done) = match known {
-                Some(upload) => (upload.id, upload.parts),
-                None => {
-                    let id = self.patiently(job.to, || self.shared.client.initiate(job.to, &headers)).await?;
-                    let id = id.map_err(|e| self.refused("copying", job.from, &e))?;
-                    self.append(&MoveRecord::Initiated { to: job.to.clone(), upload_id: id.clone() })?;
-                    (id, BTreeMap::new())
-                }
-            };
-            let copied = match self.copy_parts(job, &upload, done).await {
-                Ok(parts) => self.complete_copy(job, &upload, &parts, &headers).await,
-                Err(trouble) => Err(trouble),
-            };
-            match copied {
-                Ok(Some(etag)) => {
-                    self.check_copy(job, &etag).await?;
-                    return Ok(etag);
-                }
-                // The upload broke: look at the target, then begin anew.
-                Ok(None) => {
-                    sent = true;
-                    self.end_upload(job.to).await?;
-                }
-                Err(CopyTrouble::Stopped) => return Err(CopyTrouble::Stopped),
-                Err(trouble) => {
-                    self.end_upload(job.to).await?;
-                    return Err(trouble);
-                }
-            }
-        }
-        let (from, to) = (job.from, job.to);
-        Err(WriteError::failed(
-            libc::EIO,
-            format!("copying {from} to {to}: {UPLOADS_MAX} uploads of the copy were destroyed or broken; the original counts"),
-        )
-        .into())
-    }
-
-    /// All parts with their ETags, those of `done` without a request. An empty list: the upload is gone.
-    async fn copy_parts(
-        &self,
-        job: CopyJob<'_>,
-        upload: &UploadId,
-        done: BTreeMap<PartNumber, ETag>,
-    ) -> Result<Vec<(PartNumber, ETag)>, CopyTrouble> {
-        let ranges = part_ranges(job.source.size, self.shared.sizes.part_bytes);
-        let numbered = (1..).filter_map(PartNumber::new).zip(ranges);
-        let missing: Vec<_> = numbered.filter(|(number, _)| !done.contains_key(number)).collect();
-        let mut parts = done;
-        let copies = missing.into_iter().map(|(number, range)| async move {
-            let _slot = self.shared.slot().await?;
-            let call =
-                || self.shared.client.upload_part_copy(job.to, upload, number, job.from, range, Some(&job.source.etag));
-            Ok::<_, CopyTrouble>((number, self.patiently(job.from, call).await?))
-        });
-        let mut copies = stream::iter(copies).buffer_unordered(self.shared.copies_max);
-        // All are awaited, also behind a failure: none must act after the upload was aborted.
-        let mut trouble = None;
-        let mut broken = false;
-        while let Some(copied) = copies.next().await {
-            let result = copied.and_then(|(part, copied)| match copied {
-                Ok(CopyOutcome { etag, .. }) => {
-                    self.append(&MoveRecord::PartCopied { to: job.to.clone(), part, etag: etag.clone() })?;
-                    parts.insert(part, etag);
-                    Ok(())
-                }
-                Err(e) => Err(self.part_trouble(job, &e, &mut broken)),
-            });
-            if let Err(e) = result {
-                trouble.get_or_insert(e);
-            }
-        }
-        match trouble {
-            Some(CopyTrouble::Stopped) => Err(CopyTrouble::Stopped),
-            _ if broken => Ok(Vec::new()),
-            Some(trouble) => Err(trouble),
-            None => Ok(parts.into_iter().collect()),
-        }
-    }
-
-    fn part_trouble(&self, job: CopyJob<'_>, error: &BosError, broken: &mut bool) -> CopyTrouble {
-        match error.kind {
-            BosErrorKind::PreconditionFailed => CopyTrouble::SourceChanged,
-            BosErrorKind::NoSuchKey => CopyTrouble::SourceGone,
-            kind => {
-                *broken |= kind == BosErrorKind::NoSuchUpload;
-                self.refused("copying", job.from, error).into()
-            }
-        }
-    }
-
-    /// `None`: the upload is gone or does not have its parts; the target tells what became of it.
-    async fn complete_copy(
-        &self,
-        job: CopyJob<'_>,
-        upload: &UploadId,
-        parts: &[(PartNumber, ETag)],
-        headers: &ObjectHeaders,
-    ) -> Result<Option<ETag>, CopyTrouble> {
-        if parts.is_empty() {
-            return Ok(None);
-        }
-        loop {
-            // The copy carries our mark, which settles whatever was not answered.
-            match self.shared.client.complete(job.to, upload, parts, headers, job.condition).await {
-                Ok(outcome) => return Ok(Some(outcome.etag)),
-                Err(e) if matches!(e.kind, BosErrorKind::NoSuchUpload | BosErrorKind::InvalidPart) => return Ok(None),
-                Err(e) if e.kind == BosErrorKind::PreconditionFailed => return Ok(None),
-                Err(e) if e.is_transient() || e.is_ambiguous() => {
-                    self.back_off(job.to.as_str(), &e).await?;
-                    let head = self.head(job.to).await?;
-                    let mark = self.mark();
-                    if let Some(head) = head.filter(|h| h.headers.metadata.get(MARK) == Some(&mark)) {
-                        return Ok(Some(head.etag));
-                    }
-                }
-                Err(e) => return Err(self.refused("copying", job.from, &e).into()),
-            }
-        }
-    }
-
-    /// Aborts the upload of a copy, if there is one, until BOS does not know it any more.
-    pub(super) async fn end_upload(&self, to: &ObjectKey) -> Result<(), CopyTrouble> {
-        /// Each abort may leave parts that were in flight.
-        const ABORTS_MAX: u32 = 10;
-        let Some(upload) = self.state.lock().uploads.get(to).cloned() else { return Ok(()) };
-        for _ in 0..ABORTS_MAX {
-            let aborted = self.patiently(to, || self.shared.client.abort(to, &upload.id)).await?;
-            if !aborted.map_err(|e| self.refused("taking back the copy", to, &e))? {
-                break;
-            }
-        }
-        Ok(self.append(&MoveRecord::UploadEnded { to: to.clone() })?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::upload::COPY_BYTES_MAX;
-
-    #[test]
-    fn parts_are_even_multiples_of_a_mebibyte_within_the_limits() {
-        const GIB: u64 = 1 << 30;
-        for size in [1, PART_UNIT_BYTES, COPY_BYTES_MAX, COPY_BYTES_MAX + 1, 60 * GIB + 7, 48_800_000_000_000] {
-            let parts = part_ranges(size, PART_BYTES);
-            assert!(parts.len() <= PART_NUMBER_MAX as usize, "{size}: {} parts", parts.len());
-            assert_eq!(parts[0].start, 0);
-            assert_eq!(parts.last().unwrap().end, size);
-            for pair in parts.windows(2) {
-                assert_eq!(pair[0].end, pair[1].start);
-                assert_eq!(pair[0].len() % PART_UNIT_BYTES, 0);
-                assert_eq!(pair[0].len(), parts[0].len(), "even");
-            }
-            assert!(parts.iter().all(|part| !part.is_empty() && part.len() <= 5_000_000_000), "{size}");
-        }
-        assert_eq!(part_ranges(5 * GIB, GIB).len(), 5);
     }
 }

@@ -25,6 +25,15 @@ pub struct Listed {
     pub last_modified: i64,
 }
 
+/// How the bytes of a copy get into the parts of its upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartsBy {
+    /// Preferred bytes of a part.
+    pub part_bytes: u64,
+    /// They are read and sent again, as BOS does not copy them.
+    pub sent: bool,
+}
+
 /// One line of a move's journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "t", rename_all = "snake_case")]
@@ -100,12 +109,20 @@ pub enum MoveRecord {
         /// Which.
         entries: Vec<Listed>,
     },
+    /// Initiate of an upload for a copy by parts is about to be sent. One such line per try: without a following
+    /// `Initiated` an upload that nobody knows may exist.
+    Initiating {
+        /// Its key.
+        to: ObjectKey,
+    },
     /// An upload was begun for a copy by parts.
     Initiated {
         /// Its key.
         to: ObjectKey,
         /// BOS's ID.
         upload_id: UploadId,
+        /// What its parts are, for as long as it lives.
+        by: PartsBy,
     },
     /// BOS copied a range into a part of that upload.
     PartCopied {

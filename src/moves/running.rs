@@ -15,7 +15,8 @@ use crate::bos::client::ObjectMeta;
 use crate::bos::{BosError, BosErrorKind};
 use crate::journal::{RecordLog, errno_of};
 use crate::object::{ObjectKey, Timestamp};
-use crate::upload::{FileStatus, WriteError};
+use crate::transfer::retry::{Act, After, after, backoff};
+use crate::upload::{FileStatus, OwnUpload, WriteError};
 
 /// First pause before a request is tried again.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -116,6 +117,12 @@ impl Move {
 
     /// Ends the move: its journal goes.
     pub(super) fn finish(&self) {
+        for key in self.state.lock().initiating.keys() {
+            log::warn!(
+                "{key}: BOS did not answer when an upload was begun for a copy; if it began one all the same, nobody goes on \
+                 with it: `bosfs uploads list` shows it, `bosfs uploads abort BUCKET/{key} --upload-id ID` drops it"
+            );
+        }
         if let Err(e) = self.append(&MoveRecord::Done) {
             log::warn!("{}: {e}", self.dir.display());
         }
@@ -168,7 +175,7 @@ impl Move {
                 () = self.shared.stop.cancelled() => return Err(Stopped),
             };
             match answered {
-                Err(e) if e.is_transient() => self.back_off(what, &e).await?,
+                Err(e) if after(&e, Act::Repeatable) == After::Again => self.back_off(what, &e).await?,
                 answered => {
                     *self.trouble.lock() = Trouble::default();
                     return Ok(answered);
@@ -194,8 +201,7 @@ impl Move {
             trouble.last_error = Some(error.to_string());
             trouble.tries
         };
-        let doubled = BACKOFF_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(BACKOFF_MAX);
-        let pause = doubled.mul_f64(rand::rng().random_range(0.5..1.0));
+        let pause = backoff(tries, BACKOFF_FIRST, BACKOFF_MAX, rand::rng().random_range(0.5..1.0));
         log::warn!("{what}: {error}; try {} in {} ms", tries + 1, pause.as_millis());
         self.pause(pause).await
     }
@@ -255,6 +261,8 @@ pub(super) fn describe(state: &MoveState, id: &str) -> FileStatus {
             (from.clone(), size, held, state.entries.len(), copied().count())
         }
     };
+    let known = state.uploads.iter().map(|(key, upload)| OwnUpload::known(key, &upload.id));
+    let uploads = known.chain(state.initiating.keys().map(OwnUpload::possible)).collect();
     let word = if matches!(state.kind, Kind::Deletions { .. }) { "removing" } else { "renaming" };
     FileStatus {
         key,
@@ -264,6 +272,8 @@ pub(super) fn describe(state: &MoveState, id: &str) -> FileStatus {
         bytes_in_bos,
         parts_total: u32::try_from(parts_total).unwrap_or(u32::MAX),
         parts_in_bos: u32::try_from(parts_in_bos).unwrap_or(u32::MAX),
+        uploads,
+        is_move: true,
         updated_at: Timestamp::now().sec,
         ..FileStatus::default()
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
-use super::record::{Listed, MoveRecord};
+use super::record::{Listed, MoveRecord, PartsBy};
 use crate::bos::client::{Known, ListedObject, ObjectHeaders, ObjectMeta};
 use crate::object::{BaseObject, Condition, ETag, KEY_BYTES_MAX, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::MARK;
@@ -93,6 +93,8 @@ pub struct Entry {
 pub struct CopyUpload {
     /// BOS's ID.
     pub id: UploadId,
+    /// What its parts are.
+    pub by: PartsBy,
     /// Parts that are there.
     pub parts: BTreeMap<PartNumber, ETag>,
 }
@@ -125,6 +127,8 @@ pub struct MoveState {
     pub target_marker: Option<TargetMarker>,
     /// Uploads under way, by key.
     pub uploads: BTreeMap<ObjectKey, CopyUpload>,
+    /// Initiates that were not answered, by key: as many uploads may exist that nobody knows.
+    pub initiating: BTreeMap<ObjectKey, u32>,
     /// Objects to be deleted, and what is known of them.
     pub deletes: BTreeMap<ObjectKey, Known>,
 }
@@ -175,6 +179,7 @@ impl MoveState {
             marker_made: false,
             target_marker: None,
             uploads: BTreeMap::new(),
+            initiating: BTreeMap::new(),
             deletes: BTreeMap::new(),
         })
     }
@@ -191,8 +196,15 @@ impl MoveState {
                 self.target_marker = Some(TargetMarker { etag, last_modified: *last_modified, headers });
             }
             MoveRecord::Planned { entries } => entries.iter().for_each(|listed| self.plan(listed)),
-            MoveRecord::Initiated { to, upload_id } => {
-                let upload = CopyUpload { id: upload_id.clone(), parts: BTreeMap::new() };
+            MoveRecord::Initiating { to } => *self.initiating.entry(to.clone()).or_default() += 1,
+            MoveRecord::Initiated { to, upload_id, by } => {
+                if let Some(unanswered) = self.initiating.get_mut(to) {
+                    *unanswered -= 1;
+                    if *unanswered == 0 {
+                        self.initiating.remove(to);
+                    }
+                }
+                let upload = CopyUpload { id: upload_id.clone(), by: *by, parts: BTreeMap::new() };
                 self.uploads.insert(to.clone(), upload);
             }
             MoveRecord::PartCopied { to, part, etag } => {

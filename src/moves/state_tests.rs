@@ -16,7 +16,8 @@ fn base(tag: &str) -> BaseObject {
 
 fn head(tag: &str, size: u64) -> ObjectMeta {
     let headers = ObjectHeaders::default();
-    ObjectMeta { size, etag: etag(tag), last_modified: 7, crc32c: None, crc32: None, crc64: None, headers }
+    let etag = etag(tag);
+    ObjectMeta { size, etag, last_modified: 7, crc32c: None, crc32: None, crc64: None, appendable: false, headers }
 }
 
 fn object() -> MoveRecord {
@@ -91,6 +92,19 @@ fn single_objects_and_exchanges_go_forward_from_every_line() {
     assert_eq!(replay(&[object(), copied("b", "s", "s"), MoveRecord::Done]).recovery(), Recovery::Drop);
     assert!(MoveState::replay(&[MoveRecord::AllCopied]).is_err());
     assert!(MoveState::replay(&[]).is_err());
+}
+
+#[test]
+fn every_initiate_without_an_answer_may_have_left_an_upload() {
+    let by = super::super::record::PartsBy { part_bytes: 1 << 30, sent: false };
+    let initiating = MoveRecord::Initiating { to: key("b") };
+    let initiated = MoveRecord::Initiated { to: key("b"), upload_id: UploadId::new("u"), by };
+    let state = replay(&[object(), initiating.clone()]);
+    assert_eq!((state.initiating.get(&key("b")), state.uploads.len()), (Some(&1), 0));
+    let state = replay(&[object(), initiating.clone(), initiated.clone()]);
+    assert_eq!((state.initiating.len(), state.uploads[&key("b")].by), (0, by), "answered");
+    let state = replay(&[object(), initiating.clone(), initiating, initiated]);
+    assert_eq!((state.initiating.get(&key("b")), state.uploads.len()), (Some(&1), 1), "the first one never was");
 }
 
 #[test]

@@ -70,6 +70,7 @@ async fn act(shared: &Arc<Shared>, request: &Request, body: &mut RequestBody) ->
             request.check_key()?;
             match call {
                 Call::PutObject => objects::put(shared, request, body).await,
+                Call::AppendObject => objects::append(shared, request, body).await,
                 Call::CopyObject => objects::copy(shared, request).await,
                 Call::GetObject => objects::get(shared, request),
                 Call::HeadObject => objects::head(shared, request),

@@ -35,7 +35,7 @@ pub struct Present<'a> {
 }
 
 fn date(headers: &HeaderMap, name: &str) -> Result<Option<i64>, ApiError> {
-    let time = text(headers, name)?.and_then(|value| httpdate::parse_http_date(value.trim()).ok());
+    let time = text(headers, name).and_then(|value| httpdate::parse_http_date(value.trim()).ok());
     Ok(time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).map(|since| since.as_secs() as i64))
 }
 
@@ -51,8 +51,8 @@ impl Conditions {
     /// Those on the object that the request names.
     pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         Ok(Self {
-            if_match: text(headers, "if-match")?,
-            if_none_match: text(headers, "if-none-match")?,
+            if_match: text(headers, "if-match"),
+            if_none_match: text(headers, "if-none-match"),
             if_modified_since: date(headers, "if-modified-since")?,
             if_unmodified_since: date(headers, "if-unmodified-since")?,
         })
@@ -61,8 +61,8 @@ impl Conditions {
     /// Those on the source of a copy.
     pub fn of_copy_source(headers: &HeaderMap) -> Result<Self, ApiError> {
         Ok(Self {
-            if_match: text(headers, "x-bce-copy-source-if-match")?,
-            if_none_match: text(headers, "x-bce-copy-source-if-none-match")?,
+            if_match: text(headers, "x-bce-copy-source-if-match"),
+            if_none_match: text(headers, "x-bce-copy-source-if-none-match"),
             if_modified_since: date(headers, "x-bce-copy-source-if-modified-since")?,
             if_unmodified_since: date(headers, "x-bce-copy-source-if-unmodified-since")?,
         })

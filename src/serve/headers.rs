@@ -10,6 +10,7 @@ use super::Variants;
 use super::error::ApiError;
 use super::store::ObjectRecord;
 use crate::bos::client::ObjectHeaders;
+use crate::bos::header_text::{from_wire, to_wire, trimmed, wire_len};
 use crate::object::{Checksum, Crcs, Md5};
 
 /// All metadata of an object, counting prefix, name and value (BOS docs; live test).
@@ -20,22 +21,18 @@ const EXPIRES_AFTER: Duration = Duration::from_secs(3 * 24 * 3600);
 const STORAGE_CLASSES: [&str; 7] =
     ["STANDARD", "STANDARD_IA", "COLD", "ARCHIVE", "MAZ_STANDARD", "MAZ_STANDARD_IA", "MAZ_COLD"];
 
-/// The text of a header. BOS clients send UTF-8.
-pub fn text(headers: &HeaderMap, name: &str) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
-    match std::str::from_utf8(value.as_bytes()) {
-        Ok(value) => Ok(Some(value.to_owned())),
-        Err(_) => Err(ApiError::argument(format!("The header {name} is not UTF-8."))),
-    }
+/// The text of a header, whatever its encoding: see [`header_text`](crate::bos::header_text).
+pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| from_wire(value.as_bytes()))
 }
 
 /// A header that has a text, trimmed.
-fn filled(headers: &HeaderMap, name: &str) -> Result<Option<String>, ApiError> {
-    Ok(text(headers, name)?.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()))
+fn filled(headers: &HeaderMap, name: &str) -> Option<String> {
+    text(headers, name).map(|value| trimmed(&value).to_owned()).filter(|value| !value.is_empty())
 }
 
 fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &str) -> Result<Option<T>, ApiError> {
-    filled(headers, name)?
+    filled(headers, name)
         .map(|value| {
             value.parse().map_err(|_| ApiError::argument(format!("{name}: {value:?} is no number of its kind")))
         })
@@ -48,8 +45,8 @@ pub fn metadata(headers: &HeaderMap) -> Result<BTreeMap<String, String>, ApiErro
     let mut bytes = 0;
     for name in headers.keys() {
         let Some(short) = name.as_str().strip_prefix(META_PREFIX) else { continue };
-        let Some(value) = filled(headers, name.as_str())? else { continue };
-        bytes += name.as_str().len() + value.len();
+        let Some(value) = filled(headers, name.as_str()) else { continue };
+        bytes += name.as_str().len() + wire_len(&value);
         metadata.insert(short.to_owned(), value);
     }
     if bytes > METADATA_BYTES_MAX {
@@ -63,7 +60,7 @@ pub fn metadata(headers: &HeaderMap) -> Result<BTreeMap<String, String>, ApiErro
 
 /// The storage class asked for.
 pub fn storage_class(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let class = filled(headers, "x-bce-storage-class")?;
+    let class = filled(headers, "x-bce-storage-class");
     match class {
         Some(class) if !STORAGE_CLASSES.contains(&class.as_str()) => {
             Err(ApiError::argument(format!("The storage class {class:?} does not exist.")))
@@ -75,11 +72,11 @@ pub fn storage_class(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 /// What is stored with an object.
 pub fn object_headers(headers: &HeaderMap) -> Result<ObjectHeaders, ApiError> {
     Ok(ObjectHeaders {
-        content_type: filled(headers, "content-type")?,
-        cache_control: filled(headers, "cache-control")?,
-        content_encoding: filled(headers, "content-encoding")?,
-        content_disposition: filled(headers, "content-disposition")?,
-        expires: filled(headers, "expires")?,
+        content_type: filled(headers, "content-type"),
+        cache_control: filled(headers, "cache-control"),
+        content_encoding: filled(headers, "content-encoding"),
+        content_disposition: filled(headers, "content-disposition"),
+        expires: filled(headers, "expires"),
         storage_class: storage_class(headers)?,
         metadata: metadata(headers)?,
     })
@@ -109,7 +106,7 @@ impl Digests {
     /// `InvalidDigest`, `InvalidArgument`.
     pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         let invalid = |which: &str| ApiError::bad("InvalidDigest", format!("The {which} you specified is not valid."));
-        let md5 = match filled(headers, "content-md5")? {
+        let md5 = match filled(headers, "content-md5") {
             None => None,
             Some(value) => {
                 let bytes = base64::engine::general_purpose::STANDARD.decode(value).ok();
@@ -117,7 +114,7 @@ impl Digests {
                 Some(Md5(bytes.ok_or_else(|| invalid("Content-MD5"))?))
             }
         };
-        let sha256 = filled(headers, "x-bce-content-sha256")?.map(|value| value.to_ascii_lowercase());
+        let sha256 = filled(headers, "x-bce-content-sha256").map(|value| value.to_ascii_lowercase());
         if sha256.as_ref().is_some_and(|value| hex::decode(value).map_or(0, |bytes| bytes.len()) != 32) {
             return Err(invalid("x-bce-content-sha256"));
         }
@@ -126,7 +123,7 @@ impl Digests {
             sha256,
             crc32: number(headers, "x-bce-content-crc32")?,
             crc32c: number(headers, "x-bce-content-crc32c")?,
-            crc32c_flag: filled(headers, "x-bce-content-crc32c-flag")?
+            crc32c_flag: filled(headers, "x-bce-content-crc32c-flag")
                 .is_some_and(|value| value.eq_ignore_ascii_case("true")),
             crc64: number(headers, "x-bce-content-crc64ecma")?,
         })
@@ -177,7 +174,7 @@ impl Digests {
 
 /// Sets a header, if `value` can be one. Stored values came as headers, so they can.
 pub fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+    if let Ok(value) = HeaderValue::from_bytes(&to_wire(value)) {
         headers.insert(HeaderName::from_static(name), value);
     }
 }
@@ -236,12 +233,17 @@ pub fn describe(object: &ObjectRecord, variants: &Variants) -> HeaderMap {
         let expiry = http_date(object.restored_until);
         set(&mut headers, "x-bce-restore", &format!("ongoing-request=\"false\", expiry-date=\"{expiry}\""));
     }
-    set(&mut headers, "x-bce-object-type", "Normal");
+    if object.appendable {
+        set(&mut headers, "x-bce-object-type", "Appendable");
+        set(&mut headers, "x-bce-next-append-offset", &object.size.to_string());
+    } else {
+        set(&mut headers, "x-bce-object-type", "Normal");
+    }
     set(&mut headers, "x-bce-flow-control-type", "-1");
     set(&mut headers, "x-bce-is-transition", "false");
     for (name, value) in &stored.metadata {
         if let (Ok(name), Ok(value)) =
-            (HeaderName::try_from(format!("{META_PREFIX}{name}")), HeaderValue::from_bytes(value.as_bytes()))
+            (HeaderName::try_from(format!("{META_PREFIX}{name}")), HeaderValue::from_bytes(&to_wire(value)))
         {
             headers.insert(name, value);
         }

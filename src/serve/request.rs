@@ -6,6 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
 use super::headers::text;
+use crate::bos::endpoint::without_version;
 use crate::bos::sign::{Credentials, ReceivedAuthorization, SignedParts};
 use crate::object::Timestamp;
 
@@ -30,6 +31,7 @@ pub enum Call {
     ListMultipartUploads,
     DeleteMultipleObjects,
     PutObject,
+    AppendObject,
     CopyObject,
     GetObject,
     HeadObject,
@@ -112,8 +114,9 @@ impl Request {
             let (name, value) = item.split_once('=').unwrap_or((item, ""));
             query.push((decode(name)?, decode(value)?));
         }
-        let host = text(&parts.headers, "host")?.unwrap_or_default();
-        let below_root = path.strip_prefix('/').unwrap_or(&path).to_owned();
+        let host = text(&parts.headers, "host").unwrap_or_default();
+        // The signature covers the path as it was sent; the version in front of it is no part of bucket or key.
+        let below_root = without_version(path.strip_prefix('/').unwrap_or(&path)).to_owned();
         let (bucket, key) = match bucket_of_host(&host, base_host, is_bucket) {
             Some(bucket) => (bucket, below_root),
             None => match below_root.split_once('/') {
@@ -155,9 +158,8 @@ impl Request {
         let has = |name: &str| self.parameter(name).is_some();
         let copies = self.headers.contains_key("x-bce-copy-source");
         // Sub-resources that are not served must not be taken for the resource itself.
-        const ELSEWHERE: [&str; 29] = [
+        const ELSEWHERE: [&str; 27] = [
             "acl",
-            "append",
             "fetch",
             "symlink",
             "versions",
@@ -184,12 +186,13 @@ impl Request {
             "versionId",
             "userQuota",
             "requestPayment",
-            "offset",
         ];
         if self.method == Method::POST && has("restore") && !self.key.is_empty() {
             return Call::RestoreObject;
         }
-        if ELSEWHERE.iter().any(|name| has(name)) || self.headers.contains_key("x-bce-rename-key") {
+        let appends = self.method == Method::POST && has("append");
+        let elsewhere = (has("append") || has("offset")) && !appends;
+        if elsewhere || ELSEWHERE.iter().any(|name| has(name)) || self.headers.contains_key("x-bce-rename-key") {
             return Call::Unknown;
         }
         let method = self.method.as_str();
@@ -224,6 +227,7 @@ impl Request {
             "GET" if has("uploadId") => Call::ListParts,
             "GET" => Call::GetObject,
             "HEAD" => Call::HeadObject,
+            "POST" if has("append") => Call::AppendObject,
             "POST" if has("uploads") => Call::InitiateMultipartUpload,
             "POST" if has("uploadId") => Call::CompleteMultipartUpload,
             "DELETE" if has("uploadId") => Call::AbortMultipartUpload,
@@ -245,7 +249,7 @@ impl Request {
     /// # Errors
     /// `MissingContentLength`, `InvalidArgument`.
     pub fn content_length(&self) -> Result<u64, ApiError> {
-        match text(&self.headers, "content-length")? {
+        match text(&self.headers, "content-length") {
             None => Err(ApiError::new(
                 http::StatusCode::LENGTH_REQUIRED,
                 "MissingContentLength",
@@ -262,7 +266,7 @@ impl Request {
     /// # Errors
     /// What BOS answers to bad ones.
     pub fn check_signature(&self, credentials: &Credentials) -> Result<(), ApiError> {
-        let in_header = text(&self.headers, "authorization")?;
+        let in_header = text(&self.headers, "authorization");
         let is_link = in_header.is_none();
         let in_query = self.query.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let Some(value) = in_header.or_else(|| in_query.map(|(_, value)| value.clone())) else {
@@ -280,7 +284,7 @@ impl Request {
         self.check_time(&received, is_link)?;
         let mut headers = Vec::with_capacity(self.headers.len());
         for name in self.headers.keys() {
-            headers.push((name.as_str().to_owned(), text(&self.headers, name.as_str())?.unwrap_or_default()));
+            headers.push((name.as_str().to_owned(), text(&self.headers, name.as_str()).unwrap_or_default()));
         }
         let signed = &received.signed_headers;
         let host_signed = signed.is_empty() || signed.iter().any(|name| name == "host");
@@ -294,7 +298,7 @@ impl Request {
             ));
         }
         if let Some(token) = &credentials.session_token {
-            let sent = text(&self.headers, "x-bce-security-token")?;
+            let sent = text(&self.headers, "x-bce-security-token");
             if sent.as_deref().or_else(|| self.parameter("x-bce-security-token")) != Some(token) {
                 return Err(ApiError::bad("InvalidSessionToken", "The session token is missing, wrong or expired."));
             }
@@ -325,7 +329,7 @@ impl Request {
     /// # Errors
     /// `InvalidArgument`.
     pub fn copy_source(&self) -> Result<(String, String), ApiError> {
-        let value = text(&self.headers, "x-bce-copy-source")?.unwrap_or_default();
+        let value = text(&self.headers, "x-bce-copy-source").unwrap_or_default();
         let path = value.split_once('?').map_or(value.as_str(), |(path, _)| path);
         let path = decode(path)?;
         match path.strip_prefix('/').unwrap_or(&path).split_once('/') {
@@ -383,6 +387,23 @@ mod tests {
     }
 
     #[test]
+    fn a_version_in_front_of_the_path_is_no_part_of_bucket_or_key() {
+        let target = |host: &str, uri: &str| {
+            let request = parse("GET", uri, &[("host", host)]);
+            (request.bucket, request.key)
+        };
+        let pair = |bucket: &str, key: &str| (bucket.to_owned(), key.to_owned());
+        assert_eq!(target("bkt.bj.bcebos.com", "/v1/k"), pair("bkt", "k"));
+        assert_eq!(target("bkt.bj.bcebos.com", "/v1"), pair("bkt", ""));
+        assert_eq!(target("bkt.bj.bcebos.com", "/v1/v1/k"), pair("bkt", "v1/k"));
+        assert_eq!(target("bkt.bj.bcebos.com", "/v1x/k"), pair("bkt", "v1x/k"));
+        assert_eq!(target("127.0.0.1:80", "/v1/bkt/k"), pair("bkt", "k"));
+        assert_eq!(target("127.0.0.1:80", "/v1/bkt/v1/k"), pair("bkt", "v1/k"));
+        assert_eq!(target("127.0.0.1:80", "/bkt/v1/k"), pair("bkt", "v1/k"));
+        assert_eq!(target("127.0.0.1:80", "/v1"), pair("", ""));
+    }
+
+    #[test]
     fn calls_are_told_apart() {
         let call = |method: &str, uri: &str| parse(method, uri, &[]).call;
         assert_eq!(call("GET", "/"), Call::ListBuckets);
@@ -391,6 +412,9 @@ mod tests {
         assert_eq!(call("GET", "/b/k?uploadId=1"), Call::ListParts);
         assert_eq!(call("POST", "/b/k?uploads="), Call::InitiateMultipartUpload);
         assert_eq!(call("PUT", "/b/k?acl"), Call::Unknown);
+        assert_eq!(call("POST", "/b/k?append&offset=3"), Call::AppendObject);
+        assert_eq!(call("PUT", "/b/k?append"), Call::Unknown);
+        assert_eq!(call("GET", "/b/k?offset=3"), Call::Unknown);
         assert_eq!(call("PUT", "/b/k?partNumber=1&uploadId=2"), Call::UploadPart);
         let copy = [("x-bce-copy-source", "/b/a%20b?versionId=1")];
         assert_eq!(parse("PUT", "/b/k?partNumber=1&uploadId=2", &copy).call, Call::UploadPartCopy);

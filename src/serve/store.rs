@@ -27,6 +27,7 @@
 //! before its requests are answered: `kill -9` loses nothing that was acknowledged. It and the data files wait for the
 //! medium only with `sync`: without, a power failure may cost the folder its last half minute or its index.
 
+mod append;
 mod files;
 mod listing;
 mod objects;
@@ -45,9 +46,10 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _};
 
+pub use append::Append;
 pub use files::{DataFiles, NewFile, ReadPin};
 pub use listing::{ListQuery, Listed, Listing, UploadListing};
-pub use objects::{Deleted, NewObject, SIMPLE_BYTES_MAX};
+pub use objects::{CopyWishes, Deleted, NewObject, SIMPLE_BYTES_MAX};
 pub use records::{BucketRecord, Extent, ObjectRecord, PartRecord, Place, SMALL_BIT, UploadRecord, ZEROS};
 pub use tables::{Snapshot, Tx};
 pub use uploads::{CompleteRequest, NewPart, PartsPage};

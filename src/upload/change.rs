@@ -28,13 +28,9 @@ impl DirtyFile {
             return Ok(());
         }
         inner.check_whole()?;
-        if range.end > inner.plan.size_max() {
-            return Err(WriteError::failed(
-                libc::EFBIG,
-                format!("{}: {} bytes are more than an upload can hold", inner.state.key, range.end),
-            ));
-        }
+        inner.reach(&self.shared, range.end.max(inner.size))?;
         self.open_layer(inner)?;
+        inner.reach(&self.shared, range.end.max(inner.size))?;
         if let Some((layer, size)) = inner.state.open_layer().and_then(|layer| Some((layer.id, layer.resizing?))) {
             // A cut met trouble half-way. Recovery would finish it, and with it cut off what is written now.
             self.resize_store(inner, size)?;
@@ -148,16 +144,15 @@ impl DirtyFile {
         let mut guard = self.lock();
         let inner = &mut *guard;
         inner.check_whole()?;
-        if size > inner.plan.size_max() {
-            let message = format!("{}: {size} bytes are more than an upload can hold", inner.state.key);
-            return Err(WriteError::failed(libc::EFBIG, message));
-        }
+        inner.reach(&self.shared, size)?;
         let old = inner.size;
         if size == 0 && inner.state.failed.is_some() {
             // What could not be published is given up for what is written now.
             self.withdraw(inner)?;
         }
+        inner.reach(&self.shared, size)?;
         self.open_layer(inner)?;
+        inner.reach(&self.shared, size)?;
         if let Some(cut) = inner.plan.part_at(size)
             && size < old
         {

@@ -8,7 +8,7 @@ use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{Inner, Removal};
 use super::part::{check_stored, not_here};
-use super::proof::{judge_composed, predicted_etag, whole_crcs};
+use super::proof::{judge_composed, predicted_etag, whole};
 use super::state::{Frozen, Stage};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{Body, ObjectHeaders, stored_between};
@@ -21,6 +21,7 @@ impl DirtyFile {
     pub(super) async fn initiate(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, headers) = {
             let mut inner = self.lock();
+            inner.check_reach(inner.state.stage.frozen().map_or(inner.size, |frozen| frozen.size))?;
             self.append(&mut inner, &Record::Initiating)?;
             let mut headers = inner.state.headers.clone();
             headers.metadata.clear();
@@ -111,6 +112,7 @@ impl DirtyFile {
             if inner.removal != Removal::None {
                 return Ok(());
             }
+            inner.check_reach(frozen.size)?;
             let Some(listed) = inner.listed(frozen.size) else {
                 return Err(Trouble::Again("a part is missing".into()));
             };
@@ -137,7 +139,7 @@ impl DirtyFile {
             self.append(&mut inner, &Record::Completed { publication, etag, size })?;
         }
         // An answer without any CRC leaves the proof to the HEAD of the next step.
-        match judge_composed(whole_crcs(&listed), &outcome, Some(&predicted_etag(&listed)), false) {
+        match judge_composed(whole(&listed), frozen.size, &outcome, Some(&predicted_etag(&listed)), None) {
             Some(verdict) => self.conclude(frozen, verdict).await,
             None => Ok(()),
         }

@@ -49,7 +49,7 @@ impl DirtyFile {
         let size = opening.base.as_ref().map_or(0, |base| base.size);
         let state = FileState::opened(&opened_record(&shared, String::new(), &opening))
             .unwrap_or_else(|_| unreachable!("an opened record of our own format"));
-        let plan = shared.plan_for(None);
+        let plan = shared.plan_for(size);
         let jobs_max = shared.jobs_max();
         let inner = Inner {
             size,
@@ -62,7 +62,8 @@ impl DirtyFile {
 
     pub(super) fn recovered(shared: Arc<Shared>, state: FileState, store: Store) -> Arc<Self> {
         let size = store.layers.last().map_or_else(|| state.base.as_ref().map_or(0, |base| base.size), Layer::size);
-        let plan = state.upload.as_ref().map_or_else(|| shared.plan_for(None), |upload| upload.plan.clone());
+        let len = state.base.as_ref().map_or(0, |base| base.size).max(size);
+        let plan = state.upload.as_ref().map_or_else(|| shared.plan_for(len), |upload| upload.plan.clone());
         let spooled_bytes = store.spool_blocks() * BLOCK_BYTES;
         shared.budget.take(spooled_bytes);
         shared.stores.fetch_add(1, Ordering::Relaxed);
@@ -302,7 +303,7 @@ impl DirtyFile {
         inner.state.publications = inner.settled_publication;
         inner.misplaced = false;
         inner.tidying = false;
-        inner.plan = self.shared.plan_for(inner.state.base.as_ref().map(|base| base.size));
+        inner.plan = self.shared.plan_for(inner.state.base.as_ref().map_or(0, |base| base.size).max(inner.size));
         inner.store = Some(store);
         self.shared.stores.fetch_add(1, Ordering::Relaxed);
         inner.spooled_bytes = 0;

@@ -414,7 +414,7 @@ impl Inner {
 
     /// The publication list of the frozen (or present) size.
     pub(super) fn pieces(&self, size: u64) -> Vec<Piece> {
-        let copyable = self.base().is_some();
+        let copyable = self.copyable_base().is_some();
         let view = self.view();
         copy_runs(&self.plan, size, |number| {
             let range = self.plan.range_in(number, size);
@@ -425,6 +425,10 @@ impl Inner {
 
     /// The next part of a frozen file; `None` when BOS has them all.
     fn next_part(&mut self, size: u64, jobs: usize) -> Option<Next> {
+        if jobs >= self.jobs_max {
+            // Not worth a look at thousands of pieces.
+            return Some(Next::Wait);
+        }
         let mut busy = jobs > 0;
         for piece in self.pieces(size) {
             let number = piece.part();
@@ -441,9 +445,6 @@ impl Inner {
             if self.live.get(&number).is_some_and(|live| live.job.is_some()) {
                 busy = true;
                 continue;
-            }
-            if jobs >= self.jobs_max {
-                return Some(Next::Wait);
             }
             let kind = match piece {
                 Piece::Upload(_) => PartKind::Upload { range: self.plan.range_in(number, size) },

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::dirty_file::DirtyFile;
 use super::inner::{Inner, Removal};
 use super::state::Stage;
-use super::{FileStatus, WriteError};
+use super::{FileStatus, OwnUpload, WriteError};
 use crate::object::{ByteRange, Condition, Timestamp};
 
 impl DirtyFile {
@@ -82,7 +82,11 @@ impl DirtyFile {
                 listed.push((number.get(), word.to_owned()));
             }
         }
+        let known = state.upload.iter().map(|upload| OwnUpload::known(&upload.key, &upload.id));
+        let possible = state.initiating.then(|| OwnUpload::possible(inner.upload_key()));
         FileStatus {
+            uploads: known.chain(possible).collect(),
+            is_move: false,
             key: state.key.to_string(),
             journal_id: state.journal_id.clone(),
             state: inner.state_word().to_owned(),

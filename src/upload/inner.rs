@@ -125,6 +125,8 @@ pub(super) struct Inner {
     pub(super) meter: super::meter::Meter,
     /// The base was refused by a condition: HEAD must tell what is there.
     pub(super) suspect_base: bool,
+    /// Which copies of the base BOS refuses.
+    pub(super) refused: super::limits::CopiesRefused,
     /// Parts of this file on their way at once.
     pub(super) jobs_max: usize,
     /// Set for a file that is expected to get another name soon.
@@ -182,6 +184,7 @@ impl Inner {
             stored_between: None,
             meter: Default::default(),
             suspect_base: false,
+            refused: Default::default(),
             jobs_max,
             temporary: None,
             parked_until: None,
@@ -266,6 +269,7 @@ impl Inner {
         size > 0
             && base.size == size
             && size <= COPY_BYTES_MAX
+            && !self.is_copy_refused()
             && self.store.is_some()
             && self.view().is_untouched(ByteRange::new(0, size))
     }

@@ -82,7 +82,16 @@ impl DirtyFile {
         };
         let if_match = Some(&base.etag);
         let copied = self.shared.client.upload_part_copy(&upload.key, &upload.id, number, &source, range, if_match);
-        let etag = copied.await?.etag;
+        let copied = copied.await;
+        if let Err(e) = &copied
+            && e.is_copy_refused()
+        {
+            // The list of what is to be sent is another one from here on.
+            log::info!("{source}: {e}; its bytes are read and sent again");
+            self.lock().refused.parts = Some(base.etag);
+            return Ok(());
+        }
+        let etag = copied?.etag;
         let mut inner = self.lock();
         if cancel.is_cancelled() {
             return Ok(());

@@ -133,7 +133,16 @@ mod tests {
     fn head(etag: &str, last_modified: i64, mark: Option<&str>) -> ObjectMeta {
         let mut headers = ObjectHeaders::default();
         headers.metadata.extend(mark.map(|mark| (MARK.to_owned(), mark.to_owned())));
-        ObjectMeta { size: 10, etag: ETag::new(etag), last_modified, crc32c: None, crc32: None, crc64: None, headers }
+        ObjectMeta {
+            size: 10,
+            etag: ETag::new(etag),
+            last_modified,
+            crc32c: None,
+            crc32: None,
+            crc64: None,
+            headers,
+            appendable: false,
+        }
     }
 
     fn before(base: Option<&str>) -> Before {
@@ -171,9 +180,12 @@ mod tests {
             publication: 2,
             size: 10,
             attrs: FileAttrs { mode: 0o100_644, uid: 0, gid: 0, mtime: Timestamp::default() },
+            headers: ObjectHeaders::default(),
+            layer: 1,
+            close: 2,
         };
         let condition = Condition::Matches(ETag::new("base"));
-        let sent = Stage::Completing { frozen, mark: "j.2".into(), condition: condition.clone() };
+        let sent = Stage::Completing { frozen: frozen.clone(), mark: "j.2".into(), condition: condition.clone() };
         let expected = Expected::of(&sent, &Condition::Any, before(Some("base")));
         assert!(expected.counts(Some(&head("x", 500, Some("j.2"))), false), "ours");
         assert!(expected.counts(Some(&head("x", 500, None)), false), "somebody else's");
@@ -182,7 +194,7 @@ mod tests {
         assert!(!expected.counts(None, false), "the base can be gone, or not be seen");
         assert!(expected.counts(Some(&head("base", 50, None)), false), "it can be sent");
         assert!(!expected.counts(Some(&head("base", 50, None)), true), "but not for good where the upload is gone");
-        let closed = Expected::of(&Stage::Closed(frozen), &Condition::Absent, before(None));
+        let closed = Expected::of(&Stage::Closed(frozen.clone()), &Condition::Absent, before(None));
         assert!(closed.counts(None, true), "nothing was sent");
         let put = Stage::Putting { frozen, mark: "j.2".into(), condition: Condition::Absent, sum: Checksum::of(b"x") };
         let put = Expected::of(&put, &Condition::Any, before(None));

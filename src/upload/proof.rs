@@ -15,6 +15,8 @@ use crate::journal::record::Proof;
 use crate::object::{Crcs, ETag, ObjectKey, PartNumber, composed_etag};
 use crate::posix_meta::MARK;
 
+/// HEADs in a row that may give a wrong size before it counts.
+const WRONG_SIZE_MAX: u32 = 2;
 /// Publications of one state that may be disproved before the file fails.
 const DISPROOFS_MAX: u32 = 3;
 
@@ -55,17 +57,22 @@ impl DirtyFile {
             date: None,
         };
         if head.size != frozen.size {
-            let message = format!("{} bytes where {} were written", head.size, frozen.size);
+            if self.lock().tries < WRONG_SIZE_MAX {
+                // One odd answer must not cost a publication whose base is gone by now.
+                return Err(Trouble::Again(wrong_size(head.size, frozen.size)));
+            }
+            let message = wrong_size(head.size, frozen.size);
             return self.disproved(frozen, message);
         }
         let verdict = match put {
             Some(sum) => check_stored(&sum, &outcome).map(|()| Proof::Proved),
             None => {
                 let listed = self.lock().listed(frozen.size);
-                let whole = listed.as_ref().and_then(|listed| whole_crcs(listed));
+                let whole = listed.as_ref().and_then(|listed| whole(listed));
                 let predicted = listed.map(|listed| predicted_etag(&listed));
-                let verdict = judge_composed(whole, &outcome, predicted.as_ref(), true).unwrap_or(Ok(Proof::Composed));
-                let misfit = whole.and_then(|whole| crc_verdict(&whole, &outcome)).and_then(Result::err);
+                let verdict = judge_composed(whole, frozen.size, &outcome, predicted.as_ref(), Some(head.size));
+                let verdict = verdict.unwrap_or(Ok(Proof::Composed));
+                let misfit = whole.and_then(|(whole, _)| crc_verdict(&whole, &outcome)).and_then(Result::err);
                 match (verdict, misfit) {
                     // By neither rule what was written, and not for the first time: what this bucket says of its composed
                     // objects tells nothing, and sending them again would not change that.
@@ -133,12 +140,16 @@ impl Inner {
     }
 }
 
-/// CRCs of the whole object, where every piece's are known.
-pub(super) fn whole_crcs(listed: &[(PartNumber, Held)]) -> Option<Crcs> {
-    listed.iter().try_fold(Crcs::default(), |whole, (_, held)| {
+/// CRCs and length of all that is listed, where every piece's are known.
+pub(super) fn whole(listed: &[(PartNumber, Held)]) -> Option<(Crcs, u64)> {
+    listed.iter().try_fold((Crcs::default(), 0), |(whole, len), (_, held)| {
         let sum = held.sum?;
-        Some(whole.then(sum.crcs, sum.len))
+        Some((whole.then(sum.crcs, sum.len), len + sum.len))
     })
+}
+
+fn wrong_size(found: u64, written: u64) -> String {
+    format!("{found} bytes where {written} were written")
 }
 
 pub(super) fn predicted_etag(listed: &[(PartNumber, Held)]) -> ETag {
@@ -162,29 +173,34 @@ fn follows_a_rule(etag: &ETag) -> bool {
     etag.as_str().strip_prefix('-').is_some_and(|hex| hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The verdict on a composed object, by the strongest checksum that BOS gives; where that does not fit, by the ETag over the
-/// parts, each of which was compared when it was sent. `None`: HEAD must be asked.
+/// The verdict on a composed object that is to have `size` bytes, by the strongest checksum that BOS gives; where that does not
+/// fit, by the ETag over the parts, each of which was compared when it was sent. `whole`: CRCs and length of what was sent,
+/// where both are known; `head_size`: the size by HEAD, once that was asked. `None`: HEAD must be asked.
+///
+/// The size is compared in any case: by a checksum over bytes that are as many, else by HEAD. An ETag that fits tells only
+/// that the object is what was listed.
 pub(super) fn judge_composed(
-    whole: Option<Crcs>,
+    whole: Option<(Crcs, u64)>,
+    size: u64,
     outcome: &StoredOutcome,
     predicted: Option<&ETag>,
-    head_asked: bool,
+    head_size: Option<u64>,
 ) -> Option<Result<Proof, String>> {
-    if let Some(whole) = whole {
+    let sizes = [head_size, whole.map(|(_, len)| len)];
+    if let Some(found) = sizes.into_iter().flatten().find(|found| *found != size) {
+        return Some(Err(wrong_size(found, size)));
+    }
+    if let Some((whole, _)) = whole {
         match crc_verdict(&whole, outcome) {
             Some(Ok(())) => return Some(Ok(Proof::Proved)),
             // Perhaps HEAD says otherwise.
-            Some(Err(_)) if !head_asked => return None,
+            Some(Err(_)) if head_size.is_none() => return None,
             Some(Err(_)) if predicted == Some(&outcome.etag) => return Some(Ok(Proof::Composed)),
             Some(Err(differs)) => return Some(Err(differs)),
             None => {}
         }
-        if !head_asked {
-            return None;
-        }
-    } else if !head_asked && predicted != Some(&outcome.etag) {
-        return None;
     }
+    head_size?;
     if predicted != Some(&outcome.etag) {
         log::info!("BOS gives no checksum of the whole, and its ETag {} follows no known rule", outcome.etag);
     }
@@ -200,10 +216,12 @@ mod tests {
     }
 
     const WHOLE: Crcs = Crcs { crc32c: 1, crc32: 2, crc64: 3 };
+    const SIZE: u64 = 30_000_000_000_000;
 
     #[test]
     fn the_strongest_checksum_that_bos_gives_decides() {
-        let judge = |outcome: StoredOutcome| judge_composed(Some(WHOLE), &outcome, None, true).unwrap();
+        let judge =
+            |outcome: StoredOutcome| judge_composed(Some((WHOLE, SIZE)), SIZE, &outcome, None, Some(SIZE)).unwrap();
         assert_eq!(judge(answer("e", Some(1), None, None)), Ok(Proof::Proved));
         assert!(judge(answer("e", Some(9), Some(3), Some(2))).is_err());
         assert_eq!(judge(answer("e", None, Some(3), Some(9))), Ok(Proof::Proved));
@@ -217,10 +235,19 @@ mod tests {
     fn a_checksum_of_the_whole_that_does_not_fit_counts_less_than_an_etag_over_all_parts_that_does() {
         let (etag, other) = (ETag::new("-x"), ETag::new("-y"));
         let outcome = answer("-x", Some(9), None, None);
-        assert_eq!(judge_composed(Some(WHOLE), &outcome, Some(&etag), true), Some(Ok(Proof::Composed)));
-        assert!(judge_composed(Some(WHOLE), &outcome, Some(&other), true).unwrap().is_err(), "other bytes");
-        assert!(judge_composed(Some(WHOLE), &outcome, None, true).unwrap().is_err(), "nothing else to go by");
-        assert_eq!(judge_composed(Some(WHOLE), &outcome, Some(&etag), false), None, "size by HEAD first");
+        assert_eq!(
+            judge_composed(Some((WHOLE, SIZE)), SIZE, &outcome, Some(&etag), Some(SIZE)),
+            Some(Ok(Proof::Composed))
+        );
+        assert!(
+            judge_composed(Some((WHOLE, SIZE)), SIZE, &outcome, Some(&other), Some(SIZE)).unwrap().is_err(),
+            "other bytes"
+        );
+        assert!(
+            judge_composed(Some((WHOLE, SIZE)), SIZE, &outcome, None, Some(SIZE)).unwrap().is_err(),
+            "nothing else to go by"
+        );
+        assert_eq!(judge_composed(Some((WHOLE, SIZE)), SIZE, &outcome, Some(&etag), None), None, "size by HEAD first");
         assert!(follows_a_rule(&ETag::new(&format!("-{}", "0a".repeat(16)))));
         for opaque in ["0a".repeat(16), "-x".to_owned(), format!("{}-4", "0a".repeat(16))] {
             assert!(!follows_a_rule(&ETag::new(&opaque)), "{opaque}");
@@ -229,15 +256,31 @@ mod tests {
 
     #[test]
     fn an_answer_without_checksums_is_not_the_last_word() {
-        assert_eq!(judge_composed(Some(WHOLE), &answer("e", None, None, None), None, false), None);
+        assert_eq!(judge_composed(Some((WHOLE, SIZE)), SIZE, &answer("e", None, None, None), None, None), None);
+    }
+
+    #[test]
+    fn an_etag_that_fits_does_not_stand_for_the_size() {
+        let etag = ETag::new("-x");
+        let outcome = answer("-x", None, None, None);
+        let judge = |head_size| judge_composed(None, SIZE, &outcome, Some(&etag), head_size);
+        assert_eq!(judge(None), None, "size by HEAD first");
+        assert_eq!(judge(Some(SIZE)), Some(Ok(Proof::Composed)));
+        assert!(judge(Some(24_300_000_000_000)).unwrap().is_err(), "cut");
+    }
+
+    #[test]
+    fn a_checksum_over_fewer_bytes_proves_nothing() {
+        let outcome = answer("-x", Some(1), None, None);
+        assert!(judge_composed(Some((WHOLE, SIZE - 1)), SIZE, &outcome, None, None).unwrap().is_err());
+        assert_eq!(judge_composed(Some((WHOLE, SIZE)), SIZE, &outcome, None, None), Some(Ok(Proof::Proved)));
     }
 
     #[test]
     fn copied_ranges_of_unknown_crc_are_proved_as_composed() {
         let etag = ETag::new("-x");
         let outcome = answer("-x", Some(5), None, None);
-        assert_eq!(judge_composed(None, &outcome, Some(&etag), false), Some(Ok(Proof::Composed)));
-        assert_eq!(judge_composed(None, &outcome, Some(&ETag::new("-y")), false), None, "size by HEAD first");
-        assert_eq!(judge_composed(None, &outcome, Some(&ETag::new("-y")), true), Some(Ok(Proof::Composed)));
+        assert_eq!(judge_composed(None, SIZE, &outcome, Some(&etag), Some(SIZE)), Some(Ok(Proof::Composed)));
+        assert_eq!(judge_composed(None, SIZE, &outcome, Some(&ETag::new("-y")), Some(SIZE)), Some(Ok(Proof::Composed)));
     }
 }

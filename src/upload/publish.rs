@@ -39,7 +39,7 @@ impl DirtyFile {
             return Ok(None);
         }
         // A smaller object is copied onto itself by the driver: nothing to freeze.
-        let large = inner.base().is_some_and(|base| base.size > COPY_BYTES_MAX);
+        let large = inner.base().is_some_and(|base| base.size > COPY_BYTES_MAX) || inner.is_copy_refused();
         let attrs_only = release && large && inner.attrs_pending() && !inner.new_content && !inner.new_file;
         let new = inner.new_content || (release && inner.new_file) || attrs_only;
         if !new {

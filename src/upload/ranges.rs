@@ -79,7 +79,7 @@ impl DirtyFile {
         let end = offset.saturating_add(len);
         let base_end = inner.state.base_end();
         let same = inner.base().is_none_or(|base| base == source || (base.key.is_none() && base_end == 0));
-        let fits = offset == inner.size && end <= source.size && end <= inner.plan.size_max();
+        let fits = offset == inner.size && end <= source.size;
         let plain = inner.sends_open_state() && inner.state.layers.len() <= 1 && inner.removal == Removal::None;
         if !(same && fits && plain) || inner.state.upload.is_some() || source.key.as_ref() == Some(&inner.state.key) {
             return Ok(false);
@@ -89,7 +89,9 @@ impl DirtyFile {
         if inner.size > 0 && (!continues || base_end != inner.size) {
             return Ok(false);
         }
+        inner.reach(&self.shared, end.max(source.size))?;
         self.open_layer(inner)?;
+        inner.reach(&self.shared, end.max(source.size))?;
         if !inner.top()?.extents.is_untouched(whole, whole.end) {
             return Ok(false);
         }

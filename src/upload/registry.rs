@@ -1,5 +1,6 @@
 //! All dirty files of one mount: taken up from the journals, found by key, waited for at the end.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -217,15 +218,23 @@ impl Uploads {
     }
 
     /// Reads the unfinished uploads under `prefix` once, so that files created later can adopt their parts (`--adopt`).
+    /// `moves` tells the renames under way: what they or a file here goes on with is not for anybody else, under whatever key
+    /// it is (a temporary's parts go to the name that it will get).
     ///
     /// # Errors
     /// When BOS cannot be asked.
-    pub async fn find_adoptable(&self, prefix: &str) -> Result<usize, crate::bos::BosError> {
+    pub async fn find_adoptable(
+        &self,
+        prefix: &str,
+        moves: impl Fn() -> Vec<FileStatus>,
+    ) -> Result<usize, crate::bos::BosError> {
         let mut next = None;
         for _ in 0..ADOPT_PAGES_MAX {
             let page = self.shared.client.list_uploads(prefix, next.as_ref()).await?;
+            let journaled = self.status().into_iter().chain(moves()).flat_map(|status| status.uploads);
+            let own: HashSet<String> = journaled.filter_map(|upload| upload.upload_id).collect();
             let mut adoptable = self.shared.adoptable.lock();
-            for upload in page.uploads {
+            for upload in page.uploads.into_iter().filter(|upload| !own.contains(upload.upload_id.as_str())) {
                 if let Ok(key) = ObjectKey::parse(&upload.key) {
                     adoptable.insert(key, upload.upload_id);
                 }

@@ -13,7 +13,7 @@ use crate::bos::BosErrorKind;
 use crate::bos::client::{Removed, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
-use crate::object::Condition;
+use crate::object::{Condition, Md5};
 use crate::posix_meta::{MARK, write_attrs};
 
 /// Aborts of one upload at most; each may leave parts that were in flight.
@@ -42,7 +42,7 @@ impl DirtyFile {
         let (key, base, mut headers, attrs, xattrs) = {
             let mut inner = self.lock();
             inner.attrs_due = None;
-            if inner.base().is_some_and(|base| base.size > COPY_BYTES_MAX) {
+            if inner.base().is_some_and(|base| base.size > COPY_BYTES_MAX) || inner.is_copy_refused() {
                 // Composed anew of copied parts, as any publication without new bytes.
                 self.begin_publication(&mut inner, true)?;
                 return Ok(());
@@ -60,6 +60,13 @@ impl DirtyFile {
             Ok(copied) => {
                 times = stored_between(copied.date, sent);
                 Some(copied.etag)
+            }
+            Err(e) if e.is_copy_refused() => {
+                log::info!("{key}: {e}; it is put together anew, as an ordinary object");
+                let mut inner = self.lock();
+                inner.refused.whole = Some(base.etag);
+                self.begin_publication(&mut inner, true)?;
+                return Ok(());
             }
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
                 // A first try whose answer was lost may have given the object another ETag.
@@ -152,6 +159,12 @@ impl DirtyFile {
                 self.lock().stored_between = stored_between(copied.date, sent);
                 copied.etag
             }
+            Err(e) if e.is_copy_refused() => {
+                // From here on it is a file like others, of which every byte is the other object's.
+                log::info!("{source}: {e}; {key} is put together from parts of it");
+                self.lock().refused.whole = Some(base.etag);
+                return Ok(());
+            }
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
                 if !self.lock().is_clone(frozen.size) {
                     // This mount changed the source, after it had fetched the bytes: they are sent instead.
@@ -169,8 +182,13 @@ impl DirtyFile {
         };
         let (publication, size) = (frozen.publication, frozen.size);
         self.append(&mut self.lock(), &Record::Completed { publication, etag: etag.clone(), size })?;
-        // The copy of an object put in one piece has the same MD5; any other is looked at by the next step.
-        if etag == base.etag { self.finish(frozen, Proof::Composed).await } else { Ok(()) }
+        // The copy of an object put in one piece has the same MD5, and with it the same size; any other is looked at by the
+        // next step.
+        if etag == base.etag && Md5::from_hex(etag.as_str()).is_some() {
+            self.finish(frozen, Proof::Composed).await
+        } else {
+            Ok(())
+        }
     }
 
     /// Aborts an upload until BOS knows it no more: parts that were in flight may survive the first abort (BOS docs,

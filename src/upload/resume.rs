@@ -16,15 +16,16 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use crate::bos::client::{Body, BosClient, ListedPart, ListedUpload, ObjectHeaders, ObjectMeta, StoredOutcome};
+use crate::bos::client::{Body, BosClient, ListedUpload, ObjectHeaders};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::journal::record::Proof;
-use crate::object::{
-    ByteRange, Checksum, Condition, Crcs, ETag, ObjectKey, PartNumber, Timestamp, UploadId, composed_etag,
-};
-use crate::posix_meta::MARK;
+use crate::object::{ByteRange, Checksum, Condition, ETag, ObjectKey, PartNumber, Timestamp, UploadId};
+use crate::transfer::complete::{Completion, Outcome, complete};
+use crate::transfer::prove::{ByRule, Expected, MadeAs, Proving, Verdict, prove};
+use crate::transfer::retry::persist;
+use crate::transfer::{Held, PartAnswer, Patience, Plan, Unanswered, Upload, settle};
 use crate::upload::verify::local_file::{FileRange, LocalFile, LocalFileError};
-use crate::upload::verify::{Verdict, judge_crcs, open};
+use crate::upload::verify::open;
 use boundaries::{BoundaryError, infer_boundaries};
 
 /// Pages of ListMultipartUploads read at most to find the uploads of one key.
@@ -209,7 +210,7 @@ pub async fn resume_from_file(
     let upload_id = match upload_id {
         Some(upload_id) => upload_id,
         None => {
-            let mut uploads = persist(options, || find_uploads(client, key)).await?;
+            let mut uploads = persist(&mut Waits::new(options, None), || find_uploads(client, key)).await??;
             match (uploads.pop(), uploads.is_empty()) {
                 (None, _) => return Err(ResumeError::NoUpload(key.clone())),
                 (Some(only), true) => only.upload_id,
@@ -245,39 +246,48 @@ impl Resume<'_> {
     async fn run(&mut self) -> Result<ResumeReport, ResumeError> {
         let mut round = 1;
         loop {
-            let etags = self.fill().await?;
+            let parts = self.fill().await?;
+            let expected = Expected::composed(self.file.size(), &parts).map_err(|error| self.uneven(error.into()))?;
             self.file.check_unchanged()?;
-            match self.complete(&etags).await {
-                Ok(etag) => return self.prove(&etags, etag).await,
+            match self.complete(&parts).await? {
+                Outcome::Made(made) => return self.prove(parts.len(), made.etag, &expected).await,
                 // A part that was listed a moment ago is not there: list again, and send what is missing.
-                Err(ResumeError::Bos(error)) if error.kind == BosErrorKind::InvalidPart && round < ROUNDS_MAX => {
+                Outcome::PartsMissing(error) if round < ROUNDS_MAX => {
                     log::warn!("{}: {error}; its parts are compared again", self.key);
                     round += 1;
                 }
-                Err(error) => return Err(error),
+                Outcome::PartsMissing(error)
+                | Outcome::UploadGone(error)
+                | Outcome::Refused(error)
+                | Outcome::Unanswered(error) => return Err(self.explain(error)),
+                Outcome::Differs { what, .. } => return Err(self.mismatch(what)),
             }
         }
     }
 
-    /// Makes BOS hold every part of the file. Returns the ETags, by number.
-    async fn fill(&mut self) -> Result<Vec<(PartNumber, ETag)>, ResumeError> {
-        let listed = persist(self.options, || self.client.list_parts(self.key, &self.upload_id)).await;
-        let listed = listed.map_err(|error| self.explain(error))?;
-        let layout = infer_boundaries(&listed, self.file.size()).map_err(|error| ResumeError::Boundaries {
-            path: self.file.path().to_owned(),
-            upload_id: self.upload_id.clone(),
-            error,
-        })?;
-        let held: BTreeMap<PartNumber, ListedPart> = listed.into_iter().map(|part| (part.number, part)).collect();
-        let parts: Vec<(PartNumber, ByteRange)> = layout.parts().collect();
+    fn upload(&self) -> Upload<'_> {
+        Upload { client: self.client, key: self.key, id: &self.upload_id }
+    }
+
+    fn waits(&self) -> Waits<'_> {
+        Waits::new(self.options, Some(self))
+    }
+
+    /// Makes BOS hold every part of the file. Returns what it holds, by number.
+    async fn fill(&mut self) -> Result<Vec<(PartNumber, Held)>, ResumeError> {
+        let upload = self.upload();
+        let listed = persist(&mut self.waits(), || settle::parts(&upload)).await??.ok_or_else(|| self.gone())?;
+        let layout = infer_boundaries(&listed, self.file.size()).map_err(|error| self.uneven(error))?;
+        let plan = Plan::of_parts(layout.parts(), self.file.size()).map_err(|error| self.uneven(error.into()))?;
+        let held: BTreeMap<PartNumber, Held> = listed.iter().map(|part| (part.number, Held::from(part))).collect();
         let (kept, sent) = (AtomicU64::new(0), AtomicU64::new(self.sent.values().sum()));
         let this: &Self = self;
         let (kept, sent) = (&kept, &sent);
-        let mut done: Vec<(PartNumber, Checksum, ETag, bool)> = stream::iter(parts)
-            .map(|(part, range)| {
-                let held = held.get(&part);
+        let mut done: Vec<(PartNumber, Checksum, Held, bool)> = stream::iter(plan.pieces())
+            .map(|piece| {
+                let held = held.get(&piece.number);
                 async move {
-                    let (sum, etag, was_sent) = this.settle_part(part, range, held).await?;
+                    let (sum, held, was_sent) = this.settle_part(piece.number, piece.range, held).await?;
                     let counter = if was_sent { sent } else { kept };
                     counter.fetch_add(sum.len, Ordering::Relaxed);
                     if let Some(progress) = &this.options.progress {
@@ -287,7 +297,7 @@ impl Resume<'_> {
                             bytes_sent: sent.load(Ordering::Relaxed),
                         });
                     }
-                    Ok::<_, ResumeError>((part, sum, etag, was_sent))
+                    Ok::<_, ResumeError>((piece.number, sum, held, was_sent))
                 }
             })
             .buffer_unordered(self.options.concurrency.max(1))
@@ -296,89 +306,67 @@ impl Resume<'_> {
         done.sort_by_key(|&(part, ..)| part);
         self.sums = done.iter().map(|&(part, sum, ..)| (part, sum)).collect();
         self.sent.extend(done.iter().filter(|(.., was_sent)| *was_sent).map(|&(part, sum, ..)| (part, sum.len)));
-        Ok(done.into_iter().map(|(part, _, etag, _)| (part, etag)).collect())
+        Ok(done.into_iter().map(|(part, _, held, _)| (part, held)).collect())
     }
 
-    /// Keeps or sends one part. Returns what it is, its ETag, and whether it was sent.
+    /// Keeps or sends one part. Returns what it is, what BOS holds, and whether it was sent.
     async fn settle_part(
         &self,
         part: PartNumber,
         range: ByteRange,
-        held: Option<&ListedPart>,
-    ) -> Result<(Checksum, ETag, bool), ResumeError> {
+        held: Option<&Held>,
+    ) -> Result<(Checksum, Held, bool), ResumeError> {
         let sum = match self.sums.get(&part) {
             Some(sum) => *sum,
             None => self.file.checksum(range).await?,
         };
-        if let Some(held) = held.filter(|held| held.size == sum.len && held.etag.is_md5(&sum.md5)) {
-            return Ok((sum, held.etag.clone(), false));
+        if let Some(held) = held.filter(|held| held.equals(&sum)) {
+            return Ok((sum, Held { sum: Some(sum), ..held.clone() }, false));
         }
         let body = Body::Source(Arc::new(FileRange { file: self.file.clone(), range }));
-        let stored =
-            persist(self.options, || self.client.upload_part(self.key, &self.upload_id, part, body.clone(), &sum.md5));
-        let stored = match stored.await {
-            Ok(stored) => stored,
-            Err(error) => {
-                // Content-MD5 no longer fits, or the file ends early: most likely it changed under our hands.
-                if matches!(error.kind, BosErrorKind::BadDigest | BosErrorKind::LocalRead) {
-                    self.file.check_unchanged()?;
-                }
-                return Err(self.explain(error));
-            }
-        };
-        if !is_stored_as(&stored, &sum) {
-            return Err(ResumeError::PartDiffers { part, etag: stored.etag });
+        let upload = self.upload();
+        // No other body of this number is on its way: whoever began the upload is not there any more.
+        let send = || upload.send_part(part, body.clone(), &sum, Unanswered::None);
+        match persist(&mut self.waits(), send).await?.map_err(|error| self.explain(error))? {
+            PartAnswer::Held(held) | PartAnswer::Contested(held) => Ok((sum, held, true)),
+            PartAnswer::Differs { etag, .. } => Err(ResumeError::PartDiffers { part, etag }),
+            PartAnswer::Damaged(error)
+            | PartAnswer::UploadGone(error)
+            | PartAnswer::SourceChanged(error)
+            | PartAnswer::SourceGone(error) => Err(self.explain(error)),
         }
-        Ok((sum, stored.etag, true))
     }
 
     /// Completes, and finds out what became of it where the answer does not tell.
-    async fn complete(&self, etags: &[(PartNumber, ETag)]) -> Result<ETag, ResumeError> {
-        let mut headers = self.options.headers.clone();
-        headers.metadata.insert(MARK.to_owned(), self.mark.clone());
-        let mut waits = Waits::new(self.options.patience);
-        loop {
-            let completed =
-                self.client.complete(self.key, &self.upload_id, etags, &headers, &self.options.condition).await;
-            let error = match completed {
-                Ok(stored) => return Ok(stored.etag),
-                Err(error) => error,
-            };
-            let settled_by_mark = error.is_ambiguous()
-                || matches!(error.kind, BosErrorKind::NoSuchUpload | BosErrorKind::PreconditionFailed);
-            if settled_by_mark && let Some(etag) = self.find_own_object().await? {
-                return Ok(etag);
-            }
-            if !error.is_transient() || !waits.next(&error).await {
-                return Err(self.explain(error));
-            }
-        }
+    async fn complete(&self, parts: &[(PartNumber, Held)]) -> Result<Outcome, ResumeError> {
+        let parts: Vec<(PartNumber, ETag)> = parts.iter().map(|(part, held)| (*part, held.etag.clone())).collect();
+        let completion = Completion {
+            upload: self.upload(),
+            parts: &parts,
+            headers: &self.options.headers,
+            mark: &self.mark,
+            size: self.file.size(),
+            condition: &self.options.condition,
+        };
+        complete(&completion, &mut self.waits()).await
     }
 
-    /// The ETag of the object, if it is the one that our Complete made.
-    async fn find_own_object(&self) -> Result<Option<ETag>, ResumeError> {
-        match persist(self.options, || self.client.head_object(self.key)).await {
-            Ok(meta) => {
-                let ours = meta.headers.metadata.get(MARK) == Some(&self.mark) && meta.size == self.file.size();
-                Ok(ours.then_some(meta.etag))
+    async fn prove(&self, parts_total: usize, etag: ETag, expected: &Expected) -> Result<ResumeReport, ResumeError> {
+        let made = MadeAs { etag: &etag, mark: &self.mark, condition: &self.options.condition };
+        let proof = match prove(self.client, self.key, &made, expected, &mut self.waits()).await? {
+            Proving::Judged(verdict, _) => self.judge(verdict, &etag)?,
+            Proving::NotYet { what } => return Err(self.mismatch(format!("{what}: it may have been removed at once"))),
+            Proving::Other(meta) => {
+                let message = format!("somebody replaced it at once (ETag {} instead of {etag})", meta.etag);
+                return Err(self.mismatch(message));
             }
-            Err(error) if error.kind == BosErrorKind::NoSuchKey => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn prove(&self, etags: &[(PartNumber, ETag)], etag: ETag) -> Result<ResumeReport, ResumeError> {
-        let meta = persist(self.options, || self.client.head_object(self.key)).await?;
-        let crcs = self.sums.values().fold(Crcs::default(), |whole, sum| whole.then(sum.crcs, sum.len));
-        let parts: Vec<ETag> = etags.iter().map(|(_, etag)| etag.clone()).collect();
-        let proof = judge(&meta, &etag, self.file.size(), &crcs, &parts)
-            .map_err(|message| ResumeError::Mismatch { key: self.key.clone(), message })?;
+        };
         let bytes_sent = self.sent.values().sum();
         let parts_sent = self.sent.len() as u32;
         Ok(ResumeReport {
             upload_id: self.upload_id.clone(),
             size: self.file.size(),
-            parts_kept: parts.len() as u32 - parts_sent,
+            parts_kept: parts_total as u32 - parts_sent,
             parts_sent,
             bytes_kept: self.file.size() - bytes_sent,
             bytes_sent,
@@ -387,89 +375,84 @@ impl Resume<'_> {
         })
     }
 
-    fn explain(&self, error: BosError) -> ResumeError {
-        match error.kind {
-            BosErrorKind::NoSuchUpload => {
-                ResumeError::UploadGone { key: self.key.clone(), upload_id: self.upload_id.clone() }
+    /// The proof that the object is what was sent.
+    fn judge(&self, verdict: Verdict, etag: &ETag) -> Result<Proof, ResumeError> {
+        match verdict {
+            Verdict::Proved(_) => Ok(Proof::Proved),
+            Verdict::Composed { etag: rule } => {
+                if rule != ByRule::Fits {
+                    log::info!("BOS gives no checksum of the whole, and its ETag {etag} follows no known rule");
+                }
+                Ok(Proof::Composed)
             }
-            _ => error.into(),
+            Verdict::ChecksumOdd { etag: ByRule::Fits, what } => {
+                log::warn!(
+                    "{}: {what}; each part was checked and the ETag is composed of theirs, so BOS means something else by it",
+                    self.key
+                );
+                Ok(Proof::Composed)
+            }
+            Verdict::ChecksumOdd { what, .. } | Verdict::Mismatch(what) => Err(self.mismatch(what)),
         }
     }
-}
 
-/// Whether BOS took a part as it was: by MD5, or by a CRC where ETags are no MD5 (encrypted buckets). Content-MD5 was
-/// checked by BOS in any case.
-fn is_stored_as(stored: &StoredOutcome, sum: &Checksum) -> bool {
-    if stored.etag.is_md5(&sum.md5) {
-        return true;
+    fn mismatch(&self, message: String) -> ResumeError {
+        ResumeError::Mismatch { key: self.key.clone(), message }
     }
-    let crcs = [
-        stored.crc32c.map(|crc| crc == sum.crcs.crc32c),
-        stored.crc64.map(|crc| crc == sum.crcs.crc64),
-        stored.crc32.map(|crc| crc == sum.crcs.crc32),
-    ];
-    crcs.into_iter().flatten().next().unwrap_or(false)
-}
 
-/// The proof that the object is what was sent.
-fn judge(meta: &ObjectMeta, etag: &ETag, size: u64, crcs: &Crcs, parts: &[ETag]) -> Result<Proof, String> {
-    if meta.size != size {
-        return Err(format!("it has {} bytes in BOS, {size} here", meta.size));
+    fn gone(&self) -> ResumeError {
+        ResumeError::UploadGone { key: self.key.clone(), upload_id: self.upload_id.clone() }
     }
-    if meta.etag != *etag {
-        return Err(format!("somebody replaced it at once (ETag {} instead of {etag})", meta.etag));
+
+    fn uneven(&self, error: BoundaryError) -> ResumeError {
+        let (path, upload_id) = (self.file.path().to_owned(), self.upload_id.clone());
+        ResumeError::Boundaries { path, upload_id, error }
     }
-    match judge_crcs(meta, crcs) {
-        Some((Verdict::Proof(proof), _)) => return Ok(proof),
-        Some((Verdict::Mismatch(message), _)) => return Err(message),
-        Some((Verdict::Unknown(_), _)) | None => {}
+
+    fn explain(&self, error: BosError) -> ResumeError {
+        // Content-MD5 no longer fits, or the file ends early: most likely it changed under our hands.
+        if matches!(error.kind, BosErrorKind::BadDigest | BosErrorKind::LocalRead)
+            && let Err(changed) = self.file.check_unchanged()
+        {
+            return changed.into();
+        }
+        if error.kind == BosErrorKind::NoSuchUpload { self.gone() } else { error.into() }
     }
-    // The rule is a hint, never a disproof: each part was checked when it was sent or kept.
-    if composed_etag(parts.iter()) != *etag {
-        log::info!("BOS gives no checksum of the whole, and its ETag {etag} follows no known rule");
-    }
-    Ok(Proof::Composed)
 }
 
 /// Waits between tries, growing, within a patience that begins with the first failure.
-struct Waits {
+struct Waits<'a> {
     next: Duration,
     waited: Duration,
     patience: Option<Duration>,
+    /// Whose upload it is; `None`: not known yet.
+    resume: Option<&'a Resume<'a>>,
 }
 
-impl Waits {
-    fn new(patience: Option<Duration>) -> Self {
-        Self { next: WAIT_MIN, waited: Duration::ZERO, patience }
+impl<'a> Waits<'a> {
+    fn new(options: &ResumeOptions, resume: Option<&'a Resume<'a>>) -> Self {
+        Self { next: WAIT_MIN, waited: Duration::ZERO, patience: options.patience, resume }
     }
+}
 
-    /// `false`: the patience is at its end.
-    async fn next(&mut self, error: &BosError) -> bool {
+impl Patience for Waits<'_> {
+    type Error = ResumeError;
+
+    async fn pause(&mut self, error: &BosError) -> Result<bool, ResumeError> {
         if self.patience.is_some_and(|patience| self.waited + self.next > patience) {
-            return false;
+            return Ok(false);
         }
         log::warn!("{error}; trying again in {:.0?}", self.next);
         tokio::time::sleep(self.next).await;
         self.waited += self.next;
         self.next = (self.next * 2).min(WAIT_MAX);
-        true
+        Ok(true)
     }
-}
 
-/// Repeats a call that does no harm when it is repeated, while its trouble can pass.
-async fn persist<T, F>(options: &ResumeOptions, mut call: impl FnMut() -> F) -> Result<T, BosError>
-where
-    F: Future<Output = Result<T, BosError>>,
-{
-    let mut waits = Waits::new(options.patience);
-    loop {
-        match call().await {
-            Err(error) if error.is_transient() => {
-                if !waits.next(&error).await {
-                    return Err(error);
-                }
-            }
-            done => return done,
+    fn refused(&self, error: BosError) -> ResumeError {
+        match self.resume {
+            Some(resume) => resume.explain(error),
+            None => error.into(),
         }
     }
 }

@@ -164,6 +164,49 @@ async fn an_unanswered_complete_is_settled_by_the_mark_or_not_at_all() {
     assert_eq!(server.seen()[1].header("x-bce-meta-bosfs-upload"), Some("mine.1"));
 }
 
+#[tokio::test]
+async fn a_checksum_of_another_meaning_is_no_mismatch_where_the_etag_is_that_of_the_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, b"01234567").unwrap();
+    let etag = "2e9ec317e197819358fbc43afca7d837";
+    let resume = |etag_of_the_whole: &'static str| {
+        let head = [("ETag", etag_of_the_whole), ("Content-Length", "8"), ("x-bce-content-crc32c", "7")];
+        let steps = [
+            Step::answer(200, &[], &format!(r#"{{"parts":[{{"partNumber":1,"size":8,"eTag":"{etag}"}}]}}"#)),
+            Step::answer(200, &[], &format!(r#"{{"eTag":"{etag_of_the_whole}"}}"#)),
+            Step::answer(200, &head, ""),
+        ];
+        let path = path.clone();
+        async move {
+            let server = Scripted::start(steps).await;
+            resume_from_file(&server.client(), &key(), Some(UploadId::new("u")), &path, &options()).await
+        }
+    };
+    assert_eq!(resume(etag).await.unwrap().proof, Proof::Composed);
+    let error = resume("opaque").await.unwrap_err();
+    assert!(matches!(&error, ResumeError::Mismatch { message, .. } if message.contains("CRC32C")), "{error}");
+}
+
+#[tokio::test]
+async fn a_head_that_lags_behind_complete_is_asked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    std::fs::write(&path, b"01234567").unwrap();
+    let etag = "2e9ec317e197819358fbc43afca7d837";
+    let head = |etag: &str| Step::answer(200, &[("ETag", etag), ("Content-Length", "8")], "");
+    let steps = [
+        Step::answer(200, &[], &format!(r#"{{"parts":[{{"partNumber":1,"size":8,"eTag":"{etag}"}}]}}"#)),
+        Step::answer(200, &[], &format!(r#"{{"eTag":"{etag}"}}"#)),
+        Step::answer(404, &[("Content-Length", "0")], ""),
+        head("what was there before"),
+        head(etag),
+    ];
+    let server = Scripted::start(steps).await;
+    let resumed = resume_from_file(&server.client(), &key(), Some(UploadId::new("u")), &path, &options()).await;
+    assert_eq!(resumed.unwrap().etag.as_str(), etag);
+}
+
 #[test]
 fn ages_are_said_in_a_fitting_unit() {
     let said = [age(-5), age(119), age(120), age(7200), age(200_000)];

@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 use super::again::Again;
 use super::dirty_file::DirtyFile;
 use super::rate_limit::RateLimit;
-use super::unsynced::NameLines;
 use super::spool_room::SpoolRoom;
+use super::unsynced::NameLines;
 use super::{FileStatus, Published, UploadOptions};
 use crate::bos::BosClient;
 use crate::journal::StateDir;
@@ -89,9 +89,9 @@ pub(super) struct Finished {
 }
 
 impl Shared {
-    /// Part plan of the next upload of a file.
-    pub(super) fn plan_for(&self, _base_bytes: Option<u64>) -> PartPlan {
-        PartPlan::growing(self.options.part_bytes)
+    /// Part plan of the next upload of a file that has `len` bytes, or has a base of so many.
+    pub(super) fn plan_for(&self, len: u64) -> PartPlan {
+        PartPlan::reaching(len, self.options.part_bytes)
     }
 
     /// Parts of one file on their way at once: some more than requests, so that hashing runs ahead of sending.

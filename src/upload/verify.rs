@@ -10,6 +10,7 @@ use crate::bos::client::{BosClient, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::journal::record::Proof;
 use crate::object::{ByteRange, Checksum, Crcs, ETag, Hasher, Md5, ObjectKey, composed_etag};
+use crate::transfer::prove::{Pair, Sums};
 use crate::write::part_plan::{PART_BYTES_DEFAULT, PART_BYTES_MIN, PartPlan};
 use local_file::{LocalFile, LocalFileError};
 
@@ -80,16 +81,12 @@ pub enum VerifyError {
 /// Compares what BOS says of an object of the right size with the CRCs of the whole, by the strongest one that BOS gives.
 /// `None`: it gives none.
 pub fn judge_crcs(meta: &ObjectMeta, crcs: &Crcs) -> Option<(Verdict, &'static str)> {
-    let checks = [
-        ("CRC32C", meta.crc32c.map(u64::from), u64::from(crcs.crc32c)),
-        ("CRC64", meta.crc64, crcs.crc64),
-        ("CRC32", meta.crc32.map(u64::from), u64::from(crcs.crc32)),
-    ];
-    let (name, given, local) = checks.into_iter().find_map(|(name, given, local)| Some((name, given?, local)))?;
-    if given == local {
-        return Some((Verdict::Proof(Proof::Proved), name));
+    let pair = Sums::strongest(&meta.into(), &(*crcs).into())?;
+    let Pair { by, given, expected } = pair;
+    if pair.fits() {
+        return Some((Verdict::Proof(Proof::Proved), by.name()));
     }
-    Some((Verdict::Mismatch(format!("its {name} in BOS is {given}, here {local}")), name))
+    Some((Verdict::Mismatch(format!("its {} in BOS is {given}, here {expected}", by.name())), by.name()))
 }
 
 /// Proves the object `key` against the file `against`, or else against `record`: CRCs and size of the whole.

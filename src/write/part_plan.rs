@@ -101,15 +101,22 @@ impl PartPlan {
 
     /// Parts of one size, at least `part_bytes`, up to `len`. Up to 20 TiB they are at most 4,000, and behind them the
     /// parts grow so that a file that turns out longer than announced still reaches 20 TiB. Beyond 20 TiB all 10,000
-    /// parts have one size, up to 10,000 times [`PART_BYTES_MAX`] (above BOS's 48.8 TB); a longer `len` gets that plan,
-    /// which [`PartPlan::size_max`] tells.
+    /// parts have [`PART_BYTES_MAX`], which reaches beyond BOS's 48.8 TB; a longer `len` gets that plan, too, which
+    /// [`PartPlan::size_max`] tells.
     pub fn for_length_from(len: u64, part_bytes: u64) -> Self {
         if len > REACH_BYTES {
-            return Self::uniform(len.div_ceil(PART_NUMBER_MAX.into()).max(part_bytes));
+            return Self::uniform(PART_BYTES_MAX);
         }
         let bytes = allowed_bytes(len.div_ceil(ANNOUNCED_COUNT_MAX).max(part_bytes));
         // At least one part, at most ANNOUNCED_COUNT_MAX: fits u32.
         Self::steps_from(len.div_ceil(bytes).max(1) as u32, bytes, BEHIND_STEP_COUNT)
+    }
+
+    /// The plan for a file that has `len` bytes already, or is announced to have them, and may change: that of a stream as
+    /// far as it reaches `len`, else the one that reaches furthest of all.
+    pub fn reaching(len: u64, first_bytes: u64) -> Self {
+        let growing = Self::growing(first_bytes);
+        if len <= growing.size_max() { growing } else { Self::uniform(PART_BYTES_MAX) }
     }
 
     /// `first_count` parts of `bytes`, then `step_count` parts of each [`GROWTH`]-fold size, then the largest size.
@@ -228,7 +235,8 @@ impl Piece {
     }
 }
 
-/// The publication list of a file of `size` bytes: every byte exactly once, in ascending order of part numbers.
+/// The publication list of a file of `size` bytes: every byte exactly once, in ascending order of part numbers. Bytes
+/// beyond [`PartPlan::size_max`] are in no list: whoever sends one looks first whether the plan reaches the size.
 ///
 /// `untouched(part)`: each byte of the part within `size` is the base's byte at the same offset. Neighbouring untouched
 /// parts are merged into one copy of up to [`COPY_BYTES_MAX`] bytes. Since merged ranges consist of whole parts, each
@@ -306,6 +314,31 @@ mod tests {
         }
         assert_eq!(PartPlan::for_length(1).first_bytes(), 8 * MIB);
         assert_eq!(PartPlan::for_length_from(1, 64 * MIB).first_bytes(), 64 * MIB);
+    }
+
+    #[test]
+    fn a_known_length_beyond_what_a_stream_reaches_gets_the_plan_that_reaches_furthest() {
+        const TB: u64 = 1_000_000_000_000;
+        let growing = PartPlan::growing(8 * MIB);
+        assert!((24 * TB..25 * TB).contains(&growing.size_max()), "{}", growing.size_max());
+        for len in [0, 1, 50_000_000_000, growing.size_max()] {
+            assert_eq!(PartPlan::reaching(len, 8 * MIB), growing, "{len}: as before");
+        }
+        for len in [growing.size_max() + 1, 30 * TB, 48_800_000_000_000, FILE_BYTES_MAX] {
+            let plan = PartPlan::reaching(len, 8 * MIB);
+            assert_sound(&plan);
+            assert_eq!(plan.size_max(), FILE_BYTES_MAX, "{len}: it may grow up to BOS's own limit");
+            for untouched in [true, false] {
+                let pieces = copy_runs(&plan, len, |_| untouched);
+                assert!(pieces.len() <= PART_NUMBER_MAX as usize);
+                assert_eq!(pieces.iter().map(|piece| piece.range(&plan, len).len()).sum::<u64>(), len);
+            }
+        }
+        // What no plan reaches is told by the plan, not cut in silence.
+        assert!(PartPlan::reaching(FILE_BYTES_MAX + 1, 8 * MIB).size_max() < FILE_BYTES_MAX + 1);
+        for first in [5 * MIB, 8 * MIB, 100 * MIB, 4 << 30] {
+            assert!(PartPlan::reaching(30 * TB, first).size_max() >= 30 * TB, "{first}");
+        }
     }
 
     #[test]

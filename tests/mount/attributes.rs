@@ -51,6 +51,48 @@ fn several_changes_of_a_finished_object_cost_one_copy_and_survive_everything() {
     check(&mount.path("d/f"));
 }
 
+/// `Content-Disposition`, metadata and the other headers that another program stored with an object go back byte for byte
+/// when the mount changes its mode, appends to it or renames it, also where they are raw UTF-8.
+#[test]
+fn headers_of_other_programs_are_carried_byte_for_byte() {
+    let world = World::new();
+    let disposition = "attachment; filename=\"目录 é%20.txt\"";
+    let stored = [
+        ("content-type", "text/plain; charset=utf-8"),
+        ("content-disposition", disposition),
+        ("cache-control", "no-cache, x=é"),
+        ("x-bce-meta-title", "目录 100%"),
+        ("x-bce-meta-encoded", "%E7%9B%AE"),
+    ];
+    let body = crate::support::files::random_bytes(9, 3 * crate::PART as usize);
+    world.bucket.ask("PUT", "small", &[], &stored, b"bytes").unwrap();
+    world.bucket.ask("PUT", "large", &[], &stored, &body).unwrap();
+    // The helper reads the bytes of headers one by one.
+    let bytes = |text: &str| text.bytes().map(char::from).collect::<String>();
+    let check = |key: &str, when: &str| {
+        let reply = world.bucket.head_reply(key).unwrap().unwrap();
+        for (name, value) in stored {
+            assert_eq!(reply.header(name), Some(bytes(value).as_str()), "{name} of {key} after {when}");
+        }
+    };
+    check("small", "the PUT");
+    let mut mount = world.mount(&SMALL_PARTS);
+    let dir = mount.dir().display().to_string();
+    shell(&format!("chmod 600 {dir}/small {dir}/large"));
+    unmount(&mut mount);
+    check("small", "chmod");
+    check("large", "chmod");
+    let mut mount = world.mount(&SMALL_PARTS);
+    shell(&format!("echo more >> {dir}/small && echo more >> {dir}/large"));
+    unmount(&mut mount);
+    check("small", "an append");
+    check("large", "an append");
+    let mut mount = world.mount(&SMALL_PARTS);
+    shell(&format!("chmod 640 {dir}/small && mv {dir}/small {dir}/moved && cp {dir}/moved {dir}/copied"));
+    unmount(&mut mount);
+    check("moved", "a rename with a new mode");
+}
+
 /// Setting an attribute to the value that it has costs nothing.
 #[test]
 fn values_that_are_there_already_cost_nothing() {

@@ -60,7 +60,7 @@ pub async fn put_part(shared: &Arc<Shared>, request: &Request, body: &mut Reques
 
 pub async fn copy_part(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
     let (upload_id, number) = part_of(request)?;
-    let range = match text(&request.headers, "x-bce-copy-source-range")? {
+    let range = match text(&request.headers, "x-bce-copy-source-range") {
         None => None,
         Some(value) => Some(copy_range(&value)?),
     };
@@ -68,7 +68,10 @@ pub async fn copy_part(shared: &Arc<Shared>, request: &Request) -> Result<Answer
     let asked = Digests::of(&request.headers)?.shows_crc32c();
     let source = request.copy_source()?;
     let target = (request.bucket.clone(), request.key.clone(), upload_id, number);
-    let part = shared.store.copy_part(target, source, range, conditions, asked).await?;
+    let part = shared
+        .store
+        .copy_part(target, source, range, conditions, asked, !shared.variants.no_part_of_appendable)
+        .await?;
     Answer::json(&wire::Copied { e_tag: part.etag, last_modified: format_timestamp(part.modified) })
 }
 
@@ -92,7 +95,7 @@ pub async fn complete(shared: &Arc<Shared>, request: &Request, body: &mut Reques
         opaque_etag: shared.variants.opaque_composed_etags,
     };
     let object = shared.store.complete(request.bucket.clone(), request.key.clone(), upload_id, complete).await?;
-    let host = text(&request.headers, "host")?.unwrap_or_default();
+    let host = text(&request.headers, "host").unwrap_or_default();
     let mut answer = Answer::json(&wire::Completed {
         location: format!("http://{host}/{}/{}", request.bucket, request.key),
         bucket: request.bucket.clone(),

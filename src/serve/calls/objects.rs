@@ -13,7 +13,7 @@ use crate::serve::conditions::{Conditions, Present, Verdict};
 use crate::serve::error::ApiError;
 use crate::serve::headers::{Digests, describe, object_headers, range, set, set_crcs, storage_class, text};
 use crate::serve::request::Request;
-use crate::serve::store::{NewObject, ObjectRecord, SIMPLE_BYTES_MAX};
+use crate::serve::store::{Append, CopyWishes, NewObject, ObjectRecord, SIMPLE_BYTES_MAX};
 use crate::serve::wire;
 
 type Result<T> = std::result::Result<T, ApiError>;
@@ -60,6 +60,28 @@ pub async fn put(shared: &Arc<Shared>, request: &Request, body: &mut RequestBody
     Ok(answer)
 }
 
+/// AppendObject: with an offset behind an appendable object, without one in place of whatever is there.
+pub async fn append(shared: &Arc<Shared>, request: &Request, body: &mut RequestBody) -> Result<Answer> {
+    let len = body_length(request)?;
+    let digests = Digests::of(&request.headers)?;
+    let offset = match request.parameter("offset").filter(|value| !value.is_empty()) {
+        None => None,
+        Some(value) => {
+            Some(value.parse().map_err(|_| ApiError::argument(format!("offset={value:?} is no such number.")))?)
+        }
+    };
+    let headers = object_headers(&request.headers)?;
+    let received = body.receive(&shared.store, len, digests.wants_sha256()).await?;
+    digests.check(&received.checksum, received.sha256.as_deref())?;
+    let append = Append { checksum: received.checksum, stored: received.stored, offset, headers };
+    let record = shared.store.append_object(request.bucket.clone(), request.key.clone(), append).await?;
+    let mut answer = Answer::empty(StatusCode::OK).with("etag", &format!("\"{}\"", record.etag));
+    if let Some(crcs) = &record.crcs {
+        set_crcs(&mut answer.headers, crcs, record.crc32c_shown, &shared.variants);
+    }
+    Ok(answer.with("x-bce-next-append-offset", &record.size.to_string()))
+}
+
 /// What the conditions of a read say. `Some`: the answer is 304.
 fn check_read(request: &Request, object: &ObjectRecord, variants: &crate::serve::Variants) -> Result<Option<Answer>> {
     let present = Present { etag: &object.etag, modified: object.modified };
@@ -101,7 +123,7 @@ pub fn get(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
     if object.is_archived(Timestamp::now().sec) {
         return Err(ApiError::archived());
     }
-    let asked = text(&request.headers, "range")?;
+    let asked = text(&request.headers, "range");
     let (start, end) = match &asked {
         Some(value) => range(value, object.size)?,
         None => (0, object.size),
@@ -151,7 +173,7 @@ pub async fn delete(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
 /// `POST ?restore`: days of `x-bce-restore-days`, 7 without (BOS docs, RestoreObject: 1 to 30). The server has no freezer to
 /// fetch anything from, so the bytes can be read at once.
 pub async fn restore(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
-    let days = match text(&request.headers, "x-bce-restore-days")? {
+    let days = match text(&request.headers, "x-bce-restore-days") {
         None => 7,
         Some(days) => days
             .trim()
@@ -165,7 +187,7 @@ pub async fn restore(shared: &Arc<Shared>, request: &Request) -> Result<Answer> 
 }
 
 pub async fn copy(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
-    let directive = text(&request.headers, "x-bce-metadata-directive")?.unwrap_or_default();
+    let directive = text(&request.headers, "x-bce-metadata-directive").unwrap_or_default();
     let replace = match directive.as_str() {
         "" | "copy" => None,
         "replace" => Some(object_headers(&request.headers)?),
@@ -176,10 +198,13 @@ pub async fn copy(shared: &Arc<Shared>, request: &Request) -> Result<Answer> {
     let digests = Digests::of(&request.headers)?;
     let target = (request.bucket.clone(), request.key.clone());
     let source_conditions = Conditions::of_copy_source(&request.headers)?;
-    let class = storage_class(&request.headers)?;
-    let source = request.copy_source()?;
-    let object =
-        shared.store.copy_object(source, source_conditions, target, replace, class, digests.shows_crc32c()).await?;
+    let wishes = CopyWishes {
+        replace,
+        storage_class: storage_class(&request.headers)?,
+        crc32c_asked: digests.shows_crc32c(),
+        appendable_onto_itself: !shared.variants.no_copy_of_appendable_onto_itself,
+    };
+    let object = shared.store.copy_object(request.copy_source()?, source_conditions, target, wishes).await?;
     let answer =
         Answer::json(&wire::Copied { e_tag: object.etag.clone(), last_modified: format_timestamp(object.modified) })?;
     Ok(answer.with("etag", &format!("\"{}\"", object.etag)))

@@ -33,6 +33,19 @@ pub struct NewObject {
     pub stored: Stored,
 }
 
+/// What a copy is to be besides a copy.
+#[derive(Clone, Debug, Default)]
+pub struct CopyWishes {
+    /// Headers and metadata instead of the source's.
+    pub replace: Option<ObjectHeaders>,
+    /// Storage class.
+    pub storage_class: Option<String>,
+    /// Its CRC32C is to be shown.
+    pub crc32c_asked: bool,
+    /// An appendable object may be copied onto itself.
+    pub appendable_onto_itself: bool,
+}
+
 /// One key of a batch delete that was not deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deleted {
@@ -119,15 +132,13 @@ impl Store {
         .await
     }
 
-    /// CopyObject: no byte moves. `replace`: headers and metadata instead of the source's.
+    /// CopyObject: no byte moves.
     pub async fn copy_object(
         &self,
         source: (String, String),
         source_conditions: Conditions,
         target: (String, String),
-        replace: Option<ObjectHeaders>,
-        storage_class: Option<String>,
-        crc32c_asked: bool,
+        wishes: CopyWishes,
     ) -> Result<ObjectRecord> {
         self.write(move |tx| {
             tx.bucket(&target.0)?;
@@ -137,6 +148,9 @@ impl Store {
             if object.is_archived(now_s()) {
                 return Err(ApiError::archived());
             }
+            if object.appendable && !(wishes.appendable_onto_itself && source == target) {
+                return Err(super::append::not_allowed());
+            }
             object.restored_until = 0;
             if object.size > SIMPLE_BYTES_MAX {
                 return Err(ApiError::bad(
@@ -144,18 +158,18 @@ impl Store {
                     "The copy source is larger than 5 GB; copy it in parts (UploadPartCopy).",
                 ));
             }
-            if source == target && replace.is_none() && storage_class.is_none() {
+            if source == target && wishes.replace.is_none() && wishes.storage_class.is_none() {
                 return Err(ApiError::argument(
                     "An object is copied onto itself only with x-bce-metadata-directive: replace.",
                 ));
             }
-            if let Some(headers) = replace {
+            if let Some(headers) = wishes.replace {
                 object.headers = headers;
             }
-            if storage_class.is_some() {
-                object.headers.storage_class = storage_class;
+            if wishes.storage_class.is_some() {
+                object.headers.storage_class = wishes.storage_class;
             }
-            object.crc32c_shown |= crc32c_asked;
+            object.crc32c_shown |= wishes.crc32c_asked;
             object.modified = now_s();
             tx.retain(&object.place)?;
             tx.put_object(&target.0, &target.1, &object)?;
@@ -197,6 +211,7 @@ impl Store {
                 sha256: None,
                 modified: now_s(),
                 headers: ObjectHeaders::default(),
+                appendable: false,
                 place,
             };
             tx.put_object(&bucket, &key, &record)
@@ -255,6 +270,7 @@ impl Tx<'_> {
             sha256: object.sha256,
             modified: now_s(),
             headers: object.headers,
+            appendable: false,
             place: self.adopt(object.stored)?,
         };
         self.put_object(bucket, key, &record)?;

@@ -63,6 +63,9 @@ pub struct ObjectRecord {
     /// Until when the bytes of an archived object can be read, seconds since 1970.
     #[serde(default)]
     pub restored_until: i64,
+    /// It was made by AppendObject.
+    #[serde(default)]
+    pub appendable: bool,
     /// Its bytes.
     pub place: Place,
 }

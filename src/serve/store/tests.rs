@@ -214,7 +214,7 @@ async fn bytes_go_with_their_last_name() {
     put(&store, "a", &bytes).await;
     let copy = async |from: &str, to: &str| {
         let pair = |key: &str| ("bkt".to_owned(), key.to_owned());
-        store.copy_object(pair(from), Conditions::default(), pair(to), None, None, false).await.unwrap()
+        store.copy_object(pair(from), Conditions::default(), pair(to), CopyWishes::default()).await.unwrap()
     };
     copy("a", "b").await;
     let upload = store.initiate("bkt".into(), "c".into(), ObjectHeaders::default()).await.unwrap();
@@ -224,7 +224,7 @@ async fn bytes_go_with_their_last_name() {
         let target = ("bkt".to_owned(), "c".to_owned(), upload.clone(), number);
         let range = Some((first, first + 149_999));
         let source = ("bkt".to_owned(), "b".to_owned());
-        let part = store.copy_part(target, source, range, Conditions::default(), true).await.unwrap();
+        let part = store.copy_part(target, source, range, Conditions::default(), true, true).await.unwrap();
         assert_eq!((part.size, part.crcs), (150_000, None));
         parts.push((number, part.etag));
     }
@@ -276,7 +276,7 @@ async fn a_sparse_object_takes_no_room_and_can_be_a_source() {
     let upload = store.initiate("bkt".into(), "k".into(), ObjectHeaders::default()).await.unwrap();
     let copy = async |number: u32, range| {
         let target = ("bkt".to_owned(), "k".to_owned(), upload.clone(), number);
-        store.copy_part(target, ("bkt".into(), "huge".into()), range, Conditions::default(), false).await
+        store.copy_part(target, ("bkt".into(), "huge".into()), range, Conditions::default(), false, true).await
     };
     assert_eq!(copy(1, None).await.unwrap_err().code, "EntityTooLarge");
     assert_eq!(copy(1, Some((0, 5 << 30))).await.unwrap_err().code, "EntityTooLarge");
@@ -285,7 +285,12 @@ async fn a_sparse_object_takes_no_room_and_can_be_a_source() {
     let tail = put_part(&store, "k", &upload, 2, b"tail").await;
     assert_eq!(complete(&store, "k", &upload, &[(1, part.etag), tail]).await.unwrap().size, (5 << 30) + 4);
     let big = store
-        .copy_object(("bkt".into(), "k".into()), Conditions::default(), ("bkt".into(), "l".into()), None, None, false)
+        .copy_object(
+            ("bkt".into(), "k".into()),
+            Conditions::default(),
+            ("bkt".into(), "l".into()),
+            CopyWishes::default(),
+        )
         .await;
     assert_eq!(big.unwrap_err().code, "EntityTooLarge");
     assert_eq!(data_files(dir.path()), 0);

@@ -99,6 +99,7 @@ impl Store {
         range: Option<(u64, u64)>,
         conditions: Conditions,
         crc32c_asked: bool,
+        appendable_too: bool,
     ) -> Result<PartRecord> {
         self.write(move |tx| {
             let (bucket, key, upload_id, number) = target;
@@ -108,6 +109,9 @@ impl Store {
             conditions.check_source(Present { etag: &object.etag, modified: object.modified })?;
             if object.is_archived(now_s()) {
                 return Err(ApiError::archived());
+            }
+            if object.appendable && !appendable_too {
+                return Err(super::append::not_allowed());
             }
             let part = tx.part_of(&object, range, crc32c_asked)?;
             tx.put_part(&upload_id, number, &part)?;
@@ -225,6 +229,7 @@ impl Tx<'_> {
             sha256: None,
             modified: now_s(),
             headers,
+            appendable: false,
             // Its own references first, so that none of the parts' files is let go in between.
             place: self.compose(extents)?,
         };

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::bos::client::ListedPart;
 use crate::object::{ByteRange, PART_NUMBER_MAX, PartNumber};
+use crate::transfer::PlanError;
 use crate::write::part_plan::{PART_BYTES_DEFAULT, PART_BYTES_MAX, PART_UNIT_BYTES, PartPlan};
 
 /// The parts of one file: number to range.
@@ -54,6 +55,9 @@ pub enum BoundaryError {
     /// Even the largest parts are not enough.
     #[error("the file needs more than {PART_NUMBER_MAX} parts")]
     TooManyParts,
+    /// The parts do not make up the file.
+    #[error("{0}")]
+    Plan(#[from] PlanError),
 }
 
 impl Boundaries {
