@@ -7,11 +7,11 @@
 //!              └───────── settle: ListParts, HEAD and mark tell what an unanswered request became
 //! ```
 //!
-//! Publications of a file, multipart copies of a rename and `uploads resume` are three callers of this one engine. It knows
-//! neither a journal nor a file nor the command line: bytes come as a [`Body`](crate::bos::client::Body), what a caller must
-//! write down comes in between as its own lines, and everything that BOS may answer is a value. No function holds anything but
-//! its own future: dropped, the request is broken off, and what arrived of it is a body that was not answered ([`Unanswered`]).
-//! How long somebody waits for BOS is the caller's [`Patience`].
+//! One engine for publications of a file, multipart copies of a rename (`moves`) and `uploads resume`. It knows neither a
+//! journal nor a file nor the command line: bytes come as a [`Body`](crate::bos::client::Body), what a caller must write down
+//! comes in between as its own lines, and everything that BOS may answer is a value. No function holds anything but its own
+//! future: dropped, the request is broken off, and what arrived of it is a body that was not answered ([`Unanswered`]). How
+//! long somebody waits for BOS is the caller's [`Patience`].
 //!
 //! Which step of a publication is which function (and what stays with the caller):
 //!
@@ -29,6 +29,10 @@
 //! | Reconcile | [`settle::settle`], or its halves [`settle::look`] and [`settle::parts`]; then [`settle::compare`] | `PartLost`, `Sent`, `UploadEnded`, conflict |
 //! | end of an upload | [`Upload::end`] | `UploadEnded` |
 //! | trouble of a step | [`retry::after`]: again, settle first, or final | the pause, `Failed` |
+//!
+//! Of a [`settle::Compared`]: `lost` is `PartLost`; `answered` is `Sent { kept: true }`; `unknown` is held without a sum and
+//! dirty; and no number is contested any more. The bytes of a part that was written again since are not wanted any more, so
+//! its unanswered body is not [`settle::Known::unanswered`], but still makes the next one [`Unanswered::Other`].
 
 pub mod complete;
 pub mod initiate;
