@@ -90,8 +90,8 @@ fn object(headers: &HeaderMap, status: u16, asked: Option<ByteRange>) {
         let stored = &meta.headers;
         for (name, value) in &stored.metadata {
             assert!(!name.is_empty() && name.bytes().all(|byte| (b'!'..=b'~').contains(&byte)), "{name:?}");
-            let came = headers.get(format!("x-bce-meta-{name}")).expect("a header of that name");
-            assert_eq!(to_wire(value), came.as_bytes(), "{name} would go back as other bytes");
+            let mut came = headers.get_all(format!("x-bce-meta-{name}")).iter();
+            assert!(came.any(|came| came.as_bytes() == &*to_wire(value)), "{name} would go back as other bytes");
         }
         for (name, value) in [("content-type", &stored.content_type), ("expires", &stored.expires)] {
             let came = headers.get(name).map(|value| value.as_bytes());
