@@ -66,7 +66,7 @@ fn the_uploads_of_a_rename_under_way_are_ours() {
     assert!(world.bucket.head("big").unwrap().is_none());
     // What is left of it nobody goes on with.
     let stray = id("possibly ours");
-    assert_eq!(listed(&mount).into_iter().map(|row| row.2).collect::<Vec<_>>(), [stray.clone()]);
+    assert_eq!(listed(&mount).into_iter().map(|row| row.2).collect::<Vec<_>>(), std::slice::from_ref(&stray));
     assert!(mount.log_text().contains("--upload-id ID"), "{}", mount.log_text());
     succeeds(&mount, &["uploads", "abort", "bkt/moved", "--yes", "--upload-id", &stray], "is gone");
     unmount(&mut mount);

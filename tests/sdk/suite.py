@@ -564,9 +564,23 @@ def test_virtual_host_style():
         equal((answer.status, json.loads(answer.read())["code"]), (403, "AccessDenied"))
 
 
+def test_append():
+    bos.append_object_from_string(BUCKET, "app", "x", user_metadata={"a": "1"})
+    answer = bos.append_object_from_string(BUCKET, "app", "yz", offset=1)
+    assert header(answer, "x-bce-next-append-offset") == "3", answer.metadata
+    seen = bos.get_object_meta_data(BUCKET, "app")
+    equal((header(seen, "x-bce-object-type"), int(header(seen, "content-length"))), ("Appendable", 3))
+    assert header(seen, "x-bce-meta-a") == "1", "the metadata of the first append stay"
+    assert bos.get_object_as_string(BUCKET, "app") in ("xyz", b"xyz")
+    refused(409, "OffsetIncorrect", bos.append_object_from_string, BUCKET, "app", "z", offset=1)
+    refused(404, "NoSuchKey", bos.append_object_from_string, BUCKET, "none", "z", offset=1)
+    bos.put_object_from_string(BUCKET, "put", "x")
+    refused(403, "ObjectUnappendable", bos.append_object_from_string, BUCKET, "put", "z", offset=1)
+    refused(400, "NotAllowCopy", bos.copy_object, BUCKET, "app", BUCKET, "copy")
+
+
 def test_not_served():
     refused(501, "NotImplemented", bos.get_bucket_acl, BUCKET)
-    refused(501, "NotImplemented", bos.append_object_from_string, BUCKET, "app", "x")
     refused(501, "NotImplemented", bos.put_object_symlink, BUCKET, "src", "link")
 
 

@@ -2,6 +2,7 @@
 //! empty one, and the body.
 
 use bosfs::bos::client::given_range;
+use bosfs::bos::header_text::to_wire;
 use bosfs::bos::retry::{Decision, FailedTry, Progress, RetryPolicy};
 use bosfs::bos::{BosError, BosErrorKind, wire};
 use bosfs::object::ByteRange;
@@ -86,11 +87,16 @@ fn retry(error: &BosError, headers: &HeaderMap) {
 fn object(headers: &HeaderMap, status: u16, asked: Option<ByteRange>) {
     if let Ok(meta) = wire::object_meta(headers, 5, 1_700_000_000) {
         assert!(!meta.etag.as_str().is_empty(), "no ETag, and a read would take whatever is there");
-        let texts = meta.headers.metadata.iter().flat_map(|(name, value)| [name, value]);
-        for text in texts.chain(&meta.headers.content_type).chain(&meta.headers.expires) {
-            assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?} is not printable");
+        let stored = &meta.headers;
+        for (name, value) in &stored.metadata {
+            assert!(!name.is_empty() && name.bytes().all(|byte| (b'!'..=b'~').contains(&byte)), "{name:?}");
+            let mut came = headers.get_all(format!("x-bce-meta-{name}")).iter();
+            assert!(came.any(|came| came.as_bytes() == &*to_wire(value)), "{name} would go back as other bytes");
         }
-        assert!(meta.headers.metadata.keys().all(|name| !name.is_empty()));
+        for (name, value) in [("content-type", &stored.content_type), ("expires", &stored.expires)] {
+            let came = headers.get(name).map(|value| value.as_bytes());
+            assert!(value.as_ref().is_none_or(|value| Some(&*to_wire(value)) == came), "{name}: {value:?}");
+        }
     }
     if let Ok(outcome) = wire::stored_outcome(headers, None) {
         assert!(!outcome.etag.as_str().is_empty());
