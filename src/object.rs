@@ -502,12 +502,15 @@ pub struct BaseObject {
     /// Where it lies, unless under the file's own key: the file began as a copy of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<ObjectKey>,
+    /// Between which times BOS stored it, both included, seconds since 1970; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<(i64, i64)>,
 }
 
 impl BaseObject {
     /// The object under the file's own key.
     pub fn own(etag: ETag, size: u64) -> Self {
-        Self { etag, size, key: None }
+        Self { etag, size, key: None, stored: None }
     }
 }
 

@@ -345,7 +345,7 @@ impl Fs {
         if len == 0 {
             return Ok(0);
         }
-        let base = BaseObject { etag: object.etag, size: object.size, key: Some(key) };
+        let base = BaseObject { etag: object.etag, size: object.size, key: Some(key), stored: None };
         if !writer.file.clone_from_object(&base, from.1, len)? {
             return Err(unfit);
         }

@@ -126,10 +126,11 @@ impl Fs {
     /// An object that is open loses its name: what is journaled of it is that it goes with its last handle, through which it
     /// is read until then.
     fn orphan_object(&self, node: &Arc<Node>, key: &ObjectKey, object: Object) -> FsResult<()> {
+        let stored = self.known_of(key, &object).stored;
         let file = self.uploads.open(Opening {
             key: key.clone(),
             condition: Condition::Matches(object.etag.clone()),
-            base: Some(BaseObject::own(object.etag, object.size)),
+            base: Some(BaseObject { stored, ..BaseObject::own(object.etag, object.size) }),
             headers: object.headers,
             attrs: object.attrs,
             created: false,
@@ -143,11 +144,7 @@ impl Fs {
     /// Deletes an object that nobody has open: now, or in a burst of removals with the others.
     async fn delete(&self, node: &Arc<Node>, key: &ObjectKey, object: &Object) -> FsResult<()> {
         self.uploads.release_clones(key).await?;
-        let stored = match object.last_modified {
-            0 => self.namespace.stored_between(key.as_str(), &object.etag),
-            at => Some((at, at)),
-        };
-        let known = Known { etag: object.etag.clone(), stored };
+        let known = self.known_of(key, object);
         let deleted = self.delete_known(key, &known).await;
         if deleted.as_ref().is_err_and(|error| error.errno == libc::EBUSY) {
             // From now on it shows what is there, and the next try acts on that.
@@ -156,6 +153,15 @@ impl Fs {
             let _ = self.confirm(node).await;
         }
         deleted
+    }
+
+    /// By what the object is told from others that come after it.
+    fn known_of(&self, key: &ObjectKey, object: &Object) -> Known {
+        let stored = match object.last_modified {
+            0 => self.namespace.stored_between(key.as_str(), &object.etag),
+            at => Some((at, at)),
+        };
+        Known { etag: object.etag.clone(), stored }
     }
 
     /// Deletes what is `known` at `key`: now, or in a burst of removals with the others.

@@ -159,7 +159,7 @@ impl Move {
                 Ok(())
             }
             Err(CopyTrouble::Failed(error)) => {
-                let message = format!("{error}; {} removed names are there again: remove them again", keys.len());
+                let message = format!("{error}; up to {} removed names are there again: remove them again", keys.len());
                 Err(Ended::Stuck(WriteError::failed(libc::EIO, message)))
             }
             Err(trouble) => Err(ended(trouble)),

@@ -10,7 +10,7 @@ use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
 use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
-use crate::bos::client::{Removed, stored_between};
+use crate::bos::client::{Known, Removed, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{Condition, Md5};
@@ -231,9 +231,13 @@ impl DirtyFile {
         let _slot = self.shared.act_slot().await;
         let may_exist = known.is_some() || state.published.is_some() || state.publications > 0;
         if may_exist && !state.discarded {
+            // What this mount never published is told by its time, too, where that was known when it lost its name.
+            let base = state.base.as_ref().filter(|base| base.key.is_none() && known.as_ref() == Some(&base.etag));
+            let stored = base.filter(|_| state.publications == 0).and_then(|base| base.stored);
+            let known = known.map(|etag| Known { etag, stored });
             let own_marks = format!("{}.", state.journal_id);
             let removed = self.shared.client.remove_object(&key, None, |head| {
-                let is_base = known.as_ref() == Some(&head.etag);
+                let is_base = known.as_ref().is_some_and(|known| known.is_head(head));
                 let is_ours = head.headers.metadata.get(MARK).is_some_and(|mark| mark.starts_with(&own_marks));
                 // A new file of the same name may have been published meanwhile; equal bytes do not make it ours.
                 (is_base || is_ours) && !self.shared.is_replaced(self, &key)
