@@ -9,6 +9,7 @@ use crate::support::Call;
 use crate::support::crash::scene::Scene;
 use crate::support::crash::steps::{copy, patch, program};
 use crate::support::crash::{Place, SIZE, WAIT};
+use crate::support::disk::fault::{DiskFault, DiskWhen};
 use crate::support::disk::power::Loss;
 use crate::support::fault::When;
 use crate::support::files::random_bytes;
@@ -47,6 +48,37 @@ fn a_removed_file_does_not_come_back_by_power_loss() {
         assert!(!scene.exists("f"), "{size} bytes are back\n{}", scene.place.log_tail());
         assert_eq!(scene.place.world.bucket.head("f").unwrap(), None, "{size} bytes are published");
     }
+}
+
+/// Power loss at any change of the state directory in the middle of the removal of a closed file that BOS does not have yet
+/// leaves it whole or takes it away; once `rm` has returned it is away.
+#[test]
+fn power_loss_in_the_middle_of_a_removal_leaves_all_or_nothing() {
+    let mut cut_off = 0;
+    for (n, loss) in (0..40).zip(Loss::ALL.into_iter().cycle()) {
+        let mut scene = Scene::new(&["--write-back"]);
+        refuse_bytes(&scene);
+        let source = scene.place.world.random_file("source", 1, SIZE);
+        assert!(copy(&source, &scene.path("f")).ok);
+        let rule = scene.place.disk.fault(DiskWhen::change().skip(n).once(), DiskFault::KillBefore);
+        let told = program(&["rm", &scene.path("f").to_string_lossy()]);
+        let hits = rule.hits();
+        scene.power_loss(loss);
+        scene.heal();
+        scene.wait_idle();
+        match scene.place.world.bucket.head("f").unwrap() {
+            Some(_) => {
+                assert!(!told.ok, "before change {n}, {loss:?}: it is back\n{}", scene.place.log_tail());
+                scene.place.world.assert_object_is_file("f", &source);
+            }
+            None => assert!(!scene.exists("f"), "before change {n}, {loss:?}"),
+        }
+        cut_off += hits;
+        if hits == 0 {
+            break;
+        }
+    }
+    assert!(cut_off >= 5, "cut off only {cut_off} times");
 }
 
 /// What somebody writes under the name of a removed file stays after power loss, also if it is equal to what was there before.
