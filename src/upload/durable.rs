@@ -73,6 +73,13 @@ impl DirtyFile {
         self.send_all_if_asked().await
     }
 
+    /// Whether power loss would leave it, or its name.
+    pub fn outlives_power_loss(&self) -> bool {
+        let inner = self.lock();
+        let Some(store) = &inner.store else { return false };
+        inner.state.outlives_power_loss() || self.shared.name_lines.lock().is_certain(&store.dir)
+    }
+
     /// The lines of its journal so far to stable storage, if power loss could bring the file back without them: its bytes, its
     /// name or parts of it in BOS are certain.
     ///
@@ -86,7 +93,7 @@ impl DirtyFile {
                 let names = self.shared.name_lines.lock();
                 (names.last(), names.is_certain(&place))
             };
-            if !certain && !inner.state.outlives_power_loss() {
+            if !inner.state.outlives_power_loss() && !certain {
                 return Ok(());
             }
             let key = inner.state.key.clone();

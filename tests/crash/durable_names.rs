@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::support::Call;
 use crate::support::crash::scene::Scene;
 use crate::support::crash::steps::{copy, patch, program};
-use crate::support::crash::{Place, SIZE, WAIT};
+use crate::support::crash::{PART, Place, SIZE, WAIT};
 use crate::support::disk::fault::{DiskFault, DiskWhen};
 use crate::support::disk::power::Loss;
 use crate::support::fault::When;
@@ -16,6 +16,7 @@ use crate::support::files::random_bytes;
 use crate::support::mounted::within;
 
 const SMALL: u64 = 100_000;
+const TWO_PARTS: u64 = PART + 1000;
 
 fn sync_dir(path: &Path) {
     let dir = File::open(path).unwrap();
@@ -58,7 +59,7 @@ fn power_loss_in_the_middle_of_a_removal_leaves_all_or_nothing() {
     for (n, loss) in (0..40).zip(Loss::ALL.into_iter().cycle()) {
         let mut scene = Scene::new(&["--write-back"]);
         refuse_bytes(&scene);
-        let source = scene.place.world.random_file("source", 1, SIZE);
+        let source = scene.place.world.random_file("source", 1, TWO_PARTS);
         assert!(copy(&source, &scene.path("f")).ok);
         let rule = scene.place.disk.fault(DiskWhen::change().skip(n).once(), DiskFault::KillBefore);
         let told = program(&["rm", &scene.path("f").to_string_lossy()]);
@@ -72,6 +73,41 @@ fn power_loss_in_the_middle_of_a_removal_leaves_all_or_nothing() {
                 scene.place.world.assert_object_is_file("f", &source);
             }
             None => assert!(!scene.exists("f"), "before change {n}, {loss:?}"),
+        }
+        cut_off += hits;
+        if hits == 0 {
+            break;
+        }
+    }
+    assert!(cut_off >= 5, "cut off only {cut_off} times");
+}
+
+/// Power loss at any change of the state directory in the middle of a rename over a closed file that BOS does not have yet leaves
+/// the old file or the new one, whole; once `mv` has returned it is the new one.
+#[test]
+fn power_loss_in_the_middle_of_a_rename_over_a_file_leaves_one_of_them() {
+    let second = random_bytes(2, SMALL as usize);
+    let mut cut_off = 0;
+    for (n, loss) in (0..60).zip(Loss::ALL.into_iter().cycle()) {
+        let mut scene = Scene::new(&["--write-back"]);
+        scene.refuse(When::call(Call::UploadPart));
+        let first = scene.place.world.random_file("first", 1, TWO_PARTS);
+        assert!(copy(&first, &scene.path("f")).ok);
+        fs::write(scene.path("f.tmp"), &second).unwrap();
+        let names = [scene.path("f.tmp"), scene.path("f")].map(|path| path.to_string_lossy().into_owned());
+        let rule = scene.place.disk.fault(DiskWhen::change().skip(n).once(), DiskFault::KillBefore);
+        let told = program(&["mv", &names[0], &names[1]]);
+        let hits = rule.hits();
+        scene.power_loss(loss);
+        scene.heal();
+        scene.wait_idle();
+        let there = scene.place.world.bucket.get("f").unwrap_or_else(|e| {
+            panic!("before change {n}, {loss:?}: {e}\n{}", scene.place.log_tail());
+        });
+        if there != second {
+            assert!(!told.ok, "before change {n}, {loss:?}: the old one is back\n{}", scene.place.log_tail());
+            scene.place.world.assert_object_is_file("f", &first);
+            assert_eq!(scene.place.world.bucket.get("f.tmp").unwrap(), second);
         }
         cut_off += hits;
         if hits == 0 {
