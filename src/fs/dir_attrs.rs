@@ -155,11 +155,15 @@ impl DirAttrs {
             let what = "modes, owners and times of folders may not survive power loss before BOS has them";
             FsError::told(errno, format!("the disk of --state-dir could not be synced ({error}): {what}; sync again"))
         };
-        let unsynced = match &self.0.queue.lock().log {
-            Some(log) => log.unsynced().map_err(failed)?,
-            None => None,
+        let unsynced = {
+            let queue = self.0.queue.lock();
+            match &queue.log {
+                Some(log) => log.unsynced(),
+                None if queue.pending.is_empty() => Ok(None),
+                None => Err(std::io::Error::other("there is no log of them")),
+            }
         };
-        let Some(unsynced) = unsynced else { return Ok(()) };
+        let Some(unsynced) = unsynced.map_err(failed)? else { return Ok(()) };
         let synced = tokio::task::spawn_blocking(move || unsynced.sync()).await;
         let synced = synced.unwrap_or_else(|e| Err(std::io::Error::other(e))).map_err(failed)?;
         if let Some(log) = &mut self.0.queue.lock().log {

@@ -147,12 +147,20 @@ impl Fs {
         fail_point!("fs.rename");
         let displaced = Self::dirty_of(target);
         let closed = file.is_closed();
+        // What power loss would leave of the replaced one goes only once it would leave what takes its place.
+        let lasts = displaced.as_ref().is_some_and(|displaced| displaced.outlives_power_loss());
+        if lasts {
+            file.make_durable().await?;
+        }
         // The journal of the file says the new name before that of the replaced one says that it gives way.
         if !file.rename(new_key, condition.clone())? {
             return Ok(false);
         }
         if let Some(target) = target {
             if let Some(displaced) = displaced {
+                if lasts {
+                    file.make_lines_durable().await?;
+                }
                 give_way(target, &displaced).await?;
             }
             // It may have been published in the last moment, also wholly between the first look and here.

@@ -73,6 +73,13 @@ impl DirtyFile {
         self.send_all_if_asked().await
     }
 
+    /// Whether power loss would leave it, or its name.
+    pub fn outlives_power_loss(&self) -> bool {
+        let inner = self.lock();
+        let Some(store) = &inner.store else { return false };
+        inner.state.outlives_power_loss() || self.shared.name_lines.lock().is_certain(&store.dir)
+    }
+
     /// The lines of its journal so far to stable storage, if power loss could bring the file back without them: its bytes, its
     /// name or parts of it in BOS are certain.
     ///
@@ -86,7 +93,7 @@ impl DirtyFile {
                 let names = self.shared.name_lines.lock();
                 (names.last(), names.is_certain(&place))
             };
-            if !certain && !inner.state.outlives_power_loss() {
+            if !inner.state.outlives_power_loss() && !certain {
                 return Ok(());
             }
             let key = inner.state.key.clone();
@@ -154,7 +161,7 @@ impl Uploads {
         self.sync_journals(prefix, &places, last).await
     }
 
-    /// As [`Uploads::sync_names`], of the directory and all below it.
+    /// The journals of [`Uploads::sync_names`], of the directory and all below it.
     ///
     /// # Errors
     /// When the local disk fails.
@@ -163,6 +170,9 @@ impl Uploads {
             let names = self.shared.name_lines.lock();
             (names.below(prefix), names.last())
         };
+        if places.is_empty() {
+            return Ok(());
+        }
         self.sync_journals(prefix, &places.into_iter().collect::<Vec<_>>(), last).await
     }
 
@@ -217,6 +227,43 @@ fn dir_of(key: &ObjectKey) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bos::client::ObjectHeaders;
+    use crate::object::{Checksum, Condition, FileAttrs, Timestamp, UploadId};
+    use crate::write::part_plan::PartPlan;
+
+    #[test]
+    fn a_file_outlives_power_loss_once_bytes_or_parts_of_it_are_certain_or_its_publication_is_on_its_way() {
+        let attrs = FileAttrs { mode: 0o100_644, uid: 1, gid: 2, mtime: Timestamp::default() };
+        let opened = Record::Opened {
+            format: 1,
+            journal_id: "00000000000000aa".into(),
+            key: ObjectKey::parse("d/f").unwrap(),
+            base: None,
+            condition: Condition::Absent,
+            headers: ObjectHeaders::default(),
+            attrs,
+            boot_id: "boot".into(),
+            at: 0,
+        };
+        let outlives = |lines: &[Record]| {
+            let lines: Vec<Record> = std::iter::once(&opened).chain(lines).cloned().collect();
+            FileState::replay(&lines).unwrap().outlives_power_loss()
+        };
+        let closed = Record::Closed { publication: 1, size: 1, attrs };
+        let putting = Record::Putting {
+            publication: 1,
+            mark: "00000000000000aa.1".into(),
+            condition: Condition::Absent,
+            sum: Checksum::of(b"x"),
+        };
+        let plan = PartPlan::growing(8 << 20);
+        let initiated = Record::Initiated { upload_id: UploadId::new("u"), plan, key: None };
+        assert!(!outlives(&[]) && !outlives(std::slice::from_ref(&closed)), "written, closed");
+        assert!(outlives(&[Record::Synced { size: 1, blocks: None }]));
+        assert!(outlives(std::slice::from_ref(&initiated)));
+        assert!(!outlives(&[initiated, Record::UploadEnded]));
+        assert!(outlives(&[closed, putting]));
+    }
 
     #[test]
     fn the_directory_of_a_key_ends_in_a_slash() {

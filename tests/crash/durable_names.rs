@@ -8,13 +8,15 @@ use std::path::Path;
 use crate::support::Call;
 use crate::support::crash::scene::Scene;
 use crate::support::crash::steps::{copy, patch, program};
-use crate::support::crash::{Place, SIZE, WAIT};
+use crate::support::crash::{PART, Place, SIZE, WAIT};
+use crate::support::disk::fault::{DiskFault, DiskWhen};
 use crate::support::disk::power::Loss;
 use crate::support::fault::When;
 use crate::support::files::random_bytes;
 use crate::support::mounted::within;
 
 const SMALL: u64 = 100_000;
+const TWO_PARTS: u64 = PART + 1000;
 
 fn sync_dir(path: &Path) {
     let dir = File::open(path).unwrap();
@@ -47,6 +49,72 @@ fn a_removed_file_does_not_come_back_by_power_loss() {
         assert!(!scene.exists("f"), "{size} bytes are back\n{}", scene.place.log_tail());
         assert_eq!(scene.place.world.bucket.head("f").unwrap(), None, "{size} bytes are published");
     }
+}
+
+/// Power loss at any change of the state directory in the middle of the removal of a closed file that BOS does not have yet
+/// leaves it whole or takes it away; once `rm` has returned it is away.
+#[test]
+fn power_loss_in_the_middle_of_a_removal_leaves_all_or_nothing() {
+    let mut cut_off = 0;
+    for (n, loss) in (0..40).zip(Loss::ALL.into_iter().cycle()) {
+        let mut scene = Scene::new(&["--write-back"]);
+        refuse_bytes(&scene);
+        let source = scene.place.world.random_file("source", 1, TWO_PARTS);
+        assert!(copy(&source, &scene.path("f")).ok);
+        let rule = scene.place.disk.fault(DiskWhen::change().skip(n).once(), DiskFault::KillBefore);
+        let told = program(&["rm", &scene.path("f").to_string_lossy()]);
+        let hits = rule.hits();
+        scene.power_loss(loss);
+        scene.heal();
+        scene.wait_idle();
+        match scene.place.world.bucket.head("f").unwrap() {
+            Some(_) => {
+                assert!(!told.ok, "before change {n}, {loss:?}: it is back\n{}", scene.place.log_tail());
+                scene.place.world.assert_object_is_file("f", &source);
+            }
+            None => assert!(!scene.exists("f"), "before change {n}, {loss:?}"),
+        }
+        cut_off += hits;
+        if hits == 0 {
+            break;
+        }
+    }
+    assert!(cut_off >= 5, "cut off only {cut_off} times");
+}
+
+/// Power loss at any change of the state directory in the middle of a rename over a closed file that BOS does not have yet leaves
+/// the old file or the new one, whole; once `mv` has returned it is the new one.
+#[test]
+fn power_loss_in_the_middle_of_a_rename_over_a_file_leaves_one_of_them() {
+    let second = random_bytes(2, SMALL as usize);
+    let mut cut_off = 0;
+    for (n, loss) in (0..60).zip(Loss::ALL.into_iter().cycle()) {
+        let mut scene = Scene::new(&["--write-back"]);
+        scene.refuse(When::call(Call::UploadPart));
+        let first = scene.place.world.random_file("first", 1, TWO_PARTS);
+        assert!(copy(&first, &scene.path("f")).ok);
+        fs::write(scene.path("f.tmp"), &second).unwrap();
+        let names = [scene.path("f.tmp"), scene.path("f")].map(|path| path.to_string_lossy().into_owned());
+        let rule = scene.place.disk.fault(DiskWhen::change().skip(n).once(), DiskFault::KillBefore);
+        let told = program(&["mv", &names[0], &names[1]]);
+        let hits = rule.hits();
+        scene.power_loss(loss);
+        scene.heal();
+        scene.wait_idle();
+        let there = scene.place.world.bucket.get("f").unwrap_or_else(|e| {
+            panic!("before change {n}, {loss:?}: {e}\n{}", scene.place.log_tail());
+        });
+        if there != second {
+            assert!(!told.ok, "before change {n}, {loss:?}: the old one is back\n{}", scene.place.log_tail());
+            scene.place.world.assert_object_is_file("f", &first);
+            assert_eq!(scene.place.world.bucket.get("f.tmp").unwrap(), second);
+        }
+        cut_off += hits;
+        if hits == 0 {
+            break;
+        }
+    }
+    assert!(cut_off >= 5, "cut off only {cut_off} times");
 }
 
 /// What somebody writes under the name of a removed file stays after power loss, also if it is equal to what was there before.
@@ -190,16 +258,18 @@ fn fsync_of_a_folder_makes_its_mode_survive_power_loss() {
 #[test]
 fn a_temporary_without_its_bytes_is_not_published_after_power_loss() {
     let mut scene = Scene::new(&[]);
+    // Also should the test take longer than it waits for its rename.
+    refuse_bytes(&scene);
     // As rsync opens them: a new file, for its owner alone.
     let mut options = File::options();
     let file = options.read(true).write(true).create_new(true).mode(0o600).open(scene.path(".f.AbCdEf")).unwrap();
     file.write_all_at(&random_bytes(1, SMALL as usize), 0).unwrap();
     within(WAIT, "closing", move || drop(file));
     sync_dir(scene.mount().dir());
-    assert_eq!(scene.place.world.bucket.list("").unwrap(), [] as [String; 0], "nothing is to be published yet");
     scene.power_loss(Loss::Everything);
-    let entry = scene.mount().file_status(".f.AbCdEf");
-    assert!(entry.as_ref().is_none_or(|entry| entry["state"] == "interrupted"), "{entry:?}");
+    let is_kept = |entry: Option<&serde_json::Value>| entry.is_some_and(|entry| entry["state"] == "interrupted");
+    scene.mount().wait_state(".f.AbCdEf", WAIT, is_kept);
+    scene.heal();
     assert_eq!(scene.place.world.bucket.list("").unwrap(), [] as [String; 0], "published without its bytes");
 }
 

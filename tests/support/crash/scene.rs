@@ -47,7 +47,7 @@ impl Scene {
         &self.mount
     }
 
-    /// Syncs of files and directories so far.
+    /// Syncs of files and directories so far, but for the file of remembered attributes, which promises nothing.
     pub fn syncs(&self) -> usize {
         self.syncs_of("")
     }
@@ -56,7 +56,8 @@ impl Scene {
     pub fn syncs_of(&self, path_ends: &str) -> usize {
         let changes = self.place.disk.changes();
         let is_sync = |kind| matches!(kind, Kind::SyncFile | Kind::SyncDir);
-        changes.iter().filter(|change| is_sync(change.kind) && change.path.ends_with(path_ends)).count()
+        let counts = |path: &str| path.ends_with(path_ends) && !path.ends_with("attributes.redb");
+        changes.iter().filter(|change| is_sync(change.kind) && counts(&change.path)).count()
     }
 
     /// BOS answers 503 to what fits, until [`Scene::heal`].
