@@ -8,9 +8,10 @@ use super::complete::finished;
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
+use super::patience::{Patience, Standing};
 use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
-use crate::bos::client::stored_between;
+use crate::bos::client::{ObjectMeta, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::posix_meta::{MARK, write_attrs};
@@ -61,13 +62,24 @@ impl DirtyFile {
                 Some(copied.etag)
             }
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
-                // A first try whose answer was lost may have given the object another ETag.
-                let there = self.head(&key).await?;
-                let ours = there.filter(|head| head.size == base.size && head.headers.metadata == headers.metadata);
-                if ours.is_none() {
-                    log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
+                // A first try whose answer was lost may have given the object another ETag; and BOS may not see the object yet
+                // where it copies from, nor HEAD what became of it.
+                let is_ours = |head: &ObjectMeta| head.size == base.size && head.headers.metadata == headers.metadata;
+                let before = self.lock().before();
+                let counts = |head: Option<&ObjectMeta>| {
+                    head.is_some_and(|head| is_ours(head) || head.etag == base.etag)
+                        || before.standing(head) == Standing::Later
+                };
+                match self.head_patiently(&key, Patience::before_conflict(), counts).await? {
+                    Some(head) if is_ours(&head) => Some(head.etag),
+                    Some(head) if head.etag == base.etag => {
+                        return Err(Trouble::Again(format!("{e}, although HEAD shows the object as it was left here")));
+                    }
+                    _ => {
+                        log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
+                        None
+                    }
                 }
-                ours.map(|head| head.etag)
             }
             Err(e) => return Err(e.into()),
         };
