@@ -176,7 +176,7 @@ fn follow(args: &UmountArgs, dir: &Path, client: &mut ControlClient) -> Result<(
             Ok(Some(Answer::Ended { remaining })) => break remaining,
             Ok(Some(Answer::Failed { message })) => return Err(CliError::failed(message)),
             Ok(Some(_)) => {}
-            Ok(None) if detached => break still.map(|status| status.files).unwrap_or_default(),
+            // One that ends properly says so last.
             Ok(None) => {
                 bar.finish_and_clear();
                 return Err(CliError::new(Exit::Interrupted, "the process of the mount was ended before it was done")

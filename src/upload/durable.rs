@@ -249,7 +249,7 @@ mod tests {
             let lines: Vec<Record> = std::iter::once(&opened).chain(lines).cloned().collect();
             FileState::replay(&lines).unwrap().outlives_power_loss()
         };
-        let closed = Record::Closed { publication: 1, size: 1, attrs };
+        let closed = Record::Closed { publication: 1, size: 1, attrs, layer: 1 };
         let putting = Record::Putting {
             publication: 1,
             mark: "00000000000000aa.1".into(),
@@ -259,7 +259,9 @@ mod tests {
         let plan = PartPlan::growing(8 << 20);
         let initiated = Record::Initiated { upload_id: UploadId::new("u"), plan, key: None };
         assert!(!outlives(&[]) && !outlives(std::slice::from_ref(&closed)), "written, closed");
-        assert!(outlives(&[Record::Synced { size: 1, blocks: None }]));
+        let spooled = Record::Spooled { layer: 1, size: 1, blocks: Vec::new() };
+        assert!(!outlives(std::slice::from_ref(&spooled)), "not before the line that ends the sync");
+        assert!(outlives(&[spooled, Record::Synced { size: 1, closes: 0 }]));
         assert!(outlives(std::slice::from_ref(&initiated)));
         assert!(!outlives(&[initiated, Record::UploadEnded]));
         assert!(outlives(&[closed, putting]));

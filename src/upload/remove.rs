@@ -8,9 +8,10 @@ use super::complete::{finished, publication_headers};
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
+use super::patience::{Patience, Standing};
 use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
-use crate::bos::client::{Known, Removed, stored_between};
+use crate::bos::client::{Known, ObjectMeta, Removed, stored_between};
 use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{Condition, Md5};
@@ -69,13 +70,24 @@ impl DirtyFile {
                 return Ok(());
             }
             Err(e) if matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey) => {
-                // A first try whose answer was lost may have given the object another ETag.
-                let there = self.head(&key).await?;
-                let ours = there.filter(|head| head.size == base.size && head.headers.metadata == headers.metadata);
-                if ours.is_none() {
-                    log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
+                // A first try whose answer was lost may have given the object another ETag; and BOS may not see the object yet
+                // where it copies from, nor HEAD what became of it.
+                let is_ours = |head: &ObjectMeta| head.size == base.size && head.headers.metadata == headers.metadata;
+                let before = self.lock().before();
+                let counts = |head: Option<&ObjectMeta>| {
+                    head.is_some_and(|head| is_ours(head) || head.etag == base.etag)
+                        || before.standing(head) == Standing::Later
+                };
+                match self.head_patiently(&key, Patience::before_conflict(), counts).await? {
+                    Some(head) if is_ours(&head) => Some(head.etag),
+                    Some(head) if head.etag == base.etag => {
+                        return Err(Trouble::Again(format!("{e}, although HEAD shows the object as it was left here")));
+                    }
+                    _ => {
+                        log::warn!("{key}: changed by somebody else; the mode, owner or time set here is dropped");
+                        None
+                    }
                 }
-                ours.map(|head| head.etag)
             }
             Err(e) => return Err(e.into()),
         };
@@ -229,7 +241,8 @@ impl DirtyFile {
         }
         self.shared.release_clones(&key).await?;
         let _slot = self.shared.act_slot().await;
-        let may_exist = known.is_some() || state.published.is_some() || state.publications > 0;
+        let is_known = known.is_some();
+        let may_exist = is_known || state.published.is_some() || state.publications > 0;
         if may_exist && !state.discarded {
             // What this mount never published is told by its time, too, where that was known when it lost its name.
             let base = state.base.as_ref().filter(|base| base.key.is_none() && known.as_ref() == Some(&base.etag));
@@ -257,7 +270,7 @@ impl DirtyFile {
                 }
             }
         }
-        if known.is_some() && !state.discarded {
+        if is_known && !state.discarded {
             self.leave_later_objects().await?;
         }
         let mut inner = self.lock();

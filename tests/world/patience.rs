@@ -77,6 +77,26 @@ fn a_head_that_is_behind_by_two_publications_is_no_conflict() {
     assert_eq!(world.bucket.get("f").unwrap(), b"and a third one", "{}", mount.log_text());
 }
 
+/// A mode that is set right behind a publication is not dropped when BOS does not see the object yet where it copies from: the
+/// copy is made again.
+#[test]
+fn a_mode_is_not_dropped_when_bos_does_not_see_the_object_yet() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for (status, code) in [(404, "NoSuchKey"), (412, "PreconditionFailed")] {
+        let world = World::new();
+        let mut mount = world.mount(&ARGS);
+        let unseen = world.proxy.fault(When::call(Call::CopyObject).times(2), Action::error(status, code));
+        std::fs::write(mount.path("f"), b"x").unwrap();
+        std::fs::set_permissions(mount.path("f"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let output = mount.umount(WAIT);
+        assert!(output.status.success(), "{output:?}\n{}", mount.log_text());
+        assert_eq!(unseen.hits(), 2, "{code}");
+        let reply = world.bucket.head_reply("f").unwrap().expect("published");
+        let mode = reply.header("x-bce-meta-bosfs-mode").unwrap_or_default().to_owned();
+        assert_eq!(mode, 0o100_600.to_string(), "{code}: {}", mount.log_text());
+    }
+}
+
 /// Where the checksums that BOS gives of composed objects do not fit although every part's did, the log says so once, the ETag
 /// over the parts counts, and no file is sent a second time.
 #[test]
