@@ -19,6 +19,8 @@ mod dir_renames;
 mod file_renames;
 #[path = "mount/listing.rs"]
 mod listing;
+#[path = "mount/many_names.rs"]
+mod many_names;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/odd_answers.rs"]

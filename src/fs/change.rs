@@ -94,7 +94,7 @@ impl Fs {
                 Ok(())
             }
             Content::Object(object) => {
-                check_room(&self.key_of(node)?, &object.headers, &change.apply(object.attrs))?;
+                check_room(&self.key_of(node)?, &object.headers.unpack(), &change.apply(object.attrs))?;
                 self.change_dirty(node, |file| {
                     let attrs = change.apply(file.attrs());
                     file.set_attrs(attrs)

@@ -181,7 +181,7 @@ impl Fs {
                 key,
                 condition: Condition::Matches(object.etag.clone()),
                 base: Some(BaseObject::own(object.etag, object.size)),
-                headers: object.headers,
+                headers: object.headers.unpack(),
                 attrs: object.attrs,
                 created: false,
                 temporary: None,

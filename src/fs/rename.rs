@@ -237,10 +237,10 @@ impl Fs {
         let mut renamed = Object {
             etag: moved.etag.clone(),
             last_modified: moved.last_modified.unwrap_or(0),
-            headers: replace.unwrap_or_else(|| object.headers.clone()),
+            headers: replace.map_or_else(|| object.headers.clone(), Into::into),
             ..object
         };
-        renamed.attrs = posix_meta::read_attrs(&renamed.headers.metadata, object.attrs);
+        renamed.attrs = posix_meta::read_attrs(&renamed.headers.metadata(), object.attrs);
         self.namespace.changed(new_key.as_str(), false);
         if let (Some(target), Some(displaced)) = (target, Self::dirty_of(target)) {
             give_way(target, &displaced).await?;
