@@ -101,7 +101,10 @@ impl Fs {
                 })
                 .await
             }
-            Content::Dir(_) => self.set_dir_attrs(node, &change),
+            Content::Dir(_) => {
+                self.dir_attrs.room().await;
+                self.set_dir_attrs(node, &change)
+            }
             Content::Virtual(_) => Err(FsError::plain(libc::EPERM)),
         }
     }

@@ -132,7 +132,7 @@ impl Fs {
     /// The dirty file of an inode, with one writer more. Ended by [`Fs::end_write`].
     pub(super) async fn begin_write(&self, node: &Arc<Node>) -> FsResult<Arc<DirtyFile>> {
         let _pass = self.act_on(|| Ok([self.key_of(node)?])).await?;
-        let _turn = node.body.turn.lock().await;
+        let _turn = node.body.turn().await;
         let mut asked = false;
         for _ in 0..OPEN_TRIES_MAX {
             let key = self.key_of(node)?;

@@ -62,7 +62,7 @@ impl Fs {
             return Err(FsError::plain(libc::EISDIR));
         }
         let (_pass, key) = self.act_on_child(&dir, name).await?;
-        let _turn = node.body.turn.lock().await;
+        let _turn = node.body.turn().await;
         self.remove_object(&node, &key).await?;
         self.entries_changed(&dir);
         self.namespace.keep_dir(&self.prefix_of(&dir));
@@ -164,7 +164,7 @@ impl Fs {
             return Err(FsError::plain(libc::ENOTDIR));
         }
         let _pass = self.act_on_child(&dir, name).await?;
-        let _turn = node.body.turn.lock().await;
+        let _turn = node.body.turn().await;
         let prefix = self.prefix_of(&node);
         self.check_empty(&prefix).await?;
         self.remove_marker(&prefix).await?;

@@ -87,7 +87,7 @@ impl Fs {
         turns.sort_by_key(|node| node.ino);
         let mut held = Vec::with_capacity(turns.len());
         for node in turns {
-            held.push(node.body.turn.lock().await);
+            held.push(node.body.turn().await);
         }
         let FileNames { key, new_key, .. } = *names;
         // Attributes of what is replaced must not come behind what replaces it: its ETag may be the same.

@@ -349,6 +349,8 @@ impl<B> InodeTable<B> {
                 let place = inode.place.lock();
                 if let Some(parent) = place.parent.as_ref().filter(|_| place.linked) {
                     found.push(Forgettable { parent: parent.ino, name: place.name.to_string() });
+                    // Not again in the second round, nor in the next one, should the kernel keep it.
+                    slot.lookups |= ASKED_FOR;
                 }
                 if found.len() == count {
                     break;

@@ -279,7 +279,7 @@ impl Listing {
     pub fn proves_existence(&self) -> bool {
         let has_entries = |page: &Page| match &page.kept {
             Kept::Here(entries) => !entries.list.is_empty(),
-            Kept::Gone(_) => true,
+            Kept::Gone(sketch) => sketch.as_ref().is_none_or(|sketch| !sketch.is_empty()),
         };
         self.marker.is_some() || self.pages.iter().any(has_entries)
     }
@@ -560,8 +560,10 @@ impl Listing {
             if self.bytes <= bytes {
                 break;
             }
+            // Of an empty page nothing is gained.
             if let Kept::Here(entries) = &page.kept
                 && !page.local
+                && !entries.list.is_empty()
             {
                 let hash = |entry: &Option<ListedEntry>| entry.as_ref().map_or(0, |entry| sketch_of(&entry.name));
                 let sketch = entries.list.iter().map(hash).collect();

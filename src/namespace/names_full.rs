@@ -1,6 +1,6 @@
 //! How the one who speaks to the kernel hears that it knows too many names.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -35,12 +35,11 @@ impl NamesFull {
         !told.1
     }
 
-    /// Waits for `pause`; `false`: the end.
+    /// Waits for `pause`, whatever is told meanwhile; `false`: the end.
     pub fn pause(&self, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
         let mut told = self.told.lock();
-        if !told.1 {
-            self.changed.wait_for(&mut told, pause);
-        }
+        while !told.1 && !self.changed.wait_until(&mut told, end).timed_out() {}
         !told.1
     }
 }
@@ -67,5 +66,20 @@ mod tests {
         }
         assert_eq!(waiting.join().unwrap().1, false);
         assert!(!full.pause(Duration::from_secs(3600)), "no pause after the end");
+    }
+
+    #[test]
+    fn a_pause_is_not_cut_short_by_more_names() {
+        let full = NamesFull::default();
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let pausing = scope.spawn(|| full.pause(Duration::from_millis(100)));
+            while !pausing.is_finished() {
+                full.tell();
+                std::thread::yield_now();
+            }
+            assert!(pausing.join().unwrap());
+        });
+        assert!(start.elapsed() >= Duration::from_millis(100));
     }
 }
