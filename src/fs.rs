@@ -16,6 +16,7 @@ pub mod dir_attrs;
 mod dirs;
 pub mod error;
 mod exchange;
+mod forgetting;
 pub mod handles;
 pub mod introspect;
 mod lookup;
@@ -43,6 +44,7 @@ use crate::bos::client::BosClient;
 use crate::moves::Moves;
 use crate::namespace::Namespace;
 use crate::namespace::inode::InodeTable;
+use crate::namespace::memory::Shares;
 use crate::object::ObjectKey;
 use crate::posix_meta::AttrDefaults;
 use crate::read::reader::ReadPool;
@@ -50,10 +52,12 @@ use crate::upload::Uploads;
 use attr::{Attr, Body, Content, Node, published_object};
 use dir_attrs::DirAttrs;
 use error::{FsError, FsResult};
+use forgetting::Waits;
 use handles::{HandleTable, OpenDir, OpenFile};
 use remove::Burst;
 use tree_gate::{Pass, TreeGate};
 
+pub use crate::namespace::NamesFull;
 pub use data::Written;
 pub use dirs::{DirEntry, DirEntryPlus};
 pub use open::{Opened, Orphan};
@@ -85,6 +89,8 @@ pub struct FsOptions {
     pub write_back: bool,
     /// Where attributes are remembered across mounts; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// Memory of the mount (`--memory-limit`), of which names have a share, bytes.
+    pub memory_bytes: u64,
 }
 
 /// Makes the content of `.bosfs/status.json`.
@@ -153,6 +159,7 @@ pub struct Fs {
     trees: TreeGate,
     /// Recent removals of files.
     burst: Mutex<Burst>,
+    waits: Waits,
     status_json: StatusSource,
     runtime: tokio::runtime::Handle,
     /// Acts that go on when their callers leave.
@@ -172,7 +179,9 @@ impl Fs {
     ) -> Arc<Self> {
         let defaults = AttrDefaults { uid: options.uid, gid: options.gid, umask: options.umask };
         let state_dir = options.state_dir.as_deref();
-        let namespace = Namespace::new(client.clone(), &options.prefix, options.metadata_ttl, defaults, state_dir);
+        let shares = Shares::of(options.memory_bytes);
+        let namespace =
+            Namespace::new(client.clone(), &options.prefix, options.metadata_ttl, defaults, state_dir, &shares);
         let namespace = Arc::new(namespace);
         let root = Body::new(Content::Dir(namespace.plain_dir()));
         let dir_attrs = DirAttrs::new(namespace.clone(), state_dir, runtime.clone());
@@ -194,12 +203,13 @@ impl Fs {
             uploads,
             moves,
             pool,
-            inodes: InodeTable::new(root),
+            inodes: InodeTable::new(root, shares.inodes_bytes, Body::HEAP_BYTES),
             files: HandleTable::new(),
             dirs: HandleTable::new(),
             hidden: Mutex::new(hidden),
             trees: TreeGate::new(),
             burst: Mutex::default(),
+            waits: Waits::default(),
             status_json,
             runtime,
             acts: TaskTracker::new(),

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod forget;
 mod options;
 mod wait;
 
@@ -53,7 +54,8 @@ pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> io::Result<Moun
     }
     // From here on nothing is asked of the mount: a thread that waited for this process would outlive its end.
     let resolved = mount_table::resolve(dir)?;
-    let session = Session::new(Adapter::new(fs), dir, &options::config(options))?;
+    let session = Session::new(Adapter::new(fs.clone()), dir, &options::config(options))?;
+    let full = forget::start(&fs, session.notifier(), resolved.clone())?;
     let mut background = session.spawn()?;
     // `BackgroundSession` unmounts by path when it is dropped, also after somebody else has unmounted, and could then hit a
     // later mount of the same directory. Only its thread is taken; unmounting is done here.
@@ -69,6 +71,7 @@ pub fn mount(fs: Arc<Fs>, dir: &Path, options: &MountOptions) -> io::Result<Moun
         };
         *tell.result.lock() = Some(result);
         tell.told.notify_all();
+        full.end();
     })?;
     options::tune_readahead(&resolved);
     Ok(MountHandle { dir: dir.to_owned(), ended })

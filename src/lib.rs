@@ -21,6 +21,13 @@
 //!
 //! Calls go down only; news comes back as a return value, or on a channel the caller made.
 
+/// Memory of names comes and goes by the hundred megabytes, allocated by one thread and freed by another. The allocator of
+/// the C library keeps what was freed in the middle of its heaps, and mimalloc what the thread that allocated it does not
+/// collect; jemalloc gives whole pages back to the system within about ten seconds, by a thread of its own (feature
+/// `background_threads`), also when nothing else happens.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 mod fail_point;
 
 pub mod cli;

@@ -148,7 +148,7 @@ pub type ReplacedListener = Box<dyn Fn(&str) + Send + Sync>;
 /// Whoever hears of replaced objects, and those that recovery replaced before anybody did.
 #[derive(Default)]
 struct Replaced {
-    listener: Option<ReplacedListener>,
+    listener: Option<Arc<ReplacedListener>>,
     untold: Vec<String>,
 }
 
@@ -250,9 +250,18 @@ impl Moves {
     /// Calls `listener` for every key whose object a move has, or may have, replaced, before the old name ceases to be
     /// shown; also for those that recovery replaced before this call.
     pub fn on_replaced(&self, listener: ReplacedListener) {
-        let mut replaced = self.shared.replaced.lock();
-        std::mem::take(&mut replaced.untold).iter().for_each(|key| listener(key));
-        replaced.listener = Some(listener);
+        let listener = Arc::new(listener);
+        loop {
+            let mut replaced = self.shared.replaced.lock();
+            if replaced.untold.is_empty() {
+                replaced.listener = Some(listener);
+                return;
+            }
+            let untold = std::mem::take(&mut replaced.untold);
+            // It may wait for the disk.
+            drop(replaced);
+            untold.iter().for_each(|key| listener(key));
+        }
     }
 
     /// Gives the object `source` at `from` the key `to`. `replace`: other headers than
@@ -565,11 +574,16 @@ impl Shared {
 
     /// Tells whoever remembers what the object at `key` was.
     fn tell_replaced(&self, key: &str, recovered: bool) {
-        let mut replaced = self.replaced.lock();
-        match &replaced.listener {
-            Some(listener) => listener(key),
-            None if recovered => replaced.untold.push(key.to_owned()),
-            None => {}
+        let listener = {
+            let mut replaced = self.replaced.lock();
+            if replaced.listener.is_none() && recovered {
+                replaced.untold.push(key.to_owned());
+            }
+            replaced.listener.clone()
+        };
+        // Not under the lock: it may wait for the disk.
+        if let Some(listener) = listener {
+            listener(key);
         }
     }
 

@@ -6,48 +6,51 @@
 //!      v
 //!   pages      listings that lookups are answered from       attributes   what objects carry (memory, then disk)
 //!   listing    one of them                                   memory       absent names, changes of this mount
+//!                                                            kept         directories that do not vanish
 //! ```
 
 mod attribute_file;
 pub mod attributes;
 mod dirs;
+pub mod headers;
 pub mod inode;
+mod kept;
 pub mod listing;
 pub mod memory;
+mod names_full;
 mod pages;
 mod resolve;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
-use crate::bos::client::{BosClient, ListedObject, ObjectHeaders, ObjectMeta};
+use crate::bos::client::{BosClient, ListedObject, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::object::{ETag, FileAttrs, KeyError, ObjectKey, Timestamp};
 use crate::posix_meta::{self, AttrDefaults};
-use attributes::{Attributes, Fact, Modified};
-use listing::Shadowed;
-use memory::{AbsentNames, BoundedMap, Changes};
+use attributes::{Attributes, Fact, Missing, Modified};
+use headers::PackedHeaders;
+use kept::KeptDirs;
+use listing::{ListingBudget, Shadowed};
+use memory::{AbsentNames, BoundedMap, Changes, Shares};
 use pages::Pages;
 
+pub use names_full::NamesFull;
 pub use pages::SharedListing;
 
 /// Entries per page of a listing (BOS gives no more).
 const PAGE_KEYS: u32 = 1000;
-/// Names whose absence is remembered.
-const ABSENT_REMEMBERED: usize = 50_000;
-/// Changes of this mount that are remembered: of more than half a minute at a thousand files per second.
-const CHANGES_REMEMBERED: usize = 200_000;
-/// Markers whose attributes were just confirmed.
-const MARKERS_REMEMBERED: usize = 20_000;
 /// BOS promises nothing about how soon a listing shows what was stored. For so long a listing that does not show an own
 /// object is checked by HEAD.
 const LISTING_LAG: Duration = Duration::from_secs(60);
-/// Keys that are told as shadowed.
+/// Keys that are told as shadowed: so many, and so many bytes of them.
 const SHADOWED_MAX: usize = 10_000;
+/// See [`SHADOWED_MAX`].
+const SHADOWED_BYTES_MAX: usize = 1 << 20;
 /// Turns for requests from whose answer others can be answered, by hash of the directory.
 const TURNS: usize = 256;
 
@@ -63,7 +66,7 @@ pub struct Object {
     /// Mode, owner, time.
     pub attrs: FileAttrs,
     /// All headers it carries.
-    pub headers: ObjectHeaders,
+    pub headers: PackedHeaders,
 }
 
 /// What is under a prefix.
@@ -111,8 +114,9 @@ struct Memory {
     /// Attributes of directories (by prefix) that are on their way to BOS.
     pending_dirs: HashMap<String, FileAttrs>,
     /// Directories (as prefixes) that stay although nothing may be under them any more.
-    kept_dirs: HashSet<String>,
+    kept_dirs: KeptDirs,
     shadowed: BTreeMap<String, &'static str>,
+    shadowed_bytes: usize,
 }
 
 /// The tree over a prefix of a bucket, as BOS has it.
@@ -124,39 +128,46 @@ pub struct Namespace {
     defaults: AttrDefaults,
     /// Time shown for directories without a marker.
     mounted_at: Timestamp,
-    /// Locked before any listing, never after.
+    /// Locked before any listing, never after. Never held while the disk or BOS is waited for.
     memory: Mutex<Memory>,
+    /// Memory of all listings.
+    listings: Arc<ListingBudget>,
     /// Held while a page is fetched, so that lookups of one directory at the same time cost one request together.
     turns: Vec<tokio::sync::Mutex<()>>,
 }
 
 impl Namespace {
     /// Over `prefix` (with or without the final `/`); answers are believed for `ttl`. What objects carry is remembered in
-    /// the directory `state_dir` across mounts.
+    /// the directory `state_dir` across mounts. Memory keeps to `shares`.
     pub fn new(
         client: BosClient,
         prefix: &str,
         ttl: Duration,
         defaults: AttrDefaults,
         state_dir: Option<&Path>,
+        shares: &Shares,
     ) -> Self {
         let prefix = prefix.trim_matches('/');
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        let listings = ListingBudget::new(shares.listings_bytes);
         Self {
             client,
-            prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
             ttl,
             defaults,
             mounted_at: Timestamp::now(),
             memory: Mutex::new(Memory {
-                attributes: Attributes::new(state_dir),
-                absent: AbsentNames::new(ABSENT_REMEMBERED, ttl),
-                changes: Changes::new(CHANGES_REMEMBERED),
-                pages: Pages::new(ttl),
-                markers: BoundedMap::new(MARKERS_REMEMBERED),
+                attributes: Attributes::new(state_dir, shares.objects, shares.dirs),
+                absent: AbsentNames::new(shares.absent, ttl),
+                changes: Changes::new(shares.changes),
+                pages: Pages::new(ttl, listings.clone(), shares.changed_dirs),
+                markers: BoundedMap::new(shares.dirs),
                 pending_dirs: HashMap::new(),
-                kept_dirs: HashSet::new(),
+                kept_dirs: KeptDirs::new(&prefix, shares.kept_dirs),
                 shadowed: BTreeMap::new(),
+                shadowed_bytes: 0,
             }),
+            listings,
+            prefix,
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
         }
     }
@@ -211,7 +222,7 @@ impl Namespace {
 
     /// What a listed object was last seen with, if it is still the same one.
     pub fn known_object(&self, key: &ObjectKey, size: u64, etag: &ETag, last_modified: i64) -> Option<Object> {
-        let mut memory = self.memory.lock();
+        let mut memory = self.recalled(&[key.as_str()]);
         let headers = memory.attributes.headers(key.as_str(), size, etag, last_modified)?.clone();
         drop(memory);
         Some(self.object(size, etag.clone(), last_modified, headers))
@@ -219,8 +230,7 @@ impl Namespace {
 
     /// Between which times BOS stored the object with this ETag under `key`, both included, as far as that is remembered.
     pub fn stored_between(&self, key: &str, etag: &ETag) -> Option<(i64, i64)> {
-        let mut memory = self.memory.lock();
-        match memory.attributes.fact(key)? {
+        match self.recalled(&[key]).attributes.fact(key)? {
             Fact::Object { etag: known, modified, .. } if known == etag => modified.window(),
             _ => None,
         }
@@ -237,31 +247,50 @@ impl Namespace {
         }
     }
 
-    /// Whether a listing that shows the object under `key` may tell all of it.
-    pub fn remembers(&self, key: &ObjectKey) -> bool {
-        !self.ttl.is_zero() && self.memory.lock().attributes.fact(key.as_str()).is_some()
+    /// The memory, once it has what the disk remembers of `keys` (of directories: prefixes). The disk is read before the
+    /// memory is locked.
+    fn recalled(&self, keys: &[&str]) -> MutexGuard<'_, Memory> {
+        let memory = self.memory.lock();
+        let missing: Vec<Missing> = keys.iter().flat_map(|key| memory.attributes.missing(key)).collect();
+        if missing.is_empty() {
+            return memory;
+        }
+        drop(memory);
+        let found: Vec<_> = missing.into_iter().map(Missing::read).collect();
+        let mut memory = self.memory.lock();
+        found.iter().for_each(|found| memory.attributes.recall(found));
+        memory
     }
 
-    fn object(&self, size: u64, etag: ETag, last_modified: i64, headers: ObjectHeaders) -> Object {
+    /// Whether a listing that shows the object under `key` may tell all of it.
+    pub fn remembers(&self, key: &ObjectKey) -> bool {
+        !self.ttl.is_zero() && self.recalled(&[key.as_str()]).attributes.fact(key.as_str()).is_some()
+    }
+
+    fn object(&self, size: u64, etag: ETag, last_modified: i64, headers: PackedHeaders) -> Object {
         let plain = self.defaults.file(Timestamp { sec: last_modified, nsec: 0 });
-        let attrs = posix_meta::read_attrs(&headers.metadata, plain);
+        let attrs = posix_meta::read_attrs(&headers.metadata(), plain);
         Object { size, etag, last_modified, attrs, headers }
     }
 
     /// What HEAD said, asked for at `asked_at`; remembered unless this mount changed the key since.
     fn learn(&self, key: &ObjectKey, meta: ObjectMeta, asked_at: Instant) -> Object {
-        let object = self.object(meta.size, meta.etag, meta.last_modified, meta.headers);
+        let mut object = self.object(meta.size, meta.etag, meta.last_modified, meta.headers.into());
+        let mut memory = self.memory.lock();
+        object.headers = memory.attributes.shared(object.headers);
+        if memory.changes.overtook(key.as_str(), asked_at) {
+            return object;
+        }
         let fact = Fact::Object {
             size: object.size,
             etag: object.etag.clone(),
             modified: Modified::At(object.last_modified),
-            headers: Box::new(object.headers.clone()),
+            headers: object.headers.clone(),
         };
-        let mut memory = self.memory.lock();
-        if !memory.changes.overtook(key.as_str(), asked_at) {
-            memory.absent.remove(key.as_str());
-            memory.attributes.learn(key.as_str(), fact);
-        }
+        memory.absent.remove(key.as_str());
+        let overwrite = memory.attributes.learn(key.as_str(), fact);
+        drop(memory);
+        overwrite.settle();
         object
     }
 
@@ -272,12 +301,15 @@ impl Namespace {
         let now = Instant::now();
         let mut memory = self.memory.lock();
         memory.note_change(key.as_str(), now, false);
-        memory.attributes.stored(key.as_str(), object, stored_between);
+        let overwrite = memory.attributes.stored(key.as_str(), object, stored_between);
+        drop(memory);
+        overwrite.settle();
     }
 
     /// Target of the symbolic link with this content, where it is remembered.
     pub fn link_target(&self, key: &ObjectKey, etag: &ETag) -> Option<Vec<u8>> {
-        self.memory.lock().attributes.link_target(key.as_str(), etag)
+        let row = self.memory.lock().attributes.link(key.as_str())?;
+        row.read().link_target(etag)
     }
 
     /// The symbolic link with this content has this target.
@@ -317,8 +349,10 @@ impl Namespace {
 
     fn tell_shadowed(&self, shadowed: Shadowed) {
         let mut memory = self.memory.lock();
-        if memory.shadowed.len() < SHADOWED_MAX && !memory.shadowed.contains_key(&shadowed.key) {
+        let room = memory.shadowed.len() < SHADOWED_MAX && memory.shadowed_bytes < SHADOWED_BYTES_MAX;
+        if room && !memory.shadowed.contains_key(&shadowed.key) {
             log::warn!("{:?} is not shown in the mount: {}", shadowed.key, shadowed.reason);
+            memory.shadowed_bytes += shadowed.key.len();
             memory.shadowed.insert(shadowed.key, shadowed.reason);
         }
     }

@@ -42,6 +42,9 @@ pub struct StatusSnapshot {
     pub files: Vec<FileStatus>,
     /// The last files that were finished, state `done`, newest last.
     pub recent: Vec<FileStatus>,
+    /// Names of the mount that the kernel knows, each of which takes some of `--memory-limit`; 0 when offline.
+    #[serde(default)]
+    pub known_names: usize,
     /// Since when BOS answers nothing at all, seconds since 1970; `None`: it answered the last request.
     #[serde(default)]
     pub line_down_since: Option<i64>,

@@ -10,8 +10,8 @@ mod mount;
 mod registry;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bucket::AbortRule;
@@ -122,6 +122,8 @@ pub(crate) struct Running {
     stop: watch::Sender<bool>,
     pub(crate) ended: watch::Sender<Option<Vec<FileStatus>>>,
     connections: AtomicUsize,
+    /// Counts the names that the kernel knows, once there is a mount.
+    known_names: OnceLock<Box<dyn Fn() -> usize + Send + Sync>>,
 }
 
 /// Counts a connection of the control socket as long as it lives.
@@ -144,6 +146,7 @@ impl Running {
             AbortRule::Unknown { why, .. } => snapshot.abort_rules_unknown = Some(why.clone()),
         }
         snapshot.spool.free_bytes = self.uploads.spool_free_bytes();
+        snapshot.known_names = self.known_names.get().map_or(0, |count| count());
         if let Some(down) = self.client.line_down() {
             snapshot.line_down_since = Some(down.since);
             snapshot.line_error = Some(down.message);
@@ -307,6 +310,7 @@ pub async fn run(
         stop: watch::Sender::new(false),
         ended: watch::Sender::new(None),
         connections: AtomicUsize::new(0),
+        known_names: OnceLock::new(),
     });
     let listener = control::bind(state.path()).map_err(step("cannot make the control socket"))?;
     let serving = tokio::spawn(control::serve(listener, running.clone()));

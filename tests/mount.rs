@@ -25,6 +25,8 @@ mod foreign_objects;
 mod huge;
 #[path = "mount/listing.rs"]
 mod listing;
+#[path = "mount/many_names.rs"]
+mod many_names;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/odd_answers.rs"]

@@ -146,7 +146,8 @@ pub struct MountArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub spool_limit: Option<u64>,
 
-    /// Memory for data on their way; half of it holds blocks that are read or read ahead
+    /// Memory for data on their way and for names: half of it holds blocks that are read or read ahead, a quarter the names
+    /// that the kernel knows, an eighth listings
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "256MiB")]
     pub memory_limit: u64,
 

@@ -1,13 +1,16 @@
 //! What the mount keeps with each inode, and the attributes that follow from it.
 
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
 
 use super::introspect::Virtual;
 use super::verdict::Endings;
 use crate::namespace::Object;
+use crate::namespace::headers::PackedHeaders;
 use crate::namespace::inode::{Inode, Kind};
 use crate::object::{FileAttrs, Timestamp};
 use crate::posix_meta;
@@ -51,12 +54,20 @@ pub enum Content {
     Virtual(Virtual),
 }
 
-/// What changes about an inode.
+/// What changes about an inode. Most inodes are names that were looked at and never opened or changed: only `content` and
+/// `confirmed` take memory for each; the rest, which reads and writes as if it were fields of the state, is made when it is
+/// first written.
 pub struct State {
     /// Where its content is.
     pub content: Content,
     /// When BOS, or an act of this mount, last confirmed `content`; `None`: must be asked again.
     pub confirmed: Option<Instant>,
+    usage: Option<Box<Usage>>,
+}
+
+/// What is known of an inode that was opened, or changed by this mount.
+#[derive(Debug, Default)]
+pub struct Usage {
     /// When this mount last published the content: an answer of BOS to an earlier question is older than what is known.
     pub published: Option<Instant>,
     /// Grows when somebody else replaced the object: handles opened before stay with what they opened.
@@ -77,6 +88,25 @@ pub struct State {
     pub atime: Option<Timestamp>,
     /// Directories in this directory, where this mount made it or listed it.
     pub subdirs: Option<Subdirs>,
+    /// Who acts on the object: see [`Body::turn`].
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// That of an inode that was neither opened nor changed.
+static UNUSED: LazyLock<Usage> = LazyLock::new(Usage::default);
+
+impl Deref for State {
+    type Target = Usage;
+
+    fn deref(&self) -> &Usage {
+        self.usage.as_deref().unwrap_or_else(|| &UNUSED)
+    }
+}
+
+impl DerefMut for State {
+    fn deref_mut(&mut self) -> &mut Usage {
+        self.usage.get_or_insert_default()
+    }
 }
 
 /// How many directories a directory holds.
@@ -98,9 +128,6 @@ impl Subdirs {
 pub struct Body {
     /// Never locked while waiting.
     pub state: Mutex<State>,
-    /// One act at a time on the object: opening for writing, copying attributes, unlink, rename. Taken by tasks only, as
-    /// it is held while BOS is asked.
-    pub turn: tokio::sync::Mutex<()>,
 }
 
 impl Body {
@@ -111,23 +138,26 @@ impl Body {
 
     /// Of an inode with this content, confirmed at `as_of`.
     pub fn confirmed_at(content: Content, as_of: Instant) -> Self {
-        Self {
-            state: Mutex::new(State {
-                content,
-                confirmed: Some(as_of),
-                published: None,
-                epoch: 0,
-                cached_epoch: None,
-                handles: 0,
-                writers: 0,
-                executors: 0,
-                endings: Endings::default(),
-                changed: None,
-                atime: None,
-                subdirs: None,
-            }),
-            turn: tokio::sync::Mutex::new(()),
-        }
+        Self { state: Mutex::new(State { content, confirmed: Some(as_of), usage: None }) }
+    }
+
+    /// One act at a time on the object: opening for writing, copying attributes, unlink, rename. Taken by tasks only, as
+    /// it is held while BOS is asked. The turn ends when what this returns is dropped.
+    pub async fn turn(&self) -> OwnedMutexGuard<()> {
+        // Of the inode's own usage, which is made by it.
+        let turn = self.state.lock().usage.get_or_insert_default().turn.clone();
+        turn.lock_owned().await
+    }
+
+    /// Memory that the body of a file points to that nobody has open, roughly, bytes: its ETag, and the headers of a file
+    /// that bosfs itself wrote.
+    pub const HEAP_BYTES: usize = 48 + 80;
+
+    /// Whether the kernel may be asked to forget the inode: what is known of it is in BOS, and nobody has it open.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        let in_bos = matches!(state.content, Content::Object(_) | Content::Dir(_));
+        in_bos && state.handles == 0 && state.writers == 0
     }
 }
 
@@ -153,6 +183,7 @@ impl State {
             Content::Dirty(_) | Content::Virtual(_) | Content::Dir(_) => return,
             Content::Object(known) if older && *known != object => return,
             Content::Object(known) if known.etag != object.etag => {
+                // Handles that are open stay with what they opened; pages that the kernel has are of the old content.
                 self.epoch += 1;
                 self.changed = None;
             }
@@ -242,6 +273,13 @@ impl State {
         }
     }
 
+    /// When this mount last changed the inode, as it is remembered.
+    pub fn recall_change(&mut self, changed: Option<Timestamp>) {
+        if self.changed != changed {
+            self.changed = changed;
+        }
+    }
+
     /// The inode's attributes or its name changed now.
     pub fn touch(&mut self) {
         self.changed = Some(Timestamp::now());
@@ -255,7 +293,7 @@ pub fn published_object(published: Published) -> Object {
         etag: published.etag,
         last_modified: 0,
         attrs: published.attrs,
-        headers: published.headers,
+        headers: PackedHeaders::from(published.headers),
     }
 }
 
@@ -315,8 +353,10 @@ impl AttrChange {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
-    use crate::bos::client::ObjectHeaders;
+    use crate::namespace::inode::{InodeTable, ROOT};
     use crate::object::ETag;
 
     fn object(etag: &str) -> Object {
@@ -325,7 +365,7 @@ mod tests {
             etag: ETag::new(etag),
             last_modified: 0,
             attrs: FileAttrs { mode: 0o100_644, uid: 0, gid: 0, mtime: Timestamp::default() },
-            headers: ObjectHeaders::default(),
+            headers: PackedHeaders::default(),
         }
     }
 
@@ -370,6 +410,80 @@ mod tests {
         assert!(state.confirmed.is_none(), "asked again");
         state.adopt(object("after"), Instant::now());
         assert!(matches!(&state.content, Content::Object(known) if known.etag == ETag::new("after")));
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_open_is_one_small_inode() {
+        // Exact, so that whoever lets it grow sees it: an inode of 192 bytes with the counts of its `Arc`.
+        assert_eq!((size_of::<Object>(), size_of::<Content>(), size_of::<State>()), (80, 88, 112));
+        assert_eq!(size_of::<Node>(), 176);
+        let table = InodeTable::new(Body::new(Content::Object(object("root"))), u64::MAX, Body::HEAP_BYTES);
+        let root = table.get(ROOT).unwrap();
+        let before = table.bytes();
+        table.enter(&root, "eleven-byte", Kind::File, || Body::new(Content::Object(object("a"))));
+        let bytes = table.bytes() - before;
+        assert!((300..400).contains(&bytes), "{bytes} bytes");
+    }
+
+    fn resident_bytes() -> u64 {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * rustix::param::page_size() as u64
+    }
+
+    /// What a name costs that was looked up and that nobody has open, with the headers of a file that bosfs itself wrote, as
+    /// the system counts it; and that it comes back.
+    #[test]
+    fn two_hundred_thousand_known_names_take_less_than_400_bytes_each_and_give_them_back() {
+        const NAMES: u64 = 200_000;
+        let usual = [
+            ("bosfs-gid", "1000"),
+            ("bosfs-mode", "33188"),
+            ("bosfs-mtime", "1764532427"),
+            ("bosfs-mtime-nsec", "123456789"),
+            ("bosfs-uid", "1000"),
+        ];
+        let root = Body::new(Content::Dir(FileAttrs { mode: 0, uid: 0, gid: 0, mtime: Timestamp::default() }));
+        let table = InodeTable::new(root, u64::MAX, Body::HEAP_BYTES);
+        let root = table.get(ROOT).unwrap();
+        let before = resident_bytes();
+        let mut numbers = Vec::with_capacity(NAMES as usize);
+        for i in 0..NAMES {
+            let mut metadata: BTreeMap<String, String> =
+                usual.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            metadata.insert(posix_meta::MARK.to_owned(), format!("{i:016x}.1"));
+            let headers = crate::bos::client::ObjectHeaders { metadata, ..Default::default() };
+            let known = Object { headers: headers.into(), ..object(&format!("{i:032x}")) };
+            let name = format!("file-{i:06}");
+            numbers.push(table.enter(&root, &name, Kind::File, || Body::new(Content::Object(known))).ino);
+        }
+        let estimated = table.bytes() / NAMES;
+        let end = Instant::now() + Duration::from_secs(120);
+        let each = || (resident_bytes() - before.min(resident_bytes())) / NAMES;
+        // What tables had before they grew is given back a moment later.
+        while each() > 400 {
+            assert!(Instant::now() < end, "{} bytes each", each());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let full = each();
+        println!("{full} bytes each, estimated {estimated}");
+        assert!(estimated.abs_diff(full) < 100, "{full} bytes each, estimated {estimated}");
+        numbers.into_iter().for_each(|ino| table.forget(ino, 1));
+        while each() > full / 4 {
+            assert!(Instant::now() < end, "{} of {full} bytes stay", each());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    #[test]
+    fn only_what_was_opened_or_changed_takes_memory_for_it() {
+        let mut state = Body::new(Content::Object(object("a"))).state.into_inner();
+        state.settle(false);
+        state.adopt(object("a"), Instant::now());
+        state.recall_change(None);
+        assert!(state.handles == 0 && state.changed.is_none() && state.usage.is_none());
+        state.handles += 1;
+        assert_eq!(state.usage.as_ref().map(|usage| usage.handles), Some(1));
     }
 
     #[test]

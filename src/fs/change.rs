@@ -95,16 +95,19 @@ impl Fs {
                 Ok(())
             }
             Content::Object(object) => {
-                let key = self.key_of(node)?;
-                check_room(&key, &object.headers, &change.apply(object.attrs))?;
-                self.check_copyable(&key, &object.headers).await?;
+                let (key, headers) = (self.key_of(node)?, object.headers.unpack());
+                check_room(&key, &headers, &change.apply(object.attrs))?;
+                self.check_copyable(&key, &headers).await?;
                 self.change_dirty(node, |file| {
                     let attrs = change.apply(file.attrs());
                     file.set_attrs(attrs)
                 })
                 .await
             }
-            Content::Dir(_) => self.set_dir_attrs(node, &change),
+            Content::Dir(_) => {
+                self.dir_attrs.room().await;
+                self.set_dir_attrs(node, &change)
+            }
             Content::Virtual(_) => Err(FsError::plain(libc::EPERM)),
         }
     }

@@ -176,7 +176,7 @@ impl Fs {
             },
         };
         self.hidden.lock().remove(key.as_str());
-        let object = Object { size: target.len() as u64, etag, last_modified: 0, attrs, headers };
+        let object = Object { size: target.len() as u64, etag, last_modified: 0, attrs, headers: headers.into() };
         self.namespace.learn_published(&key, &object, stored_between(date, sent));
         self.namespace.learn_link(&key, &object.etag, target.as_bytes());
         self.entries_changed(&dir);

@@ -36,6 +36,8 @@ const GATHER: Duration = Duration::from_millis(500);
 const GATHER_MAX: Duration = Duration::from_secs(2);
 /// Markers written at once.
 const PUTS_MAX: usize = 16;
+/// Directories whose attributes are on their way at most; whoever sets more waits.
+const PENDING_MAX: usize = 50_000;
 /// Pause before a marker is tried again, after the client gave up.
 const RETRY: Duration = Duration::from_secs(5);
 /// The same after an answer that will not change soon (no permission, ...).
@@ -114,6 +116,16 @@ impl DirAttrs {
         let this = Self(Arc::new(shared));
         this.run();
         this
+    }
+
+    /// Waits while very many directories have attributes on their way.
+    pub(super) async fn room(&self) {
+        let mut ended = self.0.ended.subscribe();
+        while self.0.queue.lock().pending.len() >= PENDING_MAX {
+            if ended.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The marker of the directory with `prefix` shall carry `attrs`.

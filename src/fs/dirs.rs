@@ -13,7 +13,7 @@ use super::error::{FsError, FsResult};
 use super::handles::{DirSnapshot, OpenDir};
 use super::lookup::Looked;
 use crate::namespace::inode::{Kind, ROOT};
-use crate::namespace::listing::{Listed, ListedEntry, Listing, NextPage, check_name};
+use crate::namespace::listing::{Listed, ListedEntry, Listing, Place, Step, check_name};
 use crate::namespace::{Object, SharedListing};
 use crate::object::ObjectKey;
 
@@ -23,6 +23,8 @@ const ENTRIES_MAX: usize = 1024;
 const ENTRIES_PLUS_MAX: usize = 160;
 /// Sizes of objects that can be symbolic links: a target has at most 4095 bytes.
 const LINK_BYTES: std::ops::RangeInclusive<u64> = 1..=4095;
+/// `.` and `..`, which come before what is listed.
+const DOTS: u64 = 2;
 /// HEADs at once for the attributes of one answer.
 const HEADS_MAX: usize = 32;
 
@@ -82,8 +84,18 @@ impl Fs {
             None => {
                 let prefix = self.prefix_of(node);
                 local = self.local_names(&prefix);
+                local.extend(self.namespace.kept_under(&prefix).into_iter().map(|name| (name, true)));
                 self.namespace.new_listing(&prefix)
             }
+        };
+        let local = {
+            // A page that is known already may have some of them.
+            let listing = listing.lock();
+            let seen = |(name, is_dir): (String, bool)| {
+                let seen = listing.contains(&name);
+                (name, (is_dir, seen))
+            };
+            local.into_iter().map(seen).collect()
         };
         DirSnapshot { listing, merged: Self::virtual_of(node).is_some(), used: false, local, local_at }
     }
@@ -99,10 +111,10 @@ impl Fs {
         if self.options.exact_types {
             self.learn_types(&dir.node, &rest).await?;
         }
-        entries.extend(rest.into_iter().map(|(index, entry)| {
-            let kind = self.listed_kind(&dir.node, &entry);
-            let ino = self.inodes.number(dir.node.ino, &entry.name);
-            DirEntry { ino, name: entry.name, kind, next_offset: offset_after(index) }
+        entries.extend(rest.into_iter().map(|(place, entry)| {
+            let (ino, kind) = self.inodes.number(dir.node.ino, &entry.name);
+            let kind = kind.unwrap_or_else(|| self.listed_kind(&dir.node, &entry));
+            DirEntry { ino, name: entry.name, kind, next_offset: offset_after(place) }
         }));
         Ok(entries)
     }
@@ -126,19 +138,19 @@ impl Fs {
             let Some((last, _)) = listed.last() else { return Ok(entries) };
             from = offset_after(*last);
             let as_of = dir.listing.lock().listing.lock().asked_at().unwrap_or_else(Instant::now);
-            let found = stream::iter(listed.into_iter().map(|(index, entry)| {
+            let found = stream::iter(listed.into_iter().map(|(place, entry)| {
                 let parent = &dir.node;
-                async move { (index, entry.name.clone(), self.look_up_listed(parent, &entry, as_of).await) }
+                async move { (place, entry.name.clone(), self.look_up_listed(parent, &entry, as_of).await) }
             }));
             let found: Vec<_> = found.buffered(HEADS_MAX).collect().await;
             let mut failed = None;
-            for (index, name, looked) in found {
+            for (place, name, looked) in found {
                 match looked {
                     // Removed since it was listed.
                     Ok(None) => {}
                     Ok(Some(looked)) if failed.is_none() => {
                         let attr = self.attr_of(&looked.keep());
-                        entries.push(DirEntryPlus { attr, name, next_offset: offset_after(index), counted: true });
+                        entries.push(DirEntryPlus { attr, name, next_offset: offset_after(place), counted: true });
                     }
                     // Not reached by this answer; its lookup is taken back.
                     Ok(Some(_)) => {}
@@ -182,57 +194,117 @@ impl Fs {
         self.find(dir, &entry.name).await
     }
 
-    /// Up to `max` entries from `offset` on with their index, after as many pages as that takes.
-    async fn entries(&self, dir: &OpenDir, offset: u64, max: usize) -> FsResult<Vec<(usize, ListedEntry)>> {
+    /// Up to `max` entries from `offset` on with their places, after as many pages as that takes.
+    async fn entries(&self, dir: &OpenDir, offset: u64, max: usize) -> FsResult<Vec<(Place, ListedEntry)>> {
         if offset == 0 {
             self.rewind(dir);
         }
-        let mut start = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let mut place = Place::numbered(offset.saturating_sub(DOTS));
         loop {
             let snapshot = dir.listing.lock().listing.clone();
             // Copied, because what else is to be known of them is behind locks that come before that of a listing.
-            let (fetched, prefix, asked_at, complete) = {
+            let (step, prefix, asked_at) = {
                 let listing = snapshot.lock();
-                let entries = listing.entries();
-                let fetched: Vec<_> =
-                    entries.iter().enumerate().skip(start).take(max).map(|(i, e)| (i, e.clone())).collect();
-                let complete = *listing.next() == NextPage::End;
-                (fetched, listing.prefix().to_owned(), listing.asked_at(), complete)
+                (listing.read(place, max), listing.prefix().to_owned(), listing.asked_at())
             };
-            if let Some((last, _)) = fetched.last() {
-                start = last + 1;
-                let mut found = fetched;
-                found.retain(|(_, entry)| self.shown(dir, &prefix, asked_at, entry));
-                if !found.is_empty() {
-                    return Ok(found);
+            match step {
+                Step::Entries(mut found) => {
+                    place = found.last().map_or(place, |(last, _)| last.next());
+                    found.retain(|(_, entry)| self.shown(dir, &prefix, asked_at, entry));
+                    if !found.is_empty() {
+                        self.tidy_listings(&snapshot, place);
+                        return Ok(found);
+                    }
+                    // All of these are gone; there may be more behind them.
                 }
-                // All of these are gone; there may be more behind them.
-                continue;
-            }
-            if complete {
-                if !self.merge_local(dir, &snapshot) {
-                    self.count_subdirs(dir, &snapshot);
-                    return Ok(Vec::new());
+                Step::End => {
+                    if !self.merge_local(dir, &snapshot) {
+                        self.count_subdirs(dir, &snapshot);
+                        return Ok(Vec::new());
+                    }
                 }
-                continue;
-            }
-            let (bytes, known) = {
-                let listing = snapshot.lock();
-                (listing.bytes(), listing.entries().len())
-            };
-            if bytes > self.pool.memory_bytes() {
-                let message = format!(
-                    "listing {prefix:?}: more entries than memory may hold ({known} so far); nothing is lost, list the \
-                     folders in it, or mount with a larger --memory-limit"
-                );
-                return Err(FsError::told(libc::EOVERFLOW, message));
-            }
-            let fetched = self.namespace.fetch_page(&snapshot).await;
-            if let Err(error) = fetched {
-                let prefix = snapshot.lock().prefix().to_owned();
-                return Err(FsError::from_bos("listing", &prefix, &error));
+                Step::Again(number) => {
+                    let fetched = self.namespace.fetch_again(&snapshot, number).await;
+                    fetched.map_err(|error| FsError::from_bos("listing", &prefix, &error))?;
+                }
+                Step::More => {
+                    self.tidy_listings(&snapshot, place);
+                    self.check_length(&snapshot)?;
+                    let fetched = self.namespace.fetch_page(&snapshot).await;
+                    fetched.map_err(|error| FsError::from_bos("listing", &prefix, &error))?;
+                    self.see_page(dir, &snapshot);
+                }
             }
         }
+    }
+
+    /// Where listings take more memory than they may, lets pages go: of `reading`, which is read at `place`, and of directories
+    /// that are open besides.
+    fn tidy_listings(&self, reading: &SharedListing, place: Place) {
+        let budget = self.namespace.listings();
+        if budget.surplus() == 0 {
+            return;
+        }
+        // For a while there is room then.
+        let goal = budget.bytes_max() / 4 * 3;
+        let let_go = |listing: &mut Listing, page: usize, sketches: bool| {
+            let surplus = budget.bytes().saturating_sub(goal);
+            listing.drop_pages(page, listing.bytes().saturating_sub(surplus), sketches);
+        };
+        let_go(&mut reading.lock(), place.page(), false);
+        for number in self.dirs.numbers() {
+            if budget.bytes() <= goal {
+                return;
+            }
+            let Some(other) = self.dirs.get(number) else { continue };
+            let listing = other.listing.lock().listing.clone();
+            if !Arc::ptr_eq(&listing, reading) {
+                let_go(&mut listing.lock(), usize::MAX, true);
+            }
+        }
+        let_go(&mut reading.lock(), place.page(), true);
+    }
+
+    /// A listing without end must not take all memory, although of a page that was let go little more is kept than where it
+    /// begins. No `EOVERFLOW`: `ls` takes that for trouble with one entry and goes on asking.
+    fn check_length(&self, listing: &SharedListing) -> FsResult<()> {
+        let listing = listing.lock();
+        if listing.gone_bytes() <= self.namespace.listings().bytes_max() / 4 {
+            return Ok(());
+        }
+        let message = format!(
+            "listing {:?}: it has {} pages of names so far, and memory may not hold more than where each of them begins; \
+             nothing is lost, list the folders in it, or mount with a larger --memory-limit",
+            listing.prefix(),
+            listing.pages()
+        );
+        Err(FsError::told(libc::ENOMEM, message))
+    }
+
+    /// A page came: local names that are on it need not be added at the end. The first one tells whether the directory would be
+    /// there without being kept.
+    fn see_page(&self, dir: &OpenDir, snapshot: &SharedListing) {
+        let (first, prefix) = {
+            let mut state = dir.listing.lock();
+            let listing = snapshot.lock();
+            if Arc::ptr_eq(&state.listing, snapshot) && !state.local.is_empty() {
+                for entry in listing.last_page() {
+                    if let Some((_, seen)) = state.local.get_mut(&*entry.name) {
+                        *seen = true;
+                    }
+                }
+            }
+            (listing.pages() == 1, listing.prefix().to_owned())
+        };
+        if first && self.namespace.is_kept(&prefix) && self.waits_for_nothing_below(&prefix) {
+            self.namespace.kept_dir_listed(snapshot);
+        }
+    }
+
+    /// Whether everything that BOS has below `prefix` is to stay there.
+    fn waits_for_nothing_below(&self, prefix: &str) -> bool {
+        let hides = self.hidden.lock().keys().any(|key| key.starts_with(prefix));
+        !hides && self.moves.is_clear(prefix) && self.uploads.files_below(prefix).is_empty()
     }
 
     fn rewind(&self, dir: &OpenDir) {
@@ -250,7 +322,7 @@ impl Fs {
 
     /// Of these entries of a listing that began at `asked_at`, the ones that are still to be seen.
     fn shown(&self, dir: &OpenDir, prefix: &str, asked_at: Option<Instant>, entry: &ListedEntry) -> bool {
-        if !entry.shown || (dir.node.ino == ROOT && &*entry.name == super::introspect::DIR_NAME) {
+        if dir.node.ino == ROOT && &*entry.name == super::introspect::DIR_NAME {
             return false;
         }
         let key = format!("{prefix}{}", entry.name);
@@ -261,7 +333,7 @@ impl Fs {
 
     /// Adds what only this mount knows, once all pages are there. `false`: was done before.
     fn merge_local(&self, dir: &OpenDir, snapshot: &SharedListing) -> bool {
-        let (mut local, local_at) = {
+        let (mut before, local_at) = {
             let mut state = dir.listing.lock();
             if !Arc::ptr_eq(&state.listing, snapshot) || std::mem::replace(&mut state.merged, true) {
                 return false;
@@ -269,10 +341,12 @@ impl Fs {
             (std::mem::take(&mut state.local), state.local_at)
         };
         let prefix = snapshot.lock().prefix().to_owned();
-        // Published while the pages came: neither on a page nor local any more, and yet there all the time.
-        local.retain(|(name, _)| !self.namespace.removed_since(&format!("{prefix}{name}"), local_at));
-        local.extend(self.local_names(&prefix));
+        let mut local = self.local_names(&prefix);
         local.extend(self.namespace.kept_under(&prefix).into_iter().map(|name| (name, true)));
+        local.retain(|(name, _)| !before.contains_key(name));
+        // Published while the pages came: neither on a page nor local any more, and yet there all the time.
+        before.retain(|name, (_, seen)| !*seen && !self.namespace.removed_since(&format!("{prefix}{name}"), local_at));
+        local.extend(before.into_iter().map(|(name, (is_dir, _))| (name, is_dir)));
         local.sort();
         let mut listing = snapshot.lock();
         for (name, is_dir) in local {
@@ -281,15 +355,18 @@ impl Fs {
         true
     }
 
-    /// All of a directory was listed: its link count is known.
+    /// All of a directory was listed: its link count is known, if all of it is still here.
     fn count_subdirs(&self, dir: &OpenDir, snapshot: &SharedListing) {
         if Self::virtual_of(&dir.node).is_some() {
             return;
         }
         let (dirs, prefix, asked_at) = {
             let listing = snapshot.lock();
+            if listing.has_gaps() {
+                return;
+            }
             let is_dir = |entry: &&ListedEntry| matches!(entry.listed, Listed::Dir | Listed::Local { dir: true });
-            let dirs: Vec<ListedEntry> = listing.entries().iter().filter(is_dir).cloned().collect();
+            let dirs: Vec<ListedEntry> = listing.entries().filter(is_dir).cloned().collect();
             (dirs, listing.prefix().to_owned(), listing.asked_at())
         };
         let Some(asked_at) = asked_at else { return };
@@ -315,7 +392,7 @@ impl Fs {
     }
 
     /// Asks for the attributes of those listed objects that may be symbolic links.
-    async fn learn_types(&self, dir: &Arc<Node>, entries: &[(usize, ListedEntry)]) -> FsResult<()> {
+    async fn learn_types(&self, dir: &Arc<Node>, entries: &[(Place, ListedEntry)]) -> FsResult<()> {
         let unknown = entries.iter().filter_map(|(_, entry)| match &entry.listed {
             Listed::Object { size, etag, last_modified } if LINK_BYTES.contains(size) => {
                 let key = self.child_key(dir, &entry.name).ok()?;
@@ -335,9 +412,6 @@ impl Fs {
     }
 
     fn listed_kind(&self, dir: &Arc<Node>, entry: &ListedEntry) -> Kind {
-        if let Some(node) = self.inodes.child(dir.ino, &entry.name) {
-            return node.kind;
-        }
         match &entry.listed {
             Listed::Dir | Listed::Local { dir: true } => Kind::Dir,
             Listed::Local { dir: false } => Kind::File,
@@ -350,9 +424,9 @@ impl Fs {
     }
 }
 
-/// Offset of what comes behind the listed entry with this index; `.` and `..` come first.
-fn offset_after(index: usize) -> u64 {
-    index as u64 + 3
+/// Offset of what comes behind the listed entry at this place; `.` and `..` come first.
+fn offset_after(place: Place) -> u64 {
+    place.next().number() + DOTS
 }
 
 fn dots(dir: &Arc<Node>, offset: u64) -> Vec<DirEntry> {

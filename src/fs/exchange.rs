@@ -40,8 +40,8 @@ impl Fs {
         // Always in the order of inode numbers, so that acts on the same files do not wait for each other.
         let mut turns = [&a, &b];
         turns.sort_by_key(|node| node.ino);
-        let _first = turns[0].body.turn.lock().await;
-        let _second = turns[1].body.turn.lock().await;
+        let _first = turns[0].body.turn().await;
+        let _second = turns[1].body.turn().await;
         let a_object = self.settled_object(&a, &a_key).await?;
         let b_object = self.settled_object(&b, &b_key).await?;
         self.uploads.release_clones(&a_key).await?;

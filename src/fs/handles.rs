@@ -1,6 +1,6 @@
 //! Open files and directories.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -140,9 +140,9 @@ pub struct DirSnapshot {
     pub merged: bool,
     /// Whether something was read from it.
     pub used: bool,
-    /// Names (`true`: directories) that only this mount knew before the first page was asked for. One of them may be in
-    /// BOS by now, but on no page.
-    pub local: Vec<(String, bool)>,
+    /// Names that only this mount knew before the first page was asked for: whether it is a directory, and whether a page had
+    /// it. One of the others may be in BOS by now.
+    pub local: BTreeMap<String, (bool, bool)>,
     /// When `local` was so.
     pub local_at: Instant,
 }

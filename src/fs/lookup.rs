@@ -140,7 +140,7 @@ impl Fs {
                 if state.confirmed.is_none_or(|confirmed| confirmed <= resolved.as_of) {
                     let prefix = format!("{key}/");
                     state.content = Content::Dir(self.namespace.latest_dir(&prefix, attrs));
-                    state.changed = self.namespace.dir_times(&prefix).map(|times| times.ctime);
+                    state.recall_change(self.namespace.dir_times(&prefix).map(|times| times.ctime));
                     state.confirmed = Some(resolved.as_of);
                 }
                 drop(state);

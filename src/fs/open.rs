@@ -137,7 +137,7 @@ impl Fs {
     /// The dirty file of an inode, with one writer more. Ended by [`Fs::end_write`].
     pub(super) async fn begin_write(&self, node: &Arc<Node>) -> FsResult<Arc<DirtyFile>> {
         let _pass = self.act_on(|| Ok([self.key_of(node)?])).await?;
-        let _turn = node.body.turn.lock().await;
+        let _turn = node.body.turn().await;
         let mut asked = false;
         for _ in 0..OPEN_TRIES_MAX {
             let key = self.key_of(node)?;
@@ -189,7 +189,7 @@ impl Fs {
                 key,
                 condition: Condition::Matches(object.etag.clone()),
                 base: Some(BaseObject::own(object.etag, object.size)),
-                headers: object.headers,
+                headers: object.headers.unpack(),
                 attrs: object.attrs,
                 created: false,
                 temporary: None,

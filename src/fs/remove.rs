@@ -66,7 +66,7 @@ impl Fs {
             return Err(FsError::plain(libc::EISDIR));
         }
         let (_pass, key) = self.act_on_child(&dir, name).await?;
-        let _turn = node.body.turn.lock().await;
+        let _turn = node.body.turn().await;
         self.remove_object(&node, &key).await?;
         self.entries_changed(&dir);
         self.namespace.keep_dir(&self.prefix_of(&dir));
@@ -131,7 +131,7 @@ impl Fs {
             key: key.clone(),
             condition: Condition::Matches(object.etag.clone()),
             base: Some(BaseObject { stored, ..BaseObject::own(object.etag, object.size) }),
-            headers: object.headers,
+            headers: object.headers.unpack(),
             attrs: object.attrs,
             created: false,
             temporary: None,
@@ -208,7 +208,7 @@ impl Fs {
             return Err(FsError::plain(libc::ENOTDIR));
         }
         let _pass = self.act_on_child(&dir, name).await?;
-        let _turn = node.body.turn.lock().await;
+        let _turn = node.body.turn().await;
         let prefix = self.prefix_of(&node);
         let asked_at = Instant::now();
         let marker = self.look_empty(&prefix).await?;

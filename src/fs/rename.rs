@@ -87,7 +87,7 @@ impl Fs {
         turns.sort_by_key(|node| node.ino);
         let mut held = Vec::with_capacity(turns.len());
         for node in turns {
-            held.push(node.body.turn.lock().await);
+            held.push(node.body.turn().await);
         }
         let FileNames { key, new_key, .. } = *names;
         // Attributes of what is replaced must not come behind what replaces it: its ETag may be the same.
@@ -245,10 +245,10 @@ impl Fs {
         let mut renamed = Object {
             etag: moved.etag.clone(),
             last_modified: moved.last_modified.unwrap_or(0),
-            headers: replace.unwrap_or_else(|| object.headers.clone()),
+            headers: replace.map_or_else(|| object.headers.clone(), Into::into),
             ..object
         };
-        renamed.attrs = posix_meta::read_attrs(&renamed.headers.metadata, object.attrs);
+        renamed.attrs = posix_meta::read_attrs(&renamed.headers.metadata(), object.attrs);
         self.namespace.changed(new_key.as_str(), false);
         if let (Some(target), Some(displaced)) = (target, Self::dirty_of(target)) {
             give_way(target, &displaced).await?;

@@ -116,7 +116,7 @@ impl Fs {
         self.refresh(&node).await?;
         let content = node.body.state.lock().content.clone();
         let (headers, attrs) = match &content {
-            Content::Object(object) => (object.headers.clone(), object.attrs),
+            Content::Object(object) => (object.headers.unpack(), object.attrs),
             Content::Dirty(file) => (file.headers(), file.attrs()),
             Content::Dir(_) | Content::Virtual(_) => return Err(FsError::plain(libc::EOPNOTSUPP)),
         };
@@ -148,7 +148,7 @@ impl Fs {
 
 fn xattrs_of(node: &Arc<Node>) -> Xattrs {
     let stored = match &node.body.state.lock().content {
-        Content::Object(object) => object.headers.metadata.get(XATTRS).cloned(),
+        Content::Object(object) => object.headers.metadata().remove(XATTRS),
         Content::Dirty(file) => file.xattrs(),
         Content::Dir(_) | Content::Virtual(_) => None,
     };

@@ -295,6 +295,7 @@ impl Filesystem for Adapter {
         let new_name = text_or_reply!(newname, reply, Errno::EILSEQ);
         let fs = self.fs.clone();
         let work = async move {
+            let _in_new = fs.waiting_in(newparent.0);
             match exchange {
                 true => fs.exchange(parent.0, &name, newparent.0, &new_name).await,
                 false => fs.rename(parent.0, &name, newparent.0, &new_name, options).await,

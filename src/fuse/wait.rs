@@ -88,17 +88,21 @@ pub(super) fn answer<T: Send + 'static>(
     }
     // What the act leaves behind when its caller has left belongs to it.
     let under_way = wait.goes_on().then(|| fs.act_under_way());
+    let in_kernel = fs.waiting_in(about.ino);
     fs.runtime().spawn(async move {
         let _under_way = under_way;
         let mut task = tokio::spawn(work);
         let given_up = tokio::select! {
             biased;
             joined = &mut task => {
-                return reply(joined.unwrap_or_else(|_| Err(FsError::told(libc::EIO, "bosfs is being stopped"))));
+                reply(joined.unwrap_or_else(|_| Err(FsError::told(libc::EIO, "bosfs is being stopped"))));
+                drop(in_kernel);
+                return;
             }
             error = reason_to_stop(about.tid, wait) => error,
         };
         reply(Err(given_up));
+        drop(in_kernel);
         if !wait.goes_on() {
             task.abort();
         }

@@ -29,6 +29,8 @@ const FORMAT: u64 = 1;
 const ROWS_MAX: u64 = 1_000_000;
 /// Rows that may wait for the writer; further ones are not remembered.
 const PENDING_MAX: usize = 100_000;
+/// A row is read again so often because a batch was written meanwhile; then it is not remembered.
+const READS_MAX: u32 = 3;
 /// Longest wait for a row that must be on disk at once.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);
 /// So many waiting rows are written at once.
@@ -72,13 +74,27 @@ impl StorageBackend for Backend {
 /// Rows by name; `None`: the row goes.
 type Rows = HashMap<String, Option<Vec<u8>>>;
 
+/// A row as it was read.
+pub struct Row {
+    row: Option<Vec<u8>>,
+    /// Batches that were on disk then.
+    commits: u64,
+}
+
 struct Pending {
     rows: Rows,
+    /// Batches that came to the disk, or never will.
+    commits: u64,
     stop: bool,
     /// Somebody waits for the rows.
     hurry: bool,
     /// The disk refused: nothing is written any more, reads go on.
     broken: bool,
+}
+
+/// What the row `name` will be on disk, if it waits to be written; `Some(None)`: gone.
+fn waiting<'a>(pending: &'a (Pending, Arc<Rows>), name: &str) -> Option<Option<&'a Vec<u8>>> {
+    pending.0.rows.get(name).or_else(|| pending.1.get(name)).map(Option::as_ref)
 }
 
 struct Shared {
@@ -149,7 +165,7 @@ impl AttributeFile {
         if format != FORMAT {
             return Err(io::Error::other(format!("format {format}, not {FORMAT}")));
         }
-        let pending = Pending { rows: HashMap::new(), stop: false, hurry: false, broken: false };
+        let pending = Pending { rows: HashMap::new(), commits: 0, stop: false, hurry: false, broken: false };
         let pending = Mutex::new((pending, Arc::default()));
         let shared = Arc::new(Shared { database, pending, wake: Condvar::new(), committed: Condvar::new(), rows_max });
         let writer = {
@@ -164,25 +180,53 @@ impl AttributeFile {
         self.shared.as_deref().expect("taken by drop only")
     }
 
-    /// The row `name`. What cannot be read is not there.
-    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
+    /// The row `name`, as it is now. What cannot be read is not there. Waits for the disk.
+    pub fn read(&self, name: &str) -> Row {
         let shared = self.shared();
-        {
-            let pending = shared.pending.lock();
-            let waiting = pending.0.rows.get(name).or_else(|| pending.1.get(name));
-            if let Some(row) = waiting {
-                return row.as_ref().map(|row| row[DAY_BYTES..].to_vec());
+        for _ in 0..READS_MAX {
+            let commits = {
+                let pending = shared.pending.lock();
+                if let Some(row) = waiting(&pending, name) {
+                    return Row { row: row.cloned(), commits: pending.0.commits };
+                }
+                pending.0.commits
+            };
+            let row = shared.read(name).unwrap_or_else(|error| {
+                log::debug!("the attribute memory cannot be read: {error}");
+                None
+            });
+            // Else it may be of before or after a batch that was written meanwhile.
+            if shared.pending.lock().0.commits == commits {
+                return Row { row, commits };
             }
         }
-        let row = shared.read(name).unwrap_or_else(|error| {
-            log::debug!("the attribute memory cannot be read: {error}");
-            None
-        })?;
-        let (day, content) = row.split_first_chunk::<DAY_BYTES>()?;
-        if u32::from_le_bytes(*day) != today() {
-            self.set(name, Some(content));
+        Row { row: None, commits: u64::MAX }
+    }
+
+    /// The content of a row that was [`read`](Self::read) before (`Some(None)`: there is none); counts as its use. `None`: it
+    /// was changed since. Never waits for the disk.
+    pub fn use_row<'a>(&self, name: &str, read: &'a Row) -> Option<Option<&'a [u8]>> {
+        let mut pending = self.shared().pending.lock();
+        let is_present = match waiting(&pending, name) {
+            Some(present) => present == read.row.as_ref(),
+            None => pending.0.commits == read.commits,
+        };
+        if !is_present {
+            return None;
         }
-        Some(content.to_vec())
+        let row = read.row.as_deref().and_then(|row| Some((row, row.get(DAY_BYTES..)?)));
+        if let Some((row, content)) = row
+            && day_of(row) != today()
+        {
+            self.insert(&mut pending, name, Some(content));
+        }
+        Some(row.map(|(_, content)| content))
+    }
+
+    /// [`read`](Self::read) and [`use_row`](Self::use_row) in one.
+    #[cfg(test)]
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.use_row(name, &self.read(name))?.map(<[u8]>::to_vec)
     }
 
     /// Sets the row `name`, or removes it. Never waits for the disk.
@@ -190,14 +234,14 @@ impl AttributeFile {
         self.insert(&mut self.shared().pending.lock(), name, content);
     }
 
-    /// As [`set`](Self::set). Where the disk has, or is about to get, a row of this name that `misleads`, the new one
-    /// survives a kill of this process when this returns: waits for the disk then, but never long, as it is a cache.
-    pub fn set_over(&self, name: &str, content: Option<&[u8]>, misleads: impl Fn(&[u8]) -> bool) {
+    /// The row `name` was [`set`](Self::set) a moment ago. Where the disk has, or is about to get, an older one that `misleads`,
+    /// the new one survives a kill of this process when this returns: waits for the disk then, but never long, as it is a
+    /// cache.
+    pub fn wait_over(&self, name: &str, misleads: impl Fn(&[u8]) -> bool) {
         let shared = self.shared();
         let misleads = |row: &[u8]| row.get(DAY_BYTES..).is_some_and(&misleads);
         let being_written = {
-            let mut pending = shared.pending.lock();
-            self.insert(&mut pending, name, content);
+            let pending = shared.pending.lock();
             pending.1.get(name).and_then(Option::as_ref).is_some_and(|row| misleads(row))
         };
         // What cannot be read does not mislead the next process either.
@@ -277,7 +321,11 @@ impl Shared {
                 log::warn!("the attribute memory cannot be written ({error}); new attributes are kept in memory only");
                 self.pending.lock().0.broken = true;
             }
-            self.pending.lock().1 = Arc::default();
+            {
+                let mut pending = self.pending.lock();
+                pending.1 = Arc::default();
+                pending.0.commits += u64::from(!batch.is_empty());
+            }
             self.committed.notify_all();
             if stop {
                 return;
@@ -388,9 +436,11 @@ mod tests {
         // What came in between and is not on disk yet changes nothing about it.
         for between in [Some(&b"2"[..]), None] {
             file.set("a", between);
-            file.set_over("a", Some(b"3"), |row| row == b"1" || row == b"4");
+            file.set("a", Some(b"3"));
+            file.wait_over("a", |row| row == b"1" || row == b"4");
             assert_eq!(on_disk().as_deref(), Some(&b"3"[..]));
-            file.set_over("a", Some(b"4"), |row| row == b"3");
+            file.set("a", Some(b"4"));
+            file.wait_over("a", |row| row == b"3");
             assert_eq!(on_disk().as_deref(), Some(&b"4"[..]));
         }
     }

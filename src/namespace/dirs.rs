@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::attributes::{DirTimes, Fact, Modified};
-use super::listing::{Listing, NextPage};
+use super::attributes::{DirTimes, Fact, Modified, Overwrite};
+use super::listing::{Listing, ListingBudget, NextPage};
 use super::pages::Origin;
 use super::{Emptiness, LISTING_LAG, Memory, Namespace, Object, PAGE_KEYS, SharedListing, shared, turn_of};
 use crate::bos::client::stored_between;
@@ -26,6 +26,9 @@ pub struct Marker {
     pub attrs: FileAttrs,
 }
 
+/// Requests to fetch one page again.
+const AGAIN_PAGES_MAX: usize = 32;
+
 impl Namespace {
     pub(super) fn turn(&self, prefix: &str) -> &tokio::sync::Mutex<()> {
         &self.turns[turn_of(prefix, self.turns.len())]
@@ -37,7 +40,7 @@ impl Namespace {
         if let Some(attrs) = self.known_dir(prefix) {
             return Ok(attrs);
         }
-        let remembered = self.memory.lock().attributes.fact(prefix).is_some();
+        let remembered = self.recalled(&[prefix]).attributes.fact(prefix).is_some();
         if remembered && !self.ttl.is_zero() {
             // However long that took: the page answers the question that it was fetched for.
             let (page, asked_at) = self.first_page(prefix).await?;
@@ -55,7 +58,7 @@ impl Namespace {
     fn known_dir(&self, prefix: &str) -> Option<FileAttrs> {
         let now = Instant::now();
         let page = {
-            let mut memory = self.memory.lock();
+            let mut memory = self.recalled(&[prefix]);
             let memory = &mut *memory;
             let known = memory.pending_dirs.get(prefix).copied().or_else(|| {
                 let (attrs, at) = memory.markers.get(prefix)?;
@@ -80,7 +83,7 @@ impl Namespace {
         marker: Option<&ListedObject>,
         asked_at: Instant,
     ) -> Option<FileAttrs> {
-        let mut memory = self.memory.lock();
+        let mut memory = self.recalled(&[prefix]);
         if let Some(attrs) = memory.pending_dirs.get(prefix).copied() {
             return Some(memory.with_times(prefix, attrs));
         }
@@ -91,7 +94,7 @@ impl Namespace {
             Some(marker) => {
                 let headers =
                     memory.attributes.headers(prefix, marker.size, &marker.etag, marker.last_modified)?.clone();
-                self.marker_attrs(&headers, marker.last_modified)
+                self.marker_attrs(&headers.unpack(), marker.last_modified)
             }
             None => {
                 let lately = asked_at.checked_sub(LISTING_LAG).unwrap_or(asked_at);
@@ -112,7 +115,7 @@ impl Namespace {
     }
 
     fn with_times(&self, prefix: &str, attrs: FileAttrs) -> FileAttrs {
-        self.memory.lock().with_times(prefix, attrs)
+        self.recalled(&[prefix]).with_times(prefix, attrs)
     }
 
     /// The marker of the directory with `prefix`, by HEAD; remembered. `None`: it has none.
@@ -135,7 +138,7 @@ impl Namespace {
             let attrs = self.marker_attrs(&meta.headers, meta.last_modified);
             (meta.size, meta.etag, Marker { modified: Modified::At(meta.last_modified), headers: meta.headers, attrs })
         });
-        let mut memory = self.memory.lock();
+        let mut memory = self.recalled(&[prefix]);
         if memory.changes.overtook(prefix, asked_at) {
             return marker.map(|(_, _, marker)| marker);
         }
@@ -143,7 +146,7 @@ impl Namespace {
         let replaced = match (memory.attributes.fact(prefix), &marker) {
             (Some(Fact::Object { modified, headers, .. }), Some((_, _, marker))) => {
                 let Modified::At(at) = marker.modified else { return None };
-                !modified.fits(at) || **headers != marker.headers
+                !modified.fits(at) || headers.unpack() != marker.headers
             }
             (Some(Fact::NoMarker), Some(_)) => true,
             _ => false,
@@ -151,31 +154,39 @@ impl Namespace {
         if replaced {
             memory.attributes.set_times(prefix, None);
         }
-        match &marker {
-            None => memory.learn_no_marker(prefix, self.mounted_at),
-            Some((size, etag, marker)) => memory.attributes.learn(
+        let overwrite = match &marker {
+            None => {
+                memory.learn_no_marker(prefix, self.mounted_at);
+                None
+            }
+            Some((size, etag, marker)) => Some(memory.attributes.learn(
                 prefix,
                 Fact::Object {
                     size: *size,
                     etag: etag.clone(),
                     modified: marker.modified,
-                    headers: Box::new(marker.headers.clone()),
+                    headers: (&marker.headers).into(),
                 },
-            ),
-        }
+            )),
+        };
         let attrs = marker.as_ref().map_or_else(|| self.plain_dir(), |(_, _, marker)| marker.attrs);
         memory.markers.insert(prefix.to_owned(), (attrs, asked_at));
+        drop(memory);
+        if let Some(overwrite) = overwrite {
+            overwrite.settle();
+        }
         marker.map(|(_, _, marker)| marker)
     }
 
     /// What is remembered of the marker, without asking whether it is still so.
     pub fn remembered_marker(&self, prefix: &str) -> Option<Marker> {
-        let mut memory = self.memory.lock();
+        let memory = self.recalled(&[prefix]);
         let (modified, headers) = match memory.attributes.fact(prefix)? {
-            Fact::Object { modified, headers, .. } => (*modified, ObjectHeaders::clone(headers)),
+            Fact::Object { modified, headers, .. } => (*modified, headers.clone()),
             Fact::NoMarker => return None,
         };
         drop(memory);
+        let headers = headers.unpack();
         let last_modified = match modified {
             Modified::At(at) | Modified::Between(_, at) => at,
         };
@@ -200,8 +211,9 @@ impl Namespace {
         let mut headers = ObjectHeaders::default();
         posix_meta::write_attrs(&mut headers.metadata, attrs);
         let modified = Modified::At(attrs.mtime.sec);
-        let fact = Fact::Object { size: 0, etag: ETag::new(""), modified, headers: Box::new(headers) };
-        self.memory.lock().attributes.learn("", fact);
+        let fact = Fact::Object { size: 0, etag: ETag::new(""), modified, headers: headers.into() };
+        let overwrite = self.memory.lock().attributes.learn("", fact);
+        overwrite.settle();
     }
 
     /// Writes the marker of the directory with `prefix`, with everything else that it carried as far as remembered.
@@ -216,7 +228,7 @@ impl Namespace {
         let sent = Instant::now();
         let body = Body::Bytes(Bytes::new());
         let stored = self.client.put_object(&key, body, &Md5::of(b""), &headers, &Condition::Any).await?;
-        let object = Object { size: 0, etag: stored.etag, last_modified: 0, attrs: *attrs, headers };
+        let object = Object { size: 0, etag: stored.etag, last_modified: 0, attrs: *attrs, headers: headers.into() };
         self.learn_published(&key, &object, stored_between(stored.date, sent));
         self.memory.lock().markers.insert(prefix.to_owned(), (*attrs, Instant::now()));
         Ok(())
@@ -228,7 +240,7 @@ impl Namespace {
         let mut memory = self.memory.lock();
         memory.note_change(prefix.trim_end_matches('/'), now, false);
         memory.attributes.set_times(prefix, None);
-        memory.pages.insert(shared(Listing::empty(prefix, now)), Origin::Directory, now);
+        memory.pages.insert(shared(Listing::empty(prefix, now).counted(&self.listings)), Origin::Directory, now);
     }
 
     /// The directory at `prefix` was removed, or is another one now.
@@ -249,42 +261,55 @@ impl Namespace {
     pub fn replaced(&self, key: &str) {
         let now = Instant::now();
         let mut memory = self.memory.lock();
-        if key.ends_with('/') {
-            memory.attributes.forget_dir(key);
+        let overwrites = if key.ends_with('/') {
             memory.pages.forget_tree(key);
+            memory.attributes.forget_dir(key).into()
         } else {
-            memory.attributes.forget_replaced(key);
-        }
+            vec![memory.attributes.forget_replaced(key)]
+        };
         memory.note_change(key, now, false);
+        drop(memory);
+        overwrites.into_iter().for_each(Overwrite::settle);
     }
 
     /// The directory at `prefix` stays visible although its last child may have gone.
     pub fn keep_dir(&self, prefix: &str) {
-        if prefix != self.prefix {
-            self.memory.lock().kept_dirs.insert(prefix.to_owned());
-        }
+        self.memory.lock().kept_dirs.insert(prefix);
     }
 
     /// The directory at `prefix` is at `new_prefix` now, and with it those below it that are kept.
     pub fn kept_dirs_renamed(&self, prefix: &str, new_prefix: &str) {
-        let mut memory = self.memory.lock();
-        let below: Vec<String> = memory.kept_dirs.iter().filter(|dir| dir.starts_with(prefix)).cloned().collect();
-        for dir in below {
-            memory.kept_dirs.remove(&dir);
-            memory.kept_dirs.insert(format!("{new_prefix}{}", &dir[prefix.len()..]));
-        }
+        self.memory.lock().kept_dirs.rename(prefix, new_prefix);
     }
 
     /// Names of the directories directly under `prefix` that are kept.
     pub fn kept_under(&self, prefix: &str) -> Vec<String> {
-        let memory = self.memory.lock();
-        let names = memory.kept_dirs.iter().filter_map(|dir| dir.strip_prefix(prefix)?.split('/').next());
-        names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        self.memory.lock().kept_dirs.under(prefix)
+    }
+
+    /// Whether the directory with `prefix` is kept.
+    pub fn is_kept(&self, prefix: &str) -> bool {
+        self.memory.lock().kept_dirs.contains(prefix)
+    }
+
+    /// `listing` is a page of a kept directory below which nothing waits to be deleted. Where it shows that something else is
+    /// there, the directory need not be kept: until the next removal in it, which comes here first.
+    pub fn kept_dir_listed(&self, listing: &SharedListing) {
+        let mut memory = self.memory.lock();
+        let listing = listing.lock();
+        let since = listing.asked_at().and_then(|at| at.checked_sub(LISTING_LAG));
+        // A listing may still show what went a moment ago.
+        if listing.from_start()
+            && listing.proves_existence()
+            && since.is_some_and(|since| memory.pages.unchanged_since(listing.prefix(), since))
+        {
+            memory.kept_dirs.shown(listing.prefix());
+        }
     }
 
     /// Times of a directory that its marker does not carry.
     pub fn dir_times(&self, prefix: &str) -> Option<DirTimes> {
-        self.memory.lock().attributes.times(prefix)
+        self.recalled(&[prefix]).attributes.times(prefix)
     }
 
     /// An entry of the directory with `prefix` came, went or was renamed, or its attributes were set (`mtime` then as set).
@@ -295,7 +320,7 @@ impl Namespace {
     /// The attributes of the directory with `prefix`, which BOS or memory said are `attrs`, after what this mount changed
     /// meanwhile.
     pub fn latest_dir(&self, prefix: &str, attrs: FileAttrs) -> FileAttrs {
-        let mut memory = self.memory.lock();
+        let memory = self.recalled(&[prefix]);
         let attrs = memory.pending_dirs.get(prefix).copied().unwrap_or(attrs);
         memory.with_times(prefix, attrs)
     }
@@ -337,7 +362,8 @@ impl Namespace {
         let page = pages.first_page(prefix, now, |asked_at| !changes.overtook(prefix, asked_at));
         let page = page.filter(|(_, asked_at)| pages.unchanged_since(prefix, *asked_at));
         // A listing of its own: the handle adds to it what only this mount knows.
-        let listing = page.and_then(|(listing, _)| listing.lock().pristine()).unwrap_or_else(|| Listing::new(prefix));
+        let listing = page.and_then(|(listing, _)| listing.lock().pristine());
+        let listing = listing.unwrap_or_else(|| Listing::new(prefix).counted(&self.listings));
         let listing = shared(listing);
         pages.insert(listing.clone(), Origin::Handle, now);
         listing
@@ -374,7 +400,38 @@ impl Namespace {
         for shadowed in shadowed {
             self.tell_shadowed(shadowed);
         }
+        if self.listings.surplus() > 0 {
+            self.memory.lock().pages.make_room(Instant::now());
+        }
         Ok(())
+    }
+
+    /// Fetches a page again that `listing` has let go, with as many requests as that takes: names may have come since.
+    ///
+    /// # Errors
+    /// BOS could not be asked, or names come faster than they are listed.
+    pub async fn fetch_again(&self, listing: &SharedListing, number: usize) -> Result<(), BosError> {
+        let (prefix, start) = {
+            let listing = listing.lock();
+            let Some(start) = listing.start_of(number) else { return Ok(()) };
+            (listing.prefix().to_owned(), start.map(str::to_owned))
+        };
+        let (asked_at, mut marker, mut answers) = (Instant::now(), start, Vec::new());
+        for _ in 0..AGAIN_PAGES_MAX {
+            let page = self.client.list_objects(&prefix, Some('/'), marker.as_deref(), PAGE_KEYS).await?;
+            marker.clone_from(&page.next_marker);
+            answers.push(page);
+            if listing.lock().restore_page(number, &answers, asked_at) {
+                return Ok(());
+            }
+        }
+        let message = format!("{prefix:?} has many more names than when it was listed: list it from its beginning");
+        Err(BosError::new(BosErrorKind::BadAnswer, message))
+    }
+
+    /// Memory of all listings.
+    pub fn listings(&self) -> &ListingBudget {
+        &self.listings
     }
 
     /// Whether nothing is under `prefix` but its marker and keys that `ignored` names.
@@ -405,13 +462,13 @@ impl Namespace {
 impl Memory {
     /// Nothing in BOS tells times of such a directory: those it is first seen with stay, also after a remount.
     fn learn_no_marker(&mut self, prefix: &str, seen_at: Timestamp) {
-        self.attributes.learn(prefix, Fact::NoMarker);
-        if self.attributes.times(prefix).is_none() {
+        self.attributes.learn_no_marker(prefix);
+        if self.attributes.has_no_times(prefix) {
             self.attributes.set_times(prefix, Some(DirTimes { mtime: seen_at, ctime: seen_at }));
         }
     }
 
-    fn with_times(&mut self, prefix: &str, attrs: FileAttrs) -> FileAttrs {
+    fn with_times(&self, prefix: &str, attrs: FileAttrs) -> FileAttrs {
         let times = self.attributes.times(prefix);
         FileAttrs { mtime: times.map_or(attrs.mtime, |times| times.mtime), ..attrs }
     }

@@ -4,6 +4,48 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+/// How the memory of a mount (`--memory-limit`) is shared out. Half of it is for blocks that are read; the rest is for what is
+/// known of names: kept by these shares, in bytes and in entries of a usual size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Inodes that the kernel knows, bytes.
+    pub inodes_bytes: u64,
+    /// Pages of listings: of open directories, and those that lookups are answered from, bytes.
+    pub listings_bytes: u64,
+    /// Objects whose attributes are remembered in memory.
+    pub objects: usize,
+    /// Directories whose times, and as many whose markers, are remembered in memory.
+    pub dirs: usize,
+    /// Changes of this mount that are remembered.
+    pub changes: usize,
+    /// Directories whose last change, and as many whose listings, are remembered.
+    pub changed_dirs: usize,
+    /// Names whose absence is remembered.
+    pub absent: usize,
+    /// Directories that are kept although nothing is left under them.
+    pub kept_dirs: usize,
+}
+
+impl Shares {
+    /// Of a mount that may take `memory_bytes`.
+    pub fn of(memory_bytes: u64) -> Self {
+        // Bytes of one entry: two strings of about 30 bytes, its values, its share of a table that is half full.
+        let count = |share: u64, entry_bytes: u64, least: u64| {
+            usize::try_from((memory_bytes / share / entry_bytes).max(least)).unwrap_or(usize::MAX)
+        };
+        Self {
+            inodes_bytes: (memory_bytes / 4).max(1 << 20),
+            listings_bytes: (memory_bytes / 8).max(1 << 20),
+            objects: count(25, 350, 2000),
+            dirs: count(125, 200, 1000),
+            changes: count(32, 150, 2000),
+            changed_dirs: count(125, 200, 1000),
+            absent: count(100, 140, 1000),
+            kept_dirs: count(100, 250, 1000),
+        }
+    }
+}
+
 /// A map of at most `capacity` entries that drops the longest unused ones, in two generations: cheap, and never wrong
 /// by more than half of its capacity.
 pub struct BoundedMap<K, V> {
@@ -164,6 +206,23 @@ impl AbsentNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_follow_the_limit_and_stay_within_its_half() {
+        for limit in [32 << 20, 256 << 20, 4u64 << 30] {
+            let shares = Shares::of(limit);
+            let entries = shares.objects * 350
+                + shares.dirs * 2 * 200
+                + shares.changes * 150
+                + shares.changed_dirs * 2 * 200
+                + shares.absent * 140
+                + shares.kept_dirs * 250;
+            let all = shares.inodes_bytes + shares.listings_bytes + entries as u64;
+            assert!(all <= limit / 2 + (1 << 20), "{all} of {limit}");
+        }
+        let usual = Shares::of(256 << 20);
+        assert!(usual.changes > 50_000 && usual.objects > 30_000, "{usual:?}");
+    }
 
     #[test]
     fn the_map_stays_within_its_capacity_and_keeps_the_newest_half() {

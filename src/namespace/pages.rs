@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::listing::{Listed, Listing, NextPage};
+use super::listing::{Listed, Listing, ListingBudget, NextPage};
 use super::memory::Changes;
 
 /// A listing shared by the handle that reads it and by lookups.
 pub type SharedListing = Arc<Mutex<Listing>>;
 
-/// Entries of all remembered listings together, about 150 bytes each.
-const ENTRIES_MAX: usize = 200_000;
 /// Listings of one directory: those of open handles, and windows at the places where programs work.
 const LISTINGS_PER_DIR: usize = 8;
 /// How long a listing answers lookups while the program that reads it has it open: `ls -l` and rsync look up name after
@@ -82,21 +80,19 @@ pub struct Pages {
     dirs: HashMap<String, Dir>,
     /// When this mount last changed an entry of a directory, by prefix: also of one whose first page is on its way.
     changed: Changes,
-    /// Entries added since the last sweep, and those that were left by it.
-    entries: usize,
+    budget: Arc<ListingBudget>,
+    /// Most directories.
+    dirs_max: usize,
     /// Number of directories at which the next sweep is due.
     sweep_at: usize,
 }
 
-/// Directories whose last change is remembered; a page asked for before a forgotten one is not shared.
-const CHANGED_REMEMBERED: usize = 20_000;
-/// Fewest directories before a sweep.
-const DIRS_MIN: usize = 4096;
-
 impl Pages {
-    /// None yet; a listing is believed for `ttl`.
-    pub fn new(ttl: Duration) -> Self {
-        Self { ttl, dirs: HashMap::new(), changed: Changes::new(CHANGED_REMEMBERED), entries: 0, sweep_at: DIRS_MIN }
+    /// None yet; a listing is believed for `ttl`. Memory of listings keeps to `budget`; at most `dirs_max` (at least 2)
+    /// directories, and the last change of as many, are remembered. A page asked for before a forgotten change is not shared.
+    pub fn new(ttl: Duration, budget: Arc<ListingBudget>, dirs_max: usize) -> Self {
+        let changed = Changes::new(dirs_max);
+        Self { ttl, dirs: HashMap::new(), changed, budget, dirs_max, sweep_at: dirs_max / 2 }
     }
 
     /// What fresh listings say of `name` in the directory with `prefix`, and since when: `Some(None)` is a sure no.
@@ -155,7 +151,7 @@ impl Pages {
         if self.ttl.is_zero() {
             return Pace::Single;
         }
-        self.make_room(0, now);
+        self.make_room(now);
         let dir = self.dirs.entry(prefix.to_owned()).or_default();
         let busy = dir.asked.is_some_and(|at| now.saturating_duration_since(at) < BUSY_WITHIN);
         let known = dir.pages.iter().any(|page| {
@@ -172,11 +168,11 @@ impl Pages {
 
     /// Remembers a listing; what is stale goes.
     pub fn insert(&mut self, listing: SharedListing, origin: Origin, now: Instant) {
-        let (prefix, entries, from_start, next) = {
+        let (prefix, from_start, next) = {
             let listing = listing.lock();
-            (listing.prefix().to_owned(), listing.entries().len(), listing.from_start(), listing.next().clone())
+            (listing.prefix().to_owned(), listing.from_start(), listing.next().clone())
         };
-        self.make_room(entries, now);
+        self.make_room(now);
         let ttl = self.ttl;
         let dir = self.dirs.entry(prefix).or_default();
         if from_start && next != NextPage::First {
@@ -221,10 +217,11 @@ impl Pages {
         self.dirs.retain(|known, _| !known.starts_with(prefix));
     }
 
-    /// Lets stale listings go when there are many, then fresh ones.
-    fn make_room(&mut self, entries: usize, now: Instant) {
-        self.entries += entries;
-        if self.entries < ENTRIES_MAX && self.dirs.len() < self.sweep_at {
+    /// Lets stale listings go when there are many, then fresh ones: what is needed again is asked for again. Those that handles
+    /// read are let go page by page by their readers.
+    pub fn make_room(&mut self, now: Instant) {
+        let is_full = self.budget.surplus() > 0;
+        if !is_full && self.dirs.len() < self.sweep_at {
             return;
         }
         let ttl = self.ttl;
@@ -233,21 +230,22 @@ impl Pages {
             let busy = dir.asked.is_some_and(|at| now.saturating_duration_since(at) < BUSY_WITHIN);
             busy || !dir.pages.is_empty()
         });
-        let count = |dir: &Dir| dir.pages.iter().map(|page| page.listing.lock().entries().len()).sum::<usize>();
-        self.entries = self.dirs.values().map(count).sum();
-        if self.entries + entries >= ENTRIES_MAX {
-            // All of it is fresh: half of it goes. What is needed again is asked for again.
-            let mut goal = self.entries / 2;
-            self.dirs.retain(|_, dir| {
-                let its = count(dir);
-                let goes = goal > 0 && its > 0;
-                goal = if goes { goal.saturating_sub(its) } else { goal };
+        let (budget, dirs_max) = (self.budget.clone(), self.dirs_max);
+        if is_full {
+            let goal = budget.bytes_max() / 2;
+            self.dirs.values_mut().for_each(|dir| {
+                dir.pages.retain(|page| budget.bytes() <= goal || Arc::strong_count(&page.listing) > 1);
+            });
+        }
+        if self.dirs.len() >= dirs_max {
+            let mut surplus = self.dirs.len() - dirs_max / 2;
+            self.dirs.retain(|_, _| {
+                let goes = surplus > 0;
+                surplus -= usize::from(goes);
                 !goes
             });
-            self.entries = self.dirs.values().map(count).sum();
         }
-        self.entries += entries;
-        self.sweep_at = (self.dirs.len() * 2).max(DIRS_MIN);
+        self.sweep_at = (self.dirs.len() * 2).clamp(dirs_max / 2, dirs_max);
     }
 }
 
@@ -258,6 +256,10 @@ mod tests {
     use crate::object::ETag;
 
     const TTL: Duration = Duration::from_secs(1);
+
+    fn pages_of(ttl: Duration) -> Pages {
+        Pages::new(ttl, ListingBudget::new(u64::MAX), 20_000)
+    }
 
     fn listed(prefix: &str, keys: &[&str], after: Option<&str>, at: Instant) -> SharedListing {
         let mut listing = after.map_or_else(|| Listing::new(prefix), |after| Listing::starting_after(prefix, after));
@@ -275,21 +277,21 @@ mod tests {
     #[test]
     fn the_second_lookup_within_a_moment_fetches_a_page() {
         let start = Instant::now();
-        let mut pages = Pages::new(TTL);
+        let mut pages = pages_of(TTL);
         assert_eq!(pages.pace("d/", start), Pace::Single);
         assert_eq!(pages.pace("e/", start), Pace::Single);
         assert_eq!(pages.pace("d/", start + Duration::from_secs(2)), Pace::Window);
         assert_eq!(pages.pace("d/", start + Duration::from_secs(8)), Pace::Single, "a long time later");
         pages.insert(listed("n/", &[], None, start), Origin::Lookup, start);
         assert_eq!(pages.pace("n/", start + Duration::from_secs(2)), Pace::Window, "made a moment ago");
-        assert_eq!(Pages::new(Duration::ZERO).pace("d/", start), Pace::Single);
+        assert_eq!(pages_of(Duration::ZERO).pace("d/", start), Pace::Single);
     }
 
     #[test]
     fn listings_are_believed_for_their_time_and_as_far_as_trusted() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut pages = Pages::new(TTL);
+        let mut pages = pages_of(TTL);
         pages.insert(listed("d/", &["a"], None, start), Origin::Lookup, start);
         assert!(matches!(pages.find("d/", "a", at(999), |_| true), Some((Some(_), _))));
         assert_eq!(pages.find("d/", "b", at(999), |_| true), Some((None, start)));
@@ -306,7 +308,7 @@ mod tests {
     #[test]
     fn lookups_that_jump_about_ask_one_by_one_again() {
         let start = Instant::now();
-        let mut pages = Pages::new(TTL);
+        let mut pages = pages_of(TTL);
         let mut first = Listing::new("d/");
         first.add_page(ListPage { next_marker: Some("d/a".to_owned()), ..ListPage::default() }, start);
         pages.insert(Arc::new(Mutex::new(first)), Origin::Handle, start);
@@ -331,7 +333,7 @@ mod tests {
     fn a_change_counts_for_pages_that_were_on_their_way_then() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut pages = Pages::new(TTL);
+        let mut pages = pages_of(TTL);
         pages.changed("d/", at(5));
         pages.insert(listed("d/", &["a"], None, start), Origin::Directory, at(6));
         assert!(!pages.unchanged_since("d/", start), "asked for before the change, and here after it");
@@ -343,34 +345,35 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_by_entries() {
+    fn memory_is_bounded_and_the_newest_listing_stays() {
         let start = Instant::now();
-        let mut pages = Pages::new(TTL);
+        let budget = ListingBudget::new(1 << 20);
+        let mut pages = Pages::new(TTL, budget.clone(), 10_000);
         let names: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
         let mut keys: Vec<&str> = names.iter().map(String::as_str).collect();
         keys.sort_unstable();
+        let counted = |prefix: &str| {
+            let listing = listed(prefix, &keys, None, start).lock().clone();
+            Arc::new(Mutex::new(listing.counted(&budget)))
+        };
+        let open = counted("open/");
+        pages.insert(open.clone(), Origin::Handle, start);
         for i in 0..1000 {
-            pages.insert(listed(&format!("{i}/"), &keys, None, start), Origin::Lookup, start);
-            let held: usize =
-                pages.dirs.values().flat_map(|dir| &dir.pages).map(|page| page.listing.lock().entries().len()).sum();
-            assert!(held <= ENTRIES_MAX, "{held} entries");
+            pages.insert(counted(&format!("{i}/")), Origin::Lookup, start);
+            assert!(budget.bytes() <= (1 << 20) + open.lock().bytes(), "{} bytes", budget.bytes());
         }
         assert!(pages.find("999/", "5", start, |_| true).is_some(), "the newest stays");
-        for i in 0..100_000u64 {
-            pages.pace(&format!("p{i}/"), start + Duration::from_millis(i));
-        }
-        assert!(pages.dirs.len() <= 12_000, "{} directories", pages.dirs.len());
+        assert!(pages.find("open/", "5", start, |_| true).is_some(), "its reader has it anyway");
     }
 
     #[test]
-    fn a_tree_that_moved_is_forgotten() {
+    fn directories_are_bounded_also_where_their_time_to_live_is_long() {
         let start = Instant::now();
-        let mut pages = Pages::new(TTL);
-        for prefix in ["d/", "d/e/", "de/"] {
-            pages.insert(listed(prefix, &["a"], None, start), Origin::Lookup, start);
+        let mut pages = Pages::new(Duration::from_secs(3600), ListingBudget::new(u64::MAX), 1000);
+        for i in 0..100_000u64 {
+            pages.pace(&format!("p{i}/"), start);
+            pages.insert(listed(&format!("l{i}/"), &[], None, start), Origin::Directory, start);
+            assert!(pages.dirs.len() <= 1000, "{} directories", pages.dirs.len());
         }
-        pages.forget_tree("d/");
-        assert!(pages.find("d/e/", "a", start, |_| true).is_none());
-        assert!(pages.find("de/", "a", start, |_| true).is_some());
     }
 }

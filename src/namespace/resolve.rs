@@ -6,7 +6,6 @@ use super::attributes::Fact;
 use super::listing::{Listed, Listing, Shadowed, just_before};
 use super::pages::{Origin, Pace};
 use super::{Found, LISTING_LAG, Namespace, Object, PAGE_KEYS, Resolved, shared};
-use crate::bos::client::ObjectHeaders;
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::object::ObjectKey;
 
@@ -41,7 +40,7 @@ impl Namespace {
         }
         let dir = format!("{key}/");
         let (was_dir, was_object) = {
-            let mut memory = self.memory.lock();
+            let memory = self.recalled(&[&dir, key.as_str()]);
             (memory.attributes.fact(&dir).is_some(), memory.attributes.fact(key.as_str()).is_some())
         };
         if (known_dir || was_dir) && !self.ttl.is_zero() {
@@ -102,7 +101,7 @@ impl Namespace {
                 memory.attributes.own(key.as_str(), just_now)
             && memory.changes.of(key.as_str()).is_none_or(|change| change.at <= stored && !change.gone)
         {
-            let object = self.object(*size, etag.clone(), 0, ObjectHeaders::clone(headers));
+            let object = self.object(*size, etag.clone(), 0, headers.clone());
             return Some(Recalled::Own(object, stored));
         }
         let changes = &memory.changes;
@@ -152,7 +151,8 @@ impl Namespace {
         let mut listing = match &after {
             None => Listing::new(prefix),
             Some(after) => Listing::starting_after(prefix, after),
-        };
+        }
+        .counted(&self.listings);
         for shadowed in listing.add_page(page, asked_at) {
             self.tell_shadowed(shadowed);
         }
@@ -171,7 +171,7 @@ impl Namespace {
     ) -> Result<Option<Object>, BosError> {
         let listing = self.memory.lock().pages.with_entry(prefix, name, now);
         // Cloned, because what is known is behind the lock of the memory, which comes before that of a listing.
-        let run = listing.map_or_else(Vec::new, |listing| listing.lock().attribute_run(name).to_vec());
+        let run = listing.map_or_else(Vec::new, |listing| listing.lock().attribute_run(name));
         let ahead = run.iter().skip(1).filter_map(|entry| match &entry.listed {
             Listed::Object { size, etag, last_modified } => {
                 let key = ObjectKey::parse(&format!("{prefix}{}", entry.name)).ok()?;

@@ -92,6 +92,7 @@ pub(super) async fn attach(options: &SessionOptions, running: &Arc<Running>) -> 
         read_only: settings.read_only,
         write_back: options.uploads.write_back,
         state_dir: Some(options.state_dir.clone()),
+        memory_bytes: settings.memory_bytes,
     };
     let (uploads, moves) = (running.uploads.clone(), running.moves.clone());
     let runtime = tokio::runtime::Handle::current();
@@ -102,6 +103,9 @@ pub(super) async fn attach(options: &SessionOptions, running: &Arc<Running>) -> 
         fsname: options.bucket.to_string(),
     };
     fs.load_root().await;
+    let counted = Arc::downgrade(&fs);
+    let count = move || counted.upgrade().map_or(0, |fs| fs.known_names());
+    let _ = running.known_names.set(Box::new(count));
     let handle = fuse::mount(fs.clone(), &options.mount_point, &mount_options)?;
     Ok(Mounted { handle: Arc::new(handle), fs })
 }

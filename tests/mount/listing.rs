@@ -158,7 +158,7 @@ fn own_files_are_known_without_a_head_by_the_next_mount() {
 }
 
 /// Names and positions behind them, at most `max` from the present position on.
-fn read_some(dir: &File, max: usize) -> Vec<(String, u64)> {
+pub fn read_some(dir: &File, max: usize) -> Vec<(String, u64)> {
     let mut buffer = vec![MaybeUninit::uninit(); 16 << 10];
     let mut entries = Vec::new();
     let mut raw = RawDir::new(dir, &mut buffer);
@@ -177,7 +177,7 @@ fn read_some(dir: &File, max: usize) -> Vec<(String, u64)> {
     entries
 }
 
-fn read_rest(dir: &File) -> Vec<(String, u64)> {
+pub fn read_rest(dir: &File) -> Vec<(String, u64)> {
     let mut entries = Vec::new();
     loop {
         let more = read_some(dir, 4000);

@@ -1,7 +1,7 @@
 //! What bosfs costs: requests, bytes sent, time of a mount. Real binary, real mount, real programs; counted at the fault
 //! proxy, never inside bosfs. Each figure is printed beside its limit; one beyond its limit fails the run (exit code 1).
 //!
-//! `measure [--quick] [--only requests|writers|changes|mount]...`
+//! `measure [--quick] [--only requests|writers|changes|mount|names]...`
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -10,6 +10,8 @@ mod support;
 mod changes;
 #[path = "measure/mount_time.rs"]
 mod mount_time;
+#[path = "measure/names.rs"]
+mod names;
 #[path = "measure/report.rs"]
 mod report;
 #[path = "measure/requests.rs"]
@@ -36,15 +38,26 @@ struct Sizes {
     object_bytes: u64,
     /// Unfinished uploads in the journal, 1000 parts each.
     uploads: u32,
+    /// Objects that are looked at one by one.
+    names: u64,
+    /// Objects of the largest folder.
+    folder: u64,
 }
 
-const FULL: Sizes = Sizes { parts: 20, keys: 10_000, object_bytes: 1 << 30, uploads: 100 };
-const QUICK: Sizes = Sizes { parts: 5, keys: 2_000, object_bytes: 128 << 20, uploads: 10 };
+const FULL: Sizes =
+    Sizes { parts: 20, keys: 10_000, object_bytes: 1 << 30, uploads: 100, names: 300_000, folder: 2_000_000 };
+const QUICK: Sizes =
+    Sizes { parts: 5, keys: 2_000, object_bytes: 128 << 20, uploads: 10, names: 20_000, folder: 50_000 };
 
 type Section = (&'static str, fn(&Sizes, &mut Report));
 
-const SECTIONS: [Section; 4] =
-    [("requests", requests::run), ("writers", writers::run), ("changes", changes::run), ("mount", mount_time::run)];
+const SECTIONS: [Section; 5] = [
+    ("requests", requests::run),
+    ("writers", writers::run),
+    ("changes", changes::run),
+    ("mount", mount_time::run),
+    ("names", names::run),
+];
 
 fn main() -> ExitCode {
     let (sizes, sections) = match read_arguments() {

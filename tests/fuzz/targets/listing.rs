@@ -56,7 +56,7 @@ fn check_page(page: &ListPage, prefix: &str, marker: Option<&str>, json_len: usi
 
 /// Adds a page; what becomes an entry can be a name, what does not is told, and earlier entries keep their places.
 fn add(listing: &mut Listing, page: ListPage, prefix: &str) {
-    let before: Vec<_> = listing.entries().iter().map(|entry| entry.name.clone()).collect();
+    let before: Vec<_> = listing.entries().map(|entry| entry.name.clone()).collect();
     let keys: Vec<(String, bool)> = page
         .objects
         .iter()
@@ -65,11 +65,11 @@ fn add(listing: &mut Listing, page: ListPage, prefix: &str) {
         .collect();
     let told: HashSet<String> =
         listing.add_page(page, Instant::now()).into_iter().map(|shadowed| shadowed.key).collect();
-    let entries = listing.entries();
+    let entries: Vec<_> = listing.entries().collect();
     assert!(entries.len() <= before.len() + keys.len());
-    assert!(before.iter().zip(entries).all(|(name, entry)| *name == entry.name), "an entry moved");
+    assert!(before.iter().zip(&entries).all(|(name, entry)| *name == entry.name), "an entry moved");
     let mut names = HashSet::new();
-    for entry in entries {
+    for entry in &entries {
         let name = &*entry.name;
         assert!(!name.is_empty() && name != "." && name != "..", "{name:?} is no name");
         assert!(!name.contains('/') && !name.contains('\0') && name.len() <= 255, "{name:?} is no name");
