@@ -23,8 +23,8 @@ pub(crate) struct Failure {
     pub(crate) kind: BosErrorKind,
     pub(crate) ambiguous: bool,
     pub(crate) status: Option<u16>,
-    pub(crate) code: String,
-    pub(crate) message: String,
+    pub(crate) code: Box<str>,
+    pub(crate) message: Box<str>,
     pub(crate) request_id: Option<Box<str>>,
     pub(crate) bucket_type: Option<Box<str>>,
     pub(crate) timed_out: bool,
@@ -43,8 +43,8 @@ impl Failure {
             kind,
             ambiguous,
             status: None,
-            code: String::new(),
-            message: shortened(&message.into(), MESSAGE_CHARS_MAX),
+            code: Box::default(),
+            message: shortened(&message.into(), MESSAGE_CHARS_MAX).into(),
             request_id: None,
             bucket_type: None,
             timed_out: false,
@@ -121,8 +121,8 @@ impl Failure {
             clock_suspect,
             credentials_suspect: bare && (status == 403 || expired_token),
             refused: None,
-            code,
-            message,
+            code: code.into(),
+            message: message.into(),
         }
     }
 
@@ -149,7 +149,11 @@ impl BosError {
         let Failure { kind, ambiguous, status, code, message, request_id, .. } =
             Failure::read(is_head, on_object, status, headers, body, false);
         let request_id = request_id.map(String::from);
-        Self::with_story(kind, ambiguous, Story { status, code, message, request_id, tries: 1, ..Story::default() })
+        Self::with_story(
+            kind,
+            ambiguous,
+            Story { status, code: code.into(), message: message.into(), request_id, tries: 1, ..Story::default() },
+        )
     }
 }
 

@@ -52,7 +52,7 @@ impl GetObject {
     /// The next piece of the body; `None` after the last.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         self.body.next().await.map_err(|failure| {
-            let story = Story { message: failure.message, tries: 1, ..self.story.clone() };
+            let story = Story { message: failure.message.into(), tries: 1, ..self.story.clone() };
             BosError::with_story(failure.kind, false, story)
         })
     }

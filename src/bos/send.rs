@@ -384,7 +384,7 @@ impl<'a> Tries<'a> {
                 let reload = move || refused.is_some_and(|refused| provider.reload(&refused));
                 let renewed = tokio::task::spawn_blocking(reload).await.unwrap_or(false);
                 // A signature can also have been hurt on the way, so that one gets its second try in any case.
-                if !renewed && failure.code != "SignatureDoesNotMatch" {
+                if !renewed && *failure.code != *"SignatureDoesNotMatch" {
                     return Err(self.error(failure));
                 }
             }
@@ -417,8 +417,8 @@ impl<'a> Tries<'a> {
     fn error(&self, failure: Failure) -> BosError {
         let story = Story {
             status: failure.status,
-            code: failure.code,
-            message: failure.message,
+            code: failure.code.into(),
+            message: failure.message.into(),
             request_id: failure.request_id.map(String::from),
             tries: self.progress.tries,
             elapsed: self.progress.elapsed,

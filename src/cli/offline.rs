@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::fs::temporary::target_of;
-use crate::journal::Record;
 use crate::object::{ByteRange, ObjectKey, PartNumber};
 use crate::upload::state::{FileState, Stage};
 use crate::upload::{FileStatus, OwnUpload};
@@ -12,14 +11,9 @@ use crate::write::layers::spool_path;
 use crate::write::part_plan::{PART_BYTES_DEFAULT, PartPlan};
 
 /// The uploads that a journal opened, and those that its unanswered Initiates may have left.
-fn uploads_of(state: &FileState, records: &[Record]) -> Vec<OwnUpload> {
-    let unanswered = records.iter().fold(0usize, |unanswered, record| match record {
-        Record::Initiating => unanswered + 1,
-        Record::Initiated { .. } => unanswered.saturating_sub(1),
-        _ => unanswered,
-    });
+fn uploads_of(state: &FileState) -> Vec<OwnUpload> {
     let mut uploads: Vec<_> = state.upload.iter().map(|upload| OwnUpload::known(&upload.key, &upload.id)).collect();
-    if unanswered > 0 {
+    if state.initiating > 0 {
         // The line does not say under which key: the file's own, or the name that a temporary was to get.
         let key = &state.key;
         let folder = key.as_str().strip_suffix(key.name()).unwrap_or_default();
@@ -31,8 +25,8 @@ fn uploads_of(state: &FileState, records: &[Record]) -> Vec<OwnUpload> {
     uploads
 }
 
-/// The entry of `status` for the journal in `dir`: its lines, and what they add up to.
-pub fn status_of(state: &FileState, records: &[Record], dir: &Path) -> FileStatus {
+/// The entry of `status` for the journal in `dir`: what its lines add up to.
+pub fn status_of(state: &FileState, dir: &Path) -> FileStatus {
     let spools: Vec<_> =
         state.layers.iter().filter_map(|layer| std::fs::metadata(spool_path(dir, layer.id)).ok()).collect();
     let top = state.layers.last();
@@ -66,7 +60,7 @@ pub fn status_of(state: &FileState, records: &[Record], dir: &Path) -> FileStatu
         journal_id: state.journal_id.clone(),
         state: state_word(state).to_owned(),
         upload_id: state.upload.as_ref().map(|upload| upload.id.to_string()),
-        uploads: uploads_of(state, records),
+        uploads: uploads_of(state),
         size,
         bytes_in_bos,
         bytes_spooled: allocated.min(size.saturating_sub(bytes_in_bos)),

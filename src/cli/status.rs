@@ -183,7 +183,7 @@ fn offline_file(dir: &Path) -> Result<Option<FileStatus>, String> {
         };
     }
     let state = FileState::replay(&replay.records).map_err(|e| e.to_string())?;
-    let mut file = super::offline::status_of(&state, &replay.records, dir);
+    let mut file = super::offline::status_of(&state, dir);
     if let Some(damage) = replay.damage {
         file.state = "failed".to_owned();
         file.last_error = Some(damage);

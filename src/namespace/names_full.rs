@@ -64,7 +64,7 @@ mod tests {
             full.end();
             std::thread::yield_now();
         }
-        assert_eq!(waiting.join().unwrap().1, false);
+        assert!(!waiting.join().unwrap().1);
         assert!(!full.pause(Duration::from_secs(3600)), "no pause after the end");
     }
 

@@ -83,7 +83,7 @@ impl DirtyFile {
             }
         }
         let known = state.upload.iter().map(|upload| OwnUpload::known(&upload.key, &upload.id));
-        let possible = state.initiating.then(|| OwnUpload::possible(inner.upload_key()));
+        let possible = (state.initiating > 0).then(|| OwnUpload::possible(inner.upload_key()));
         FileStatus {
             uploads: known.chain(possible).collect(),
             is_move: false,

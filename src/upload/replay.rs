@@ -80,7 +80,7 @@ impl FileState {
             renamed: false,
             boot_id: boot_id.clone(),
             opened_at: *at,
-            initiating: false,
+            initiating: 0,
             upload: None,
             parts: BTreeMap::new(),
             layers: vec![LayerState::new(1, base_bytes)],
@@ -111,9 +111,9 @@ impl FileState {
             // One that makes no sense is an error of `replay`.
             Record::CheckpointMore { state } => drop(self.take_more(state)),
             Record::Booted { boot_id } => self.boot_id.clone_from(boot_id),
-            Record::Initiating => self.initiating = true,
+            Record::Initiating => self.initiating = self.initiating.saturating_add(1),
             Record::Initiated { upload_id, plan, key } => {
-                self.initiating = false;
+                self.initiating = self.initiating.saturating_sub(1);
                 self.parts.clear();
                 self.sent_here.clear();
                 let key = key.as_ref().unwrap_or(&self.key).clone();
@@ -296,7 +296,6 @@ impl FileState {
             }
             Record::UploadEnded => {
                 self.upload = None;
-                self.initiating = false;
                 self.parts.clear();
             }
             Record::Interrupted { process, pid, signal } => {

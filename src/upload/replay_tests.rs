@@ -91,9 +91,15 @@ fn parts_of_an_earlier_process_or_writer_count_as_kept() {
 #[test]
 fn an_initiate_without_an_answer_is_remembered_until_one_comes() {
     let mut state = FileState::replay(&[opened(None), Record::Initiating]).unwrap();
-    assert!(state.initiating && state.upload.is_none());
+    assert!(state.initiating == 1 && state.upload.is_none());
     state.apply(&started()[2]);
-    assert!(!state.initiating && state.upload.is_some());
+    assert!(state.initiating == 0 && state.upload.is_some());
+    state.apply(&Record::Initiating);
+    state.apply(&Record::Initiating);
+    state.apply(&started()[2]);
+    assert_eq!(state.initiating, 1, "an upload that nobody knows may be left of the first one");
+    let again = FileState::replay(&state.checkpoint().unwrap()).unwrap();
+    assert_eq!(again.initiating, 1, "also behind a checkpoint");
 }
 
 #[test]

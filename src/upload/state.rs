@@ -252,8 +252,8 @@ pub struct FileState {
     pub layers: Vec<LayerState>,
     /// Number of the last layer that was begun.
     pub layers_made: LayerId,
-    /// Initiate was sent and not answered: an upload that nobody lists may exist.
-    pub initiating: bool,
+    /// How often Initiate was sent and not answered: as many uploads may exist that nobody knows.
+    pub initiating: u32,
     /// The upload of the publication under way, or of the open state.
     pub upload: Option<Upload>,
     /// Parts of it.
