@@ -177,6 +177,8 @@ impl JournalSync {
 struct Next {
     file: File,
     len: u64,
+    /// Its length without the lines that came since it was begun.
+    begun_with: u64,
 }
 
 /// An open journal. The first failed write or sync latches: later calls refuse.
@@ -405,7 +407,8 @@ impl<R: Line> RecordLog<R> {
                 bytes.extend_from_slice(&line);
             }
             (&file).write_all(&bytes)?;
-            Ok(Next { file, len: bytes.len() as u64 })
+            let len = bytes.len() as u64;
+            Ok(Next { file, len, begun_with: len })
         };
         match make() {
             Ok(next) => {
@@ -448,6 +451,11 @@ impl<R: Line> RecordLog<R> {
         {
             log::warn!("{}: a checkpoint that is given up cannot be removed: {e}", self.path.display());
         }
+    }
+
+    /// Bytes of lines that came since the checkpoint was begun that is being made; 0: none is.
+    pub fn lines_beside_checkpoint(&self) -> u64 {
+        self.next.as_ref().map_or(0, |next| next.len - next.begun_with)
     }
 
     /// Whether a checkpoint is being made.

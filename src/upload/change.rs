@@ -17,7 +17,7 @@ impl DirtyFile {
     /// Puts bytes into the spool; they survive a kill of bosfs when this returns. Sets mtime.
     ///
     /// # Errors
-    /// [`WriteError::MustWait`] when the spool is full: await [`DirtyFile::wait_writable`], then call again. `EFBIG` beyond
+    /// [`WriteError::MustWait`] when the spool is full or the journal's checkpoint is still being synced: await [`DirtyFile::wait_writable`], then call again. `EFBIG` beyond
     /// the largest object, `ENOSPC` on a full disk: nothing of these bytes was accepted, all earlier ones stay. What is on
     /// its way to BOS is never waited for.
     pub fn write(self: &Arc<Self>, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
@@ -35,6 +35,9 @@ impl DirtyFile {
             // A cut met trouble half-way. Recovery would finish it, and with it cut off what is written now.
             self.resize_store(inner, size)?;
             self.append(inner, &Record::Resized { layer })?;
+        }
+        if self.is_journal_ahead(inner) {
+            return Err(WriteError::MustWait);
         }
         let size = inner.size;
         let plan = inner.top()?.extents.plan_write(offset, range.len(), size);

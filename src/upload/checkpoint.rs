@@ -21,8 +21,8 @@ use crate::write::part_plan::FILE_BYTES_MAX;
 const LINE_PARTS_MAX: usize = 1000;
 /// Ranges of blocks, or of bytes within blocks, in one line: about 30 bytes each.
 const LINE_RANGES_MAX: usize = 8192;
-/// A journal is replaced when it is longer than this, and twice what replaces it is less: bytes.
-pub(super) const JOURNAL_BYTES_MIN: u64 = 48 << 10;
+/// A journal up to this length is left as it is, bytes.
+pub(super) const JOURNAL_BYTES_MIN: u64 = 32 << 10;
 
 /// A piece of a checkpoint.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -147,7 +147,7 @@ impl FileState {
     /// About how many bytes [`FileState::checkpoint`] takes, never much more: cheap enough to be asked now and then.
     pub(super) fn checkpoint_bytes(&self) -> u64 {
         let ranges = |partials: &BTreeMap<u64, Vec<ByteRange>>| -> u64 {
-            partials.values().map(|ranges| 16 + 24 * ranges.len() as u64).sum()
+            partials.values().map(|ranges| 16 + 34 * ranges.len() as u64).sum()
         };
         let layers: u64 = self
             .layers
@@ -157,10 +157,10 @@ impl FileState {
         600 + 180 * self.parts.len() as u64 + layers
     }
 
-    /// Whether a journal of `len` bytes is to be replaced by a checkpoint of this state: a journal takes at most 64 KiB and
-    /// twice what its checkpoint takes.
+    /// Whether a journal of `len` bytes is to be replaced by a checkpoint of this state. Journal and checkpoint beside it take
+    /// at most 64 KiB and twice what the checkpoint takes.
     pub(super) fn wants_checkpoint(&self, len: u64) -> bool {
-        len > JOURNAL_BYTES_MIN && len > JOURNAL_BYTES_MIN + self.checkpoint_bytes() * 3 / 2
+        len > JOURNAL_BYTES_MIN && len > JOURNAL_BYTES_MIN + self.checkpoint_bytes() * 3 / 4
     }
 }
 

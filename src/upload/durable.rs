@@ -235,7 +235,7 @@ mod tests {
     fn a_file_outlives_power_loss_once_bytes_or_parts_of_it_are_certain_or_its_publication_is_on_its_way() {
         let attrs = FileAttrs { mode: 0o100_644, uid: 1, gid: 2, mtime: Timestamp::default() };
         let opened = Record::Opened {
-            format: 1,
+            format: crate::journal::record::FORMAT,
             journal_id: "00000000000000aa".into(),
             key: ObjectKey::parse("d/f").unwrap(),
             base: None,

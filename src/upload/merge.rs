@@ -18,7 +18,10 @@ use crate::write::layers::{Layer, MergeStep, merge_steps, remove_files};
 /// Bytes that are copied at once from one layer to another while the file is locked. A larger layer stays as it is.
 const MERGE_BYTES_MAX: u64 = 64 << 20;
 /// How much a journal grows at least before it is looked at again.
-const LOOK_AGAIN_BYTES: u64 = 16 << 10;
+const LOOK_AGAIN_BYTES: u64 = 4 << 10;
+/// Bytes of lines that may come while a checkpoint is synced, before writers wait for it: else a slow disk would let the
+/// journal grow without bound.
+const LINES_MEANWHILE_MAX: u64 = 12 << 10;
 
 impl DirtyFile {
     /// After a close: layers that no publication tells apart any more become one, so that a file which is closed again and
@@ -159,6 +162,11 @@ impl DirtyFile {
         Ok(())
     }
 
+    /// Whether writers have to wait for a checkpoint that is being synced.
+    pub(super) fn is_journal_ahead(&self, inner: &Inner) -> bool {
+        inner.store.as_ref().is_some_and(|store| store.journal.lines_beside_checkpoint() > LINES_MEANWHILE_MAX)
+    }
+
     /// Called when the journal has grown: begins to replace it by a checkpoint, where that is much shorter.
     pub(super) fn consider_checkpoint(&self, inner: &mut Inner) {
         let state = &inner.state;
@@ -180,8 +188,13 @@ impl DirtyFile {
         self.shared.tasks.spawn_blocking_on(move || file.end_checkpoint(), &self.shared.runtime);
     }
 
-    /// Syncs the checkpoint without the file's lock, then puts it in the journal's place.
     fn end_checkpoint(self: &Arc<Self>) {
+        self.put_checkpoint_in_place();
+        self.notify();
+    }
+
+    /// Syncs the checkpoint without the file's lock, then puts it in the journal's place.
+    fn put_checkpoint_in_place(self: &Arc<Self>) {
         let handle = match &self.lock().store {
             Some(store) if store.journal.has_checkpoint() => store.journal.sync_handle(),
             // Published and put away meanwhile.

@@ -198,7 +198,7 @@ impl DirtyFile {
                         ),
                     });
                 }
-                let gap = view.base_gap(range);
+                let gap = view.base_gap(range, FILL_BYTES_MAX);
                 match (gap, base) {
                     (Some(gap), Some(base)) => (key, base, ByteRange::at(gap.start, gap.len().min(FILL_BYTES_MAX))),
                     _ => return Ok(()),

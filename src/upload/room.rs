@@ -163,6 +163,12 @@ impl DirtyFile {
             let mut waiting = None;
             loop {
                 changed.borrow_and_update();
+                if self.is_journal_ahead(&self.lock()) {
+                    if changed.changed().await.is_err() {
+                        return Err(self.stopped());
+                    }
+                    continue;
+                }
                 let (wanted, free) = (len + 2 * BLOCK_BYTES, self.shared.budget.free_bytes());
                 if free >= wanted {
                     return Ok(());

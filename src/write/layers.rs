@@ -24,6 +24,8 @@ use crate::bos::client::BodySource;
 use crate::journal::record::LayerId;
 use crate::object::ByteRange;
 
+/// Bytes of the base that are fetched although they are not needed, rather than asking twice.
+const GAP_BYTES_MAX: u64 = 64 << 10;
 /// Bytes copied at once from one layer to another.
 const MERGE_BYTES: usize = 256 << 10;
 
@@ -172,14 +174,24 @@ impl<'a> View<'a> {
         self.pieces(range).iter().all(|piece| matches!(piece.from, Place::Spool(_) | Place::Zero))
     }
 
-    /// The first range of the base object that has to be in the lowest spool before `range` can be sealed: whole blocks, or
-    /// what is missing of one.
-    pub fn base_gap(&self, range: ByteRange) -> Option<ByteRange> {
+    /// A range of the base object that has to be in the lowest spool before `range` can be sealed: from the first byte that is
+    /// missing on, whole blocks or what is missing of one. What is missing further on belongs to it, as long as no more than
+    /// [`GAP_BYTES_MAX`] that are there lie between, and it has at most `len_max` bytes or so.
+    pub fn base_gap(&self, range: ByteRange, len_max: u64) -> Option<ByteRange> {
         let bottom = self.layers.first()?;
-        let missing = self.pieces(range).into_iter().find(|piece| piece.from == Place::Base)?.range;
-        let blocks =
-            ByteRange::new(missing.start / BLOCK_BYTES * BLOCK_BYTES, missing.end.next_multiple_of(BLOCK_BYTES));
-        bottom.extents.base_pieces(blocks, bottom.size()).into_iter().find(|gap| gap.end > missing.start)
+        let mut missing = self.pieces(range).into_iter().filter(|piece| piece.from == Place::Base).map(|piece| piece.range);
+        let mut wanted = missing.next()?;
+        for next in missing {
+            if next.start - wanted.end > GAP_BYTES_MAX || next.end - wanted.start > len_max {
+                break;
+            }
+            wanted.end = next.end;
+        }
+        let blocks = ByteRange::new(wanted.start / BLOCK_BYTES * BLOCK_BYTES, wanted.end.next_multiple_of(BLOCK_BYTES));
+        let gaps = bottom.extents.base_pieces(blocks, bottom.size());
+        let mut gaps = gaps.into_iter().filter(|gap| gap.end > wanted.start);
+        let first = gaps.next()?;
+        Some(gaps.last().map_or(first, |last| ByteRange::new(first.start, last.end)))
     }
 
     /// Bytes of `range` that are only in parts that BOS holds.

@@ -132,7 +132,7 @@ impl Rig {
             return;
         }
         let mut fetched = 0;
-        while let Some(gap) = View::new(&self.layers[..depth], bytes.len() as u64).base_gap(range) {
+        while let Some(gap) = View::new(&self.layers[..depth], bytes.len() as u64).base_gap(range, 3 * BLOCK_BYTES) {
             let part = &self.base[gap.start as usize..gap.end as usize];
             let bottom = &mut self.layers[0];
             let spool = bottom.spool.clone();
