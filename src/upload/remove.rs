@@ -263,10 +263,11 @@ impl DirtyFile {
                      is left: remove it again if it is to go, too",
                     head.size, head.etag
                 );
-                // Whoever removes a conflict was told of the other one before.
-                match state.conflict {
-                    Some(_) => log::warn!("{message}"),
-                    None => self.shared.tell_left(&key, &state.journal_id, message),
+                // What never came into BOS left this name to the other one before: a conflict, told at its time.
+                if state.published.is_some() || state.publications == 0 {
+                    self.shared.tell_left(&key, &state.journal_id, message);
+                } else {
+                    log::warn!("{message}");
                 }
             }
         }
