@@ -146,10 +146,9 @@ impl BosClient {
         let call = self.call("HeadBucket", Method::HEAD, None);
         self.sender
             .gather(&call, 0, |answer| {
-                let bucket_type = wire::text(&answer.headers, "x-bce-bucket-type");
                 Ok(BucketInfo {
                     region: wire::text(&answer.headers, "x-bce-bucket-region"),
-                    hierarchical: bucket_type.as_deref().is_some_and(is_hierarchical),
+                    hierarchical: wire::is_hierarchical(&answer.headers),
                 })
             })
             .await
@@ -282,11 +281,6 @@ impl BosClient {
 /// ListObjects and ListParts (Baidu's own connector sends it with every one); ListMultipartUploads is not known to take it.
 pub(super) fn strong_view() -> (HeaderName, String) {
     (HeaderName::from_static("x-bce-consistency-view"), "strong".to_owned())
-}
-
-/// Whether `x-bce-bucket-type` tells of real folders.
-pub fn is_hierarchical(bucket_type: &str) -> bool {
-    bucket_type.trim().eq_ignore_ascii_case("namespace")
 }
 
 pub(super) fn query<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {

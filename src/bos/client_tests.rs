@@ -206,7 +206,7 @@ async fn the_kind_of_a_bucket_is_told_also_by_a_refusal() {
     let server = Scripted::start([refusal.clone(), refusal]).await;
     let error = server.client().head_bucket().await.unwrap_err();
     assert_eq!(error.kind, BosErrorKind::Denied);
-    assert_eq!(error.story().bucket_type.as_deref(), Some("namespace"));
+    assert!(error.story().hierarchical);
 }
 
 #[tokio::test]

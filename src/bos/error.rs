@@ -141,8 +141,8 @@ pub struct Story {
     pub timed_out: bool,
     /// The credentials were given once and cannot be had anew.
     pub keys_fixed: bool,
-    /// `x-bce-bucket-type` of the last answer: BOS tells it of a bucket also where it refuses everything else.
-    pub bucket_type: Option<String>,
+    /// The last answer says that the bucket has real folders: BOS tells that also where it refuses everything else.
+    pub hierarchical: bool,
 }
 
 impl BosError {

@@ -26,7 +26,7 @@ pub(crate) struct Failure {
     pub(crate) code: Box<str>,
     pub(crate) message: Box<str>,
     pub(crate) request_id: Option<Box<str>>,
-    pub(crate) bucket_type: Option<Box<str>>,
+    pub(crate) hierarchical: bool,
     pub(crate) timed_out: bool,
     pub(crate) retry_after: Option<Duration>,
     /// BOS's clock less ours, by the answer's `Date`.
@@ -46,7 +46,7 @@ impl Failure {
             code: Box::default(),
             message: shortened(&message.into(), MESSAGE_CHARS_MAX).into(),
             request_id: None,
-            bucket_type: None,
+            hierarchical: false,
             timed_out: false,
             retry_after: None,
             clock_ahead_s: None,
@@ -113,8 +113,7 @@ impl Failure {
             request_id: request_id
                 .or(error.and_then(|error| error.request_id).map(|id| shortened(&id, WORD_CHARS_MAX)))
                 .map(String::into_boxed_str),
-            bucket_type: wire::text(headers, "x-bce-bucket-type")
-                .map(|kind| shortened(&kind, WORD_CHARS_MAX).into_boxed_str()),
+            hierarchical: wire::is_hierarchical(headers),
             timed_out: false,
             retry_after: retry_after(headers, now_s),
             clock_ahead_s,

@@ -423,7 +423,7 @@ impl<'a> Tries<'a> {
             tries: self.progress.tries,
             elapsed: self.progress.elapsed,
             timed_out: failure.timed_out,
-            bucket_type: failure.bucket_type.map(String::from),
+            hierarchical: failure.hierarchical,
             keys_fixed: !self.sender.config.credentials.can_renew(),
             ..self.sender.story(self.call)
         };

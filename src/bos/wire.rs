@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{ListPage, ListedObject, ListedPart, ListedUpload, UploadsMarker, UploadsPage};
 use super::sign::parse_timestamp;
-pub use super::wire_headers::{answer_date, copy_outcome, http_date, object_meta, stored_outcome, text};
+pub use super::wire_headers::{
+    answer_date, copy_outcome, http_date, is_hierarchical, object_meta, stored_outcome, text,
+};
 use crate::object::{ETag, PART_NUMBER_MAX, PartNumber, UploadId};
 
 /// Longest answer body that is read, except object data. A full page of 1000 keys of 1 KiB with escapes fits twice.

@@ -91,6 +91,11 @@ pub fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| ascii(value.as_bytes()))
 }
 
+/// Whether the headers tell of a bucket with real folders (BOS docs, HeadBucket).
+pub fn is_hierarchical(headers: &HeaderMap) -> bool {
+    text(headers, "x-bce-bucket-type").is_some_and(|kind| kind.trim().eq_ignore_ascii_case("namespace"))
+}
+
 /// Seconds since 1970 of an HTTP date.
 pub fn http_date(text: &str) -> Option<i64> {
     let time = httpdate::parse_http_date(text).ok()?;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::SessionError;
-use crate::bos::client::is_hierarchical;
 use crate::bos::{BosClient, BosError, BosErrorKind};
 use crate::config::paths::BucketPath;
 use crate::upload::AbortRules;
@@ -24,7 +23,7 @@ pub(super) async fn look_at(client: &BosClient, bucket: &BucketPath) -> Result<(
         Ok(info) if info.hierarchical => return Err(hierarchical()),
         Ok(_) => return Ok(()),
         Err(error) if !is_no_answer(&error) => return Err(failed(error)),
-        Err(error) if error.story().bucket_type.as_deref().is_some_and(is_hierarchical) => return Err(hierarchical()),
+        Err(error) if error.story().hierarchical => return Err(hierarchical()),
         Err(_) => {}
     }
     // A policy for a prefix says nothing of the bucket. A list has a body, so that its refusal tells bad keys from no permission.

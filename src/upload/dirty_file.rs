@@ -351,6 +351,7 @@ impl DirtyFile {
     /// Takes the place on the local disk back: everything is in BOS, or gone. The names go at once; the blocks behind, since
     /// freeing them takes 0.1 s per GiB and the file's lock is held here.
     pub(super) fn retire(&self, inner: &mut Inner) {
+        let freeing = self.shared.room.freeing();
         let freed = std::mem::take(&mut inner.spooled_bytes);
         if let Some(store) = inner.store.take() {
             self.shared.stores.fetch_sub(1, Ordering::Relaxed);
@@ -363,6 +364,7 @@ impl DirtyFile {
                 // The last descriptor of the spool; a writer who waits for room is told when the room is there.
                 drop(store);
                 budget.release(freed);
+                drop(freeing);
             });
         } else {
             self.shared.budget.release(freed);

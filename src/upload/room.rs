@@ -178,7 +178,12 @@ impl DirtyFile {
                 }
                 // Of a file that failed, that is the reason why its bytes stay in the spool.
                 self.lock().trouble()?;
-                self.shared.room_may_come(&self.key(), self.address(), wanted - free, &mut waiting)?;
+                let hope = self.shared.room_may_come(&self.key(), self.address(), wanted - free, &mut waiting);
+                // It may have come in this very moment.
+                if self.shared.budget.free_bytes() >= wanted {
+                    return Ok(());
+                }
+                hope?;
                 tokio::select! {
                     result = changed.changed() => if result.is_err() { return Err(self.stopped()) },
                     () = freed.wait() => {}

@@ -1,6 +1,8 @@
 //! Who may free room in a full spool, and whether waiting for it makes sense: pure, but for the list of those who wait.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -24,6 +26,8 @@ pub(super) struct SpoolRoom {
     /// `--punch`, where the disk of the state directory can do it.
     wanted: bool,
     rules: Mutex<AbortRules>,
+    /// Spools whose bytes no file counts any more and that are still being freed.
+    freeing: Arc<AtomicUsize>,
     /// Files in which somebody waits for room, by their address, and how many do.
     waiting: Mutex<HashMap<usize, u32>>,
 }
@@ -31,7 +35,7 @@ pub(super) struct SpoolRoom {
 impl SpoolRoom {
     /// `wanted`: parts that BOS holds may be taken out of the spool, unless a rule of the bucket speaks against it.
     pub(super) fn new(wanted: bool) -> Self {
-        Self { wanted, rules: Mutex::new(AbortRules::None), waiting: Mutex::default() }
+        Self { wanted, rules: Mutex::new(AbortRules::None), freeing: Arc::default(), waiting: Mutex::default() }
     }
 
     /// The rules of the bucket were read, or could not be.
@@ -71,6 +75,12 @@ impl SpoolRoom {
         }
     }
 
+    /// A spool is being freed as long as the value lives. To be made before its file stops to count its bytes.
+    pub(super) fn freeing(&self) -> Freeing {
+        self.freeing.fetch_add(1, Ordering::SeqCst);
+        Freeing(self.freeing.clone())
+    }
+
     /// Whether waiting makes sense for a writer of the file at the address `own` who lacks `needed` bytes. If it does, the
     /// others know from then on, by `waiting`, that this one waits; if not, they do not wait for it either.
     pub(super) fn wait<'a>(
@@ -80,10 +90,11 @@ impl SpoolRoom {
         needed: u64,
         waiting: &mut Option<Waiting<'a>>,
     ) -> bool {
-        let may_punch = (self.may_punch(), self.may_punch_later());
+        let will_be_more = self.may_punch_later() || self.freeing.load(Ordering::SeqCst) > 0;
+        let punches = self.may_punch();
         // One step: of two who would wait for each other, exactly one must hear of it.
         let mut all = self.waiting.lock();
-        let may_come = may_come(files, own, needed, may_punch, |address| all.contains_key(&address));
+        let may_come = may_come(files, own, needed, (punches, will_be_more), |address| all.contains_key(&address));
         match (may_come, &mut *waiting) {
             (true, None) => {
                 *all.entry(own).or_default() += 1;
@@ -109,6 +120,15 @@ impl SpoolRoom {
                  than the file, or {otherwise}"
             ),
         }
+    }
+}
+
+/// See [`SpoolRoom::freeing`].
+pub(super) struct Freeing(Arc<AtomicUsize>);
+
+impl Drop for Freeing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -140,18 +160,12 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The rule of [`SpoolRoom::wait`]: something on its way will free room, or somebody else's close will. `may_punch`: now, and
-/// perhaps soon; `waits`: whether somebody waits in the file at an address.
-fn may_come(
-    files: &[SpoolFile],
-    own: usize,
-    needed: u64,
-    may_punch: (bool, bool),
-    waits: impl Fn(usize) -> bool,
-) -> bool {
-    let (punches, may_punch_later) = may_punch;
+/// The rule of [`SpoolRoom::wait`]: something on its way will free room, or somebody else's close will. `room`: whether parts
+/// may be punched out now, and whether there will be more room by itself; `waits`: whether somebody waits in the file at an address.
+fn may_come(files: &[SpoolFile], own: usize, needed: u64, room: (bool, bool), waits: impl Fn(usize) -> bool) -> bool {
+    let (punches, will_be_more) = room;
     let frees = |file: &SpoolFile| !file.is_stuck && (file.is_on_its_way || (punches && file.is_sending));
-    if may_punch_later || files.iter().any(frees) {
+    if will_be_more || files.iter().any(frees) {
         return true;
     }
     // Files that somebody writes free theirs when they are closed; but not one whose writer waits, too.
@@ -266,6 +280,15 @@ mod tests {
         let failed = SpoolFile { is_stuck: true, ..third };
         assert!(!room.wait(&[OWN, OTHER, failed], 1, 1, &mut first));
         assert!(room.wait(&[OWN, OTHER, failed], 2, 1, &mut second));
+    }
+
+    #[test]
+    fn a_spool_that_is_just_being_freed_is_waited_for() {
+        let room = room(false, AbortRules::None);
+        let freeing = room.freeing();
+        assert!(may_wait(&room, &[OWN], 1, 1));
+        drop(freeing);
+        assert!(!may_wait(&room, &[OWN], 1, 1));
     }
 
     #[test]
