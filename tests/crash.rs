@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "crash/checkpoints.rs"]
+mod checkpoints;
 #[path = "crash/errors.rs"]
 mod errors;
 #[path = "crash/full.rs"]

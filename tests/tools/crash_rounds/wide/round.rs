@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::model::{Change, FileModel, Mismatch, Shown, Stage, sum_of};
-use super::plan::{Base, Doing, WideEnd, WidePhase, WidePlan, WideStep};
+use super::plan::{Base, Doing, Stuck, WideEnd, WidePhase, WidePlan, WideStep};
 use super::resolve::{Act, Around, NAME, OTHER, resolve};
 use super::stuck::Troubles;
 use super::totals::WideCounted;
@@ -62,6 +62,19 @@ struct Flying {
     state: Option<usize>,
     /// Changes of the file when it began.
     count: usize,
+    /// The line was dead then.
+    without_line: bool,
+}
+
+/// What somebody else did to the object.
+#[derive(Clone, Copy, Debug)]
+struct Foreign {
+    /// The state that it is.
+    state: usize,
+    /// There was something unpublished here.
+    unpublished: bool,
+    /// Nothing of the file came from an object.
+    all_here: bool,
 }
 
 /// Runs a round.
@@ -133,8 +146,7 @@ struct Round<'a> {
     open: Vec<bool>,
     last_at: u64,
     flying: Vec<Option<Flying>>,
-    /// The state of somebody else, and whether there was something unpublished.
-    foreign: Option<(usize, bool)>,
+    foreign: Option<Foreign>,
     calls: Vec<String>,
     sabotage: Option<WideSabotage>,
     counted: &'a mut WideCounted,
@@ -268,7 +280,9 @@ impl<'a> Round<'a> {
     fn step(&mut self, step: &WideStep, end: Option<WideEnd>, killer: Option<&DiskRule>) -> Outcome<bool> {
         let lane = step.handle;
         self.take_replies(Duration::ZERO, killer)?;
-        if self.flying[lane].is_some() || self.foreign.is_some() {
+        // It is not known what an emptying open did that failed.
+        let is_unsure = step.what == Doing::OpenEmpty && self.troubles.has(Stuck::Line);
+        if self.flying[lane].is_some() || self.foreign.is_some() || is_unsure {
             return Ok(is_hit(killer));
         }
         let other = other_bytes();
@@ -316,6 +330,7 @@ impl<'a> Round<'a> {
         self.note(format!("h{lane} {op}"));
         self.counted.calls += 1;
         let (mut state, count) = (None, self.file.change_count());
+        let without_line = self.troubles.has(Stuck::Line);
         if let Op::Close { .. } = op {
             self.counted.closes_at_once += u64::from(self.flying.iter().flatten().count() > 0);
             self.open[lane] = false;
@@ -328,7 +343,7 @@ impl<'a> Round<'a> {
                 self.counted.sabotaged = true;
             }
         }
-        self.flying[lane] = Some(Flying { op: op.clone(), since: Instant::now(), changes, state, count });
+        self.flying[lane] = Some(Flying { op: op.clone(), since: Instant::now(), changes, state, count, without_line });
         let writer = self.writer.as_mut().ok_or_else(|| Mismatch::of("no writer"))?;
         writer.send(lane, &op).map_err(broken)
     }
@@ -444,6 +459,8 @@ impl<'a> Round<'a> {
                 self.flying[lane] = Some(flying);
                 Ok(())
             }
+            // What has to ask BOS ends with an error then, and does nothing.
+            Ended::Failed(libc::EIO | libc::ETIMEDOUT) if flying.without_line && asks(&flying.op) => Ok(()),
             ended => Err(Mismatch::of(format!("h{lane} {}: {ended:?}, and nothing was killed", flying.op))),
         }
     }
@@ -686,6 +703,8 @@ impl<'a> Round<'a> {
     fn read_shown(&self) -> Outcome<Option<Shown>> {
         use std::os::unix::fs::FileExt as _;
         let path = self.spec.dir.join(NAME);
+        // Beside somebody else's object most of the file may be like that, and each try takes its time.
+        let coarse = self.foreign.is_some();
         let read = move || -> std::io::Result<Option<Shown>> {
             let file = match std::fs::File::open(path) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -696,6 +715,10 @@ impl<'a> Round<'a> {
             for at in (0..len).step_by(128 << 10) {
                 let end = len.min(at + (128 << 10));
                 if file.read_exact_at(&mut shown.bytes[at..end], at as u64).is_ok() {
+                    continue;
+                }
+                if coarse {
+                    shown.unreadable.push(at..end);
                     continue;
                 }
                 for at in (at..end).step_by(4096) {
@@ -716,11 +739,22 @@ impl<'a> Round<'a> {
             self.sabotage = None;
             self.counted.sabotaged = true;
         }
-        let shown = self.read_shown()?;
-        if let Some((_, unpublished)) = self.foreign
-            && !unpublished
-        {
-            return Ok(());
+        let mut shown = self.read_shown()?;
+        if let Some(foreign) = &self.foreign {
+            if !foreign.unpublished {
+                return Ok(());
+            }
+            // What was never written here came from the object that is gone.
+            if !foreign.all_here
+                && let Some(shown) = &mut shown
+            {
+                for range in std::mem::take(&mut shown.unreadable) {
+                    let end = range.end.min(self.file.live.len());
+                    if let Some(bytes) = self.file.live.get(range.start..end) {
+                        shown.bytes[range.start..end].copy_from_slice(bytes);
+                    }
+                }
+            }
         }
         if shown.is_none() && !self.exists {
             return Ok(());
@@ -801,7 +835,7 @@ impl<'a> Round<'a> {
         let theirs = if removes { None } else { sum_of(&bytes) };
         self.file.states.push(super::model::Closed { sum: theirs, certain: true });
         let state = self.file.last();
-        self.foreign = Some((state, unpublished));
+        self.foreign = Some(Foreign { state, unpublished, all_here: sum.is_none() });
         let count = if unpublished { &mut self.counted.foreign.0 } else { &mut self.counted.foreign.1 };
         *count += 1;
         self.note(format!("somebody else {} it", if removes { "removes" } else { "writes" }));
@@ -818,7 +852,7 @@ impl<'a> Round<'a> {
 
     /// What somebody else wrote stays, and what was accepted here is kept and can be published beside it.
     fn end_beside_foreign(&mut self) -> Outcome<()> {
-        let (state, unpublished) = self.foreign.ok_or_else(|| Mismatch::of("nobody else"))?;
+        let Foreign { state, unpublished, all_here } = self.foreign.ok_or_else(|| Mismatch::of("nobody else"))?;
         self.close_all()?;
         if unpublished {
             let end = Instant::now() + WITHIN;
@@ -830,7 +864,7 @@ impl<'a> Round<'a> {
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
-            self.rescue()?;
+            self.rescue(all_here)?;
         }
         self.umount_only()?;
         self.check_object()?;
@@ -841,15 +875,30 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// `bosfs uploads complete --as`: the bytes are all there.
-    fn rescue(&mut self) -> Outcome<()> {
+    /// `bosfs uploads complete --as`: the bytes are all there. With a base that is gone it may not be able to; then the bytes
+    /// stay until somebody gives them up.
+    fn rescue(&mut self, all_here: bool) -> Outcome<()> {
         let Some(mount) = &self.mount else { return Err(Mismatch::of("no mount")) };
-        let (object, beside) =
-            (format!("{}/{}", self.place.spec.target, self.key), format!("{}rescued", self.place.prefix));
+        let object = format!("{}/{}", self.place.spec.target, self.key);
+        let beside = format!("{}rescued", self.place.prefix);
         let output = run_command(&mut mount.command(&["uploads", "complete", &object, "--as", &beside]), WITHIN);
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(Mismatch::of(format!("uploads complete --as: {} {text}", output.status)));
+            let is_kept =
+                std::fs::read_dir(self.state_dir().join("uploads")).is_ok_and(|mut left| left.next().is_some());
+            if all_here || !is_kept {
+                return Err(Mismatch::of(format!("uploads complete --as: {} {text}", output.status)));
+            }
+            self.counted.not_rescued += 1;
+            // It may have got the other key before it was found out.
+            let beside = format!("{}/{beside}", self.place.spec.target);
+            let given_up = [&object, &beside].into_iter().any(|object| {
+                run_command(&mut mount.command(&["uploads", "abort", object, "--yes"]), WITHIN).status.success()
+            });
+            return match given_up {
+                true => Ok(()),
+                false => Err(Mismatch::of(format!("what could not be published cannot be given up either: {text}"))),
+            };
         }
         let found = content(&self.place.bucket, &beside).map_err(broken)?;
         let live = sum_of(&self.file.live);
@@ -861,6 +910,11 @@ impl<'a> Round<'a> {
             }),
         }
     }
+}
+
+/// The call may have to ask BOS before it does anything.
+fn asks(op: &Op) -> bool {
+    matches!(op, Op::Open { .. } | Op::CopyRange { .. } | Op::Chmod { .. })
 }
 
 fn is_hit(killer: Option<&DiskRule>) -> bool {

@@ -83,6 +83,11 @@ impl Troubles {
         self.active.push(Active { what: stuck.what, rules, disk_rules, to: stuck.to, not_before, before });
     }
 
+    /// Whether this lasts.
+    pub fn has(&self, what: Stuck) -> bool {
+        self.active.iter().any(|active| active.what == what)
+    }
+
     /// What has really been met so far and lasts.
     pub fn met(&self) -> Vec<Stuck> {
         let met = |active: &&Active| active.hits(&self.proxy) > 0;

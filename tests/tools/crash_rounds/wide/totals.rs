@@ -27,6 +27,8 @@ pub struct WideCounted {
     pub closes_at_once: u64,
     /// Foreign writers: seen with something unpublished here, and without.
     pub foreign: (u64, u64),
+    /// Conflicts whose base was gone, so that the file could not be published beside it.
+    pub not_rescued: u64,
     /// Kills and power losses while a close was waiting.
     pub cut_closes: u64,
     /// Waits of a call for what was stuck, after which it was let go.
@@ -73,6 +75,7 @@ impl WideCounted {
         self.closes_at_once += other.closes_at_once;
         self.cut_closes += other.cut_closes;
         self.waited += other.waited;
+        self.not_rescued += other.not_rescued;
         self.foreign = (self.foreign.0 + other.foreign.0, self.foreign.1 + other.foreign.1);
         self.checkpoints = (self.checkpoints.0 + other.checkpoints.0, self.checkpoints.1 + other.checkpoints.1);
         for (name, count) in &other.ends {
@@ -142,11 +145,13 @@ impl WideCounted {
         }
         let _ = write!(
             text,
-            "  closes at once {}, cuts in a close {}, foreign writers {} over unpublished bytes and {} else, calls let go {}, \
+            "  closes at once {}, cuts in a close {}, foreign writers {} over unpublished bytes ({} of them could \
+             not be published beside it) and {} else, calls let go {}, \
              checkpoints {} begun and {} in place",
             self.closes_at_once,
             self.cut_closes,
             self.foreign.0,
+            self.not_rescued,
             self.foreign.1,
             self.waited,
             self.checkpoints.0,
