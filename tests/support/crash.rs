@@ -5,6 +5,7 @@
 //! does not hold is counted in its [`Outcome`]; a round whose point lies behind the end of the operation says so.
 
 pub mod checkpoint;
+pub mod contents;
 pub mod kill;
 pub mod outcome;
 pub mod power;

@@ -1,8 +1,8 @@
 //! Every fault in every phase: a real bosfs on a real mount before the embedded server, through the fault proxy, with real
 //! programs; after each round the bytes in BOS are compared past mount and proxy.
 //!
-//! `crash-matrix [--cells FAULT/PHASE] [--fault NAME] [--phase NAME] [--rounds 2] [--seed 1] [--quick] [--jobs N] [--page FILE]
-//! [--self-check] [--list]`. `*` in a pattern stands for anything. Rows are in `crash_matrix/faults.rs`, columns in
+//! `crash-matrix [--cells FAULT/PHASE] [--fault NAME] [--phase NAME] [--rounds 2] [--seed 1] [--quick] [--wide] [--jobs N]
+//! [--page FILE] [--self-check] [--list]`. `*` in a pattern stands for anything. Rows are in `crash_matrix/faults.rs`, columns in
 //! `phases.rs`, cells that make no sense, with their reasons, in `sense.rs`.
 
 #[path = "crash_matrix/faults.rs"]
@@ -54,7 +54,7 @@ fn run(settings: &Settings) -> Result<bool, String> {
     }
     let sources = Sources::new(settings.seed).map_err(|e| e.to_string())?;
     if settings.self_checks {
-        self_check::run(&sources, settings.seed)?;
+        self_check::run(&sources, settings.seed, settings.wide)?;
     }
     let rounds: u32 = cells.iter().map(|cell| cell.rounds).sum();
     println!(

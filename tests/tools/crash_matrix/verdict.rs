@@ -122,6 +122,10 @@ pub fn check_end(
     if !half.is_empty() {
         return Err(format!("HALF files were published: sizes {half:?}"));
     }
+    if let Err(problem) = stage.check_contents(ask.sabotage == Some(Sabotage::States)) {
+        shown.half_published += 1;
+        return Err(problem);
+    }
     if stage.watches.iter().all(|(watch, _)| watch.looks() == 0) {
         return Err("nobody looked at the keys".into());
     }
@@ -138,6 +142,10 @@ pub fn check_end(
 
 /// Bytes of bodies of parts and small objects beyond the file itself and its broken tries, by the counts of the proxy.
 fn sent_twice(ask: &Ask, stage: &Stage<'_>, armed: &Armed, blows_ms: &[u64]) -> u64 {
+    if ask.phase.story.is_shared() {
+        // Parts are sent for either program, and how often depends on who is run again; the other columns count them.
+        return 0;
+    }
     let counts = stage.world.proxy.counts();
     let of_file = if ask.phase.story.writes() { stage.written_bytes() } else { 0 };
     let len = |part: Option<u32>| match part {

@@ -10,4 +10,3 @@ pub mod resolve;
 pub mod round;
 pub mod stuck;
 pub mod totals;
-pub mod watch;

@@ -3,15 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crc_fast::CrcAlgorithm;
-
-/// What tells one content from another: length and checksum. `None`: no object.
-pub type Sum = Option<(u64, u64)>;
-
-/// The sum of an object with these bytes.
-pub fn sum_of(bytes: &[u8]) -> Sum {
-    Some((bytes.len() as u64, crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)))
-}
+use crate::support::crash::contents::{Sum, find, sum_of};
 
 /// Something that was done to the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,7 +191,12 @@ impl FileModel {
 
     /// The number of a state with this content that may be seen after the state `after`.
     pub fn find(&self, sum: &Sum, after: usize) -> Option<usize> {
-        (after..self.states.len()).find(|n| self.states[*n].sum == *sum)
+        find(&self.sums(), sum, after)
+    }
+
+    /// What the object may be, by number.
+    pub fn sums(&self) -> Vec<Sum> {
+        self.states.iter().map(|state| state.sum).collect()
     }
 
     /// Nothing is pending: the object must be the last closed state, or a later one whose close was cut off.

@@ -7,6 +7,7 @@ use crate::support::disk::power::Loss;
 pub const PART: u64 = 5 << 20;
 /// Rounds of which one has an outage that lasts longer than every interactive timeout.
 const LONG_OUTAGE_EVERY: u64 = 400;
+const LONG_OUTAGE_MS: u64 = 40_000;
 
 #[derive(Clone, Debug)]
 pub struct WidePlan {
@@ -207,17 +208,49 @@ impl WidePlan {
 }
 
 fn phase(draw: &mut Draw, seed: u64, number: u64, handles: usize, disk: bool) -> WidePhase {
-    let mut steps: Vec<WideStep> = Vec::new();
-    let count = 6 + draw.below(10);
-    let mut step = |draw: &mut Draw, handle, what| {
-        steps.push(WideStep { handle, what, pick: [draw.number(), draw.number(), draw.number()] });
-    };
-    // Two at least have it open, and one of them writes and closes: then there is something to be published.
-    let first = draw.weighted(&[(85, Doing::Open), (15, Doing::OpenEmpty)]);
-    step(draw, 0, first);
-    step(draw, 1, Doing::Open);
-    for _ in 0..count {
-        let handle = draw.below(handles as u64) as usize;
+    let mut drawn = Drawn { steps: Vec::new(), stuck: Vec::new(), handles, disk };
+    drawn.step(draw, 0, Doing::Open);
+    for _ in 0..draw.below(4) {
+        drawn.any(draw, None);
+    }
+    for _ in 0..draw.weighted(&[(65, 1), (35, 2)]) {
+        drawn.scene(draw);
+    }
+    for _ in 0..draw.below(4) {
+        drawn.any(draw, None);
+    }
+    if draw.chance(12) && number == 0 {
+        drawn.step(draw, 0, Doing::Foreign);
+    }
+    let Drawn { steps, mut stuck, .. } = drawn;
+    let last = steps.len();
+    if seed.is_multiple_of(LONG_OUTAGE_EVERY) && number == 0 {
+        stuck.push(StuckFor { what: Stuck::Line, from: last / 2, to: last, ms: LONG_OUTAGE_MS });
+    }
+    WidePhase { end: end(draw, last, disk), steps, stuck }
+}
+
+/// The steps of a phase as they are drawn.
+struct Drawn {
+    steps: Vec<WideStep>,
+    stuck: Vec<StuckFor>,
+    handles: usize,
+    disk: bool,
+}
+
+impl Drawn {
+    fn step(&mut self, draw: &mut Draw, handle: usize, what: Doing) {
+        self.steps.push(WideStep { handle, what, pick: [draw.number(), draw.number(), draw.number()] });
+    }
+
+    /// One of a handle, but not of `not`.
+    fn any(&mut self, draw: &mut Draw, not: Option<usize>) {
+        let handle = loop {
+            let handle = draw.below(self.handles as u64) as usize;
+            if Some(handle) != not {
+                break handle;
+            }
+        };
         let what = draw.weighted(&[
             (14, Doing::WriteCopied),
             (10, Doing::WriteAgain),
@@ -230,49 +263,53 @@ fn phase(draw: &mut Draw, seed: u64, number: u64, handles: usize, disk: bool) ->
             (2, Doing::Fallocate),
             (3, Doing::Punch),
             (2, Doing::CopyRange),
-            (if disk { 6 } else { 2 }, Doing::Burst),
+            (if self.disk { 6 } else { 2 }, Doing::Burst),
             (5, Doing::Fsync),
-            (26, Doing::Close),
+            (14, Doing::Close),
             (3, Doing::Chmod),
             (3, Doing::OpenEmpty),
-            (7, Doing::Open),
+            (10, Doing::Open),
         ]);
-        step(draw, handle, what);
+        self.step(draw, handle, what);
     }
-    let foreign = draw.chance(12) && number == 0;
-    if foreign {
-        step(draw, 0, Doing::Foreign);
+
+    /// Two have the file open; one writes, and closes while something is stuck; the others go on meanwhile.
+    fn scene(&mut self, draw: &mut Draw) {
+        let a = draw.below(self.handles as u64) as usize;
+        let b = (a + 1 + draw.below(self.handles as u64 - 1) as usize) % self.handles;
+        let what = draw.weighted(&[
+            (24, Stuck::Complete),
+            (8, Stuck::CompleteUnanswered),
+            (16, Stuck::Part),
+            (16, Stuck::Copy),
+            (10, Stuck::Put),
+            (12, Stuck::Line),
+            (6, Stuck::Slow),
+            (if self.disk { 20 } else { 0 }, Stuck::Syncs),
+        ]);
+        let writes = draw.of(&[Doing::WriteCopied, Doing::WriteSeam, Doing::Append, Doing::WriteAgain]);
+        self.step(draw, b, Doing::Open);
+        self.step(draw, a, Doing::Open);
+        // What becomes one part goes by PutObject.
+        self.step(draw, a, if what == Stuck::Put { Doing::Empty } else { writes });
+        let from = self.steps.len();
+        self.step(draw, a, Doing::Close);
+        for _ in 0..2 + draw.below(5) {
+            self.any(draw, Some(a));
+        }
+        self.stuck.push(StuckFor { what, from, to: self.steps.len(), ms: draw.below(400) });
     }
-    let last = steps.len() as u64;
-    let stuck_count = draw.weighted(&[(20, 0), (55, 1), (25, 2)]);
-    let is_long = seed.is_multiple_of(LONG_OUTAGE_EVERY) && number == 0;
-    let mut stuck: Vec<StuckFor> = (0..stuck_count)
-        .map(|_| {
-            let from = 2 + draw.below(last - 2);
-            let what = draw.weighted(&[
-                (25, Stuck::Complete),
-                (8, Stuck::CompleteUnanswered),
-                (14, Stuck::Part),
-                (14, Stuck::Copy),
-                (8, Stuck::Put),
-                (14, Stuck::Line),
-                (9, Stuck::Slow),
-                (if disk { 20 } else { 0 }, Stuck::Syncs),
-            ]);
-            StuckFor { what, from: from as usize, to: (from + 1 + draw.below(8)) as usize, ms: draw.below(400) }
-        })
-        .collect();
-    if is_long {
-        stuck.push(StuckFor { what: Stuck::Line, from: last as usize / 2, to: last as usize, ms: 40_000 });
-    }
+}
+
+fn end(draw: &mut Draw, steps: usize, disk: bool) -> WideEnd {
     let micros = draw.of(&[0, 200, 1000, 5000, 50_000]);
-    let (skip, after) = (draw.below(60), draw.chance(50));
-    let (from, skip_few) = (draw.below(last) as usize, draw.below(6));
+    let (skip, skip_few, after) = (draw.below(60), draw.below(6), draw.chance(50));
+    let step = draw.below(steps as u64) as usize;
     let power = WideEnd::Power { micros, loss: draw.of(&Loss::ALL), seed: draw.number() };
-    let end = match disk {
+    match disk {
         true => draw.weighted(&[
             (40, power),
-            (25, WideEnd::DiskKill { step: from, skip, after }),
+            (25, WideEnd::DiskKill { step, skip, after }),
             (20, WideEnd::CheckpointKill { skip: skip_few, after }),
             (15, WideEnd::Umount),
         ]),
@@ -282,8 +319,7 @@ fn phase(draw: &mut Draw, seed: u64, number: u64, handles: usize, disk: bool) ->
             (15, WideEnd::KillWriter),
             (25, WideEnd::Umount),
         ]),
-    };
-    WidePhase { steps, stuck, end }
+    }
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::model::{Change, FileModel, Mismatch, Shown, Stage, sum_of};
+use super::model::{Change, FileModel, Mismatch, Shown, Stage};
 use super::plan::{Base, Doing, Stuck, WideEnd, WidePhase, WidePlan, WideStep};
 use super::resolve::{Act, Around, NAME, OTHER, resolve};
 use super::stuck::Troubles;
 use super::totals::WideCounted;
-use super::watch::{Watch, content};
 use crate::crash_rounds::calls::{Ended, Op, Reply};
 use crate::crash_rounds::round::{Failure, Place};
 use crate::crash_rounds::writer::Writer;
+use crate::support::crash::contents::{Watch, content, sum_of};
 use crate::support::disk::FaultDisk;
 use crate::support::disk::boot::Boot;
 use crate::support::disk::fault::{DiskFault, DiskRule, DiskWhen};
@@ -695,7 +695,7 @@ impl<'a> Round<'a> {
     /// Every content that the object had was a closed state, in order.
     fn check_object(&mut self) -> Outcome<()> {
         self.watch.look();
-        self.counted.contents += self.watch.check(&self.file)?;
+        self.counted.contents += self.watch.check(&self.file.sums()).map_err(broken)?;
         Ok(())
     }
 
@@ -734,11 +734,6 @@ impl<'a> Round<'a> {
     }
 
     fn check_shown(&mut self, flying: &[Change]) -> Outcome<()> {
-        if self.sabotage == Some(WideSabotage::Shown) && !self.file.live.is_empty() {
-            self.file.live[0] ^= 1;
-            self.sabotage = None;
-            self.counted.sabotaged = true;
-        }
         let mut shown = self.read_shown()?;
         if let Some(foreign) = &self.foreign {
             if !foreign.unpublished {
@@ -764,6 +759,12 @@ impl<'a> Round<'a> {
             return Ok(());
         }
         self.exists |= shown.is_some();
+        // A byte under a call in flight may be one or the other.
+        if self.sabotage == Some(WideSabotage::Shown) && flying.is_empty() && !self.file.live.is_empty() {
+            self.file.live[0] ^= 1;
+            self.sabotage = None;
+            self.counted.sabotaged = true;
+        }
         self.file.after_kill(shown.as_ref(), flying)
     }
 

@@ -5,13 +5,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crc_fast::CrcAlgorithm;
 use parking_lot::Mutex;
 
-use super::model::{FileModel, Mismatch, Sum, sum_of};
-use crate::support::Bucket;
+use crate::support::bucket::Bucket;
 
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(8);
+
+/// What tells one content from another: length and checksum. `None`: no object.
+pub type Sum = Option<(u64, u64)>;
+
+/// The sum of an object with these bytes.
+pub fn sum_of(bytes: &[u8]) -> Sum {
+    Some((bytes.len() as u64, crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)))
+}
+
+/// The number of the first state with this content, from `after` on.
+pub fn find(states: &[Sum], sum: &Sum, after: usize) -> Option<usize> {
+    (after..states.len()).find(|n| states[*n] == *sum)
+}
 
 /// A content, and the least state that was certain to be there when it was looked for.
 #[derive(Clone, Copy, Debug)]
@@ -90,32 +103,23 @@ impl Watch {
         self.looks.load(Ordering::SeqCst)
     }
 
-    /// Everything seen so far was a closed state, and none earlier than one before it. How often it became another one.
+    /// Everything seen so far was one of these states, and none earlier than one before it. How often it became another one.
     ///
     /// # Errors
     /// What does not hold.
-    pub fn check(&mut self, file: &FileModel) -> Result<u64, Mismatch> {
+    pub fn check(&mut self, states: &[Sum]) -> Result<u64, String> {
         let mut contents = 0;
         for look in self.seen.lock().drain(..) {
             let after = self.last.max(look.floor);
-            match file.find(&look.sum, after) {
-                Some(state) => {
-                    contents += u64::from(state != self.last);
-                    self.last = state;
-                }
-                None => {
-                    let earlier = file.find(&look.sum, 0);
-                    let what = match earlier {
-                        Some(state) => format!("state {state} again, after state {after}"),
-                        None => "none in which it was closed".to_owned(),
-                    };
-                    let states: Vec<&Sum> = file.states.iter().map(|state| &state.sum).collect();
-                    return Err(Mismatch::of(format!(
-                        "MIXED: the object had {:?}, {what}; states from 0: {states:?}",
-                        look.sum
-                    )));
-                }
-            }
+            let Some(state) = find(states, &look.sum, after) else {
+                let what = match find(states, &look.sum, 0) {
+                    Some(state) => format!("state {state} again, after state {after}"),
+                    None => "none in which it was closed".to_owned(),
+                };
+                return Err(format!("MIXED: the object had {:?}, {what}; states from 0: {states:?}", look.sum));
+            };
+            contents += u64::from(state != self.last);
+            self.last = state;
         }
         Ok(contents)
     }
