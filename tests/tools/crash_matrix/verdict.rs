@@ -84,6 +84,10 @@ pub fn check_told(ask: &Ask, stage: &Stage<'_>, ended: &Ended) -> Result<(), Str
     if !ask.phase.story.writes() || ended.is_success() || matches!(ask.phase.story, Story::Umount | Story::Resume) {
         return Ok(());
     }
+    // Emptied since by the second program, it is another file than the one that was refused.
+    if ask.phase.story == Story::ShareEmpty {
+        return Ok(());
+    }
     let Some(mount) = &stage.mount else { return Ok(()) };
     let entry = mount.file_status(KEY).ok_or("status does not name the refused file")?;
     if entry["state"] != "failed" || entry["last_error"].as_str().is_none_or(str::is_empty) {

@@ -615,7 +615,8 @@ impl<'a> Round<'a> {
         self.writer = Some(Writer::start(&self.spec.dir).map_err(broken)?);
         self.note("writer killed and started again".into());
         if self.foreign.is_some() {
-            return Ok(());
+            // The next mount finds out what became of its base.
+            return self.kill(true);
         }
         // Its releases come behind it.
         self.umount_only()?;
