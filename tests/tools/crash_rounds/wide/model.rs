@@ -285,6 +285,8 @@ impl FileModel {
         let mut bytes = self.since.clone();
         let mut explained: Vec<bool> =
             (0..shown.bytes.len()).map(|n| shown.bytes[n] == bytes.get(n).copied().unwrap_or(0)).collect();
+        // Without an object under it, a file is shown up to its first byte that may be lost.
+        let has_base = self.states[self.floor].sum.is_some();
         let mut promised_len = 0;
         let mut touched = vec![false; shown.bytes.len()];
         for (n, change) in self.changes.iter().chain(flying).enumerate() {
@@ -292,10 +294,10 @@ impl FileModel {
                 promised_len = bytes.len();
             }
             let range = change.touched(bytes.len());
-            if n >= self.synced {
-                promised_len = promised_len.min(range.start);
-            }
             change.apply(&mut bytes);
+            if n >= self.synced {
+                promised_len = promised_len.min(if has_base { bytes.len() } else { range.start });
+            }
             for n in range.start..range.end.min(shown.bytes.len()) {
                 explained[n] |= shown.bytes[n] == bytes.get(n).copied().unwrap_or(0);
             }
