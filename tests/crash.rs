@@ -7,6 +7,8 @@ mod support;
 mod durable;
 #[path = "crash/durable_names.rs"]
 mod durable_names;
+#[path = "crash/checkpoints.rs"]
+mod checkpoints;
 #[path = "crash/errors.rs"]
 mod errors;
 #[path = "crash/full.rs"]

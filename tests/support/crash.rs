@@ -4,6 +4,8 @@
 //! A round brings a fresh world to the point, lets the fault happen there, heals the disk, and checks what must hold. What
 //! does not hold is counted in its [`Outcome`]; a round whose point lies behind the end of the operation says so.
 
+pub mod checkpoint;
+pub mod contents;
 pub mod kill;
 pub mod outcome;
 pub mod power;

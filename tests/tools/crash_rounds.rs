@@ -1,7 +1,11 @@
 //! Rounds of random calls, kills of bosfs and of its writers, and faults of the line, each drawn from a seed and checked
 //! against a model of what must hold: what returned is there, what did not is old or new, what is published was closed.
 //!
-//! `crash-rounds [--rounds 10000] [--seed 1] [--jobs 2] [--only ROUND_SEED] [--verbose yes] [--keep FOLDER]`
+//! `crash-rounds [--rounds 10000] [--seed 1] [--jobs 2] [--wide yes|no|only] [--only ROUND_SEED] [--verbose yes]
+//! [--keep FOLDER]`
+//!
+//! Wide rounds (`crash_rounds/wide`) have several handles on one file, and publications that overlap with what they do: one
+//! round in four; with `--wide only` all, with `--wide no` none. Less than 2,000 rounds have none unless asked for.
 //!
 //! With `--keep` the folder of a failed round goes to FOLDER: log of bosfs, requests, state directory at the end and at each
 //! kill.
@@ -24,6 +28,9 @@ use std::time::Instant;
 use crash_rounds::plan::Plan;
 use crash_rounds::round::{self, Failure, Place, Sabotage};
 use crash_rounds::totals::Counted;
+use crash_rounds::wide::plan::WidePlan;
+use crash_rounds::wide::round::{self as wide_round, WideSabotage};
+use crash_rounds::wide::totals::WideCounted;
 use crash_rounds::writer;
 use parking_lot::Mutex;
 use support::{FaultProxy, World};
@@ -32,6 +39,42 @@ use support::{FaultProxy, World};
 const FAILED_MAX: u64 = 20;
 /// Rounds tried until a wrong model has something to be wrong about.
 const SABOTAGE_TRIES: u64 = 20;
+/// One round in so many has several handles on one file.
+const WIDE_EVERY: u64 = 4;
+/// From so many rounds on such rounds are among them, unless something else is said.
+const WIDE_FROM: u64 = 2000;
+
+/// Which rounds have several handles on one file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wide {
+    None,
+    Some,
+    All,
+}
+
+impl Wide {
+    fn has(self, seed: u64) -> bool {
+        match self {
+            Wide::None => false,
+            Wide::Some => seed.is_multiple_of(WIDE_EVERY),
+            Wide::All => true,
+        }
+    }
+}
+
+/// A round to be run, perhaps with a model that is wrong on purpose.
+#[derive(Clone, Copy)]
+enum Ask {
+    Plain(Option<Sabotage>),
+    Wide(Option<WideSabotage>),
+}
+
+/// The figures of both kinds.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    plain: Counted,
+    wide: WideCounted,
+}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
@@ -56,13 +99,16 @@ struct Options {
     rounds: u64,
     seed: u64,
     jobs: u64,
+    wide: Wide,
     only: Option<u64>,
     verbose: bool,
     keep: Option<PathBuf>,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { rounds: 10_000, seed: 1, jobs: 2, only: None, verbose: false, keep: None };
+    let mut options =
+        Options { rounds: 10_000, seed: 1, jobs: 2, wide: Wide::None, only: None, verbose: false, keep: None };
+    let mut wide = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -73,10 +119,19 @@ fn options() -> Result<Options, String> {
             "--jobs" => options.jobs = number()?.max(1),
             "--only" => options.only = Some(number()?),
             "--keep" => options.keep = Some(value.into()),
+            "--wide" => {
+                wide = Some(match value.as_str() {
+                    "yes" => Wide::Some,
+                    "no" => Wide::None,
+                    "only" => Wide::All,
+                    _ => return Err(format!("--wide takes yes, no or only, not {value}")),
+                });
+            }
             "--verbose" => options.verbose = value == "yes",
             _ => return Err(format!("unknown option {name}")),
         }
     }
+    options.wide = wide.unwrap_or(if options.rounds >= WIDE_FROM { Wide::Some } else { Wide::None });
     Ok(options)
 }
 
@@ -97,7 +152,7 @@ impl Job {
     }
 
     /// A round, with a prefix and folders of its own.
-    fn round(&mut self, seed: u64, sabotage: Option<Sabotage>, counted: &mut Counted) -> Result<(), Failure> {
+    fn round(&mut self, seed: u64, ask: Ask, sums: &mut Sums) -> Result<(), Failure> {
         self.rounds += 1;
         let dir = self.world.path(&format!("round{}", self.rounds));
         let failed = |why: String| Failure { why, bytes_lost: 0, calls: Vec::new() };
@@ -113,19 +168,24 @@ impl Job {
             prefix: format!("r{}/", self.rounds),
             keeps: self.keep.is_some(),
         };
-        let plan = Plan::new(seed);
-        let ended = std::panic::catch_unwind(AssertUnwindSafe(|| round::run(&place, &plan, sabotage, counted)));
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(|| match ask {
+            Ask::Plain(sabotage) => round::run(&place, &Plan::new(seed), sabotage, &mut sums.plain),
+            Ask::Wide(sabotage) => wide_round::run(&place, &WidePlan::new(seed), sabotage, &mut sums.wide),
+        }));
         let ended = ended.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
             Err(failed(format!("the round broke off: {text}")))
         });
         support::mounted::detach(&dir.join("mnt"));
+        self.proxy.set_line(support::Line::Alive);
+        self.proxy.clear_rules();
         if let (Some(keep), Err(failure)) = (&self.keep, &ended) {
             let to = keep.join(format!("round-{seed}-{}", std::process::id()));
             std::fs::create_dir_all(keep)
                 .and_then(|()| round::copy_folder(&dir, &to))
                 .map_err(|e| failed(e.to_string()))?;
-            std::fs::write(to.join("told"), told(seed, failure)).map_err(|e| failed(e.to_string()))?;
+            std::fs::write(to.join("told"), told(seed, matches!(ask, Ask::Wide(_)), failure))
+                .map_err(|e| failed(e.to_string()))?;
         }
         self.clear(&place.prefix).map_err(|e| failed(e.to_string()))?;
         std::fs::remove_dir_all(&dir).map_err(|e| failed(e.to_string()))?;
@@ -150,7 +210,7 @@ struct Shared {
     next: AtomicU64,
     done: AtomicU64,
     failed: Mutex<Vec<(u64, u64)>>,
-    counted: Mutex<Counted>,
+    sums: Mutex<Sums>,
     stop: AtomicBool,
 }
 
@@ -158,7 +218,7 @@ fn run() -> Result<bool, String> {
     let options = options()?;
     let started = Instant::now();
     if options.only.is_none() {
-        self_check(options.seed)?;
+        self_check(options.seed, options.wide)?;
     }
     let seeds: Vec<u64> = match options.only {
         Some(seed) => vec![seed],
@@ -173,25 +233,39 @@ fn run() -> Result<bool, String> {
     });
     outcomes.into_iter().collect::<Result<(), String>>()?;
     let (done, failed) = (shared.done.load(Ordering::SeqCst), shared.failed.lock().clone());
-    let counted = shared.counted.lock().clone();
+    let sums = shared.sums.lock().clone();
     let lost: u64 = failed.iter().map(|(_, lost)| lost).sum();
     println!("\nrounds              {done} of {} in {:.0} s", seeds.len(), started.elapsed().as_secs_f64());
-    println!("{}", counted.told());
+    if sums.plain.umounts > 0 {
+        println!("{}", sums.plain.told());
+    }
+    if sums.wide.rounds > 0 {
+        println!("{}", sums.wide.told());
+    }
     println!("bytes lost          {lost}");
     println!("failed rounds       {}", failed.len());
     for (seed, _) in &failed {
-        println!("    scripts/crash-rounds --only {seed}");
+        println!("    {}", again(*seed, options.wide.has(*seed)));
     }
     let mut good = failed.is_empty() && done == seeds.len() as u64;
     if options.only.is_none() {
-        let missing = counted.missing();
-        if !missing.is_empty() {
-            println!("never happened: {missing:?}");
-            good = false;
+        if options.wide != Wide::All {
+            let missing = sums.plain.missing();
+            if !missing.is_empty() {
+                println!("never happened: {missing:?}");
+                good = false;
+            }
+            if sums.plain.kills_in_call == 0 {
+                println!("no kill fell into a call");
+                good = false;
+            }
         }
-        if counted.kills_in_call == 0 {
-            println!("no kill fell into a call");
-            good = false;
+        if options.wide != Wide::None {
+            let missing = sums.wide.missing();
+            if !missing.is_empty() {
+                println!("never happened with several handles: {missing:?}");
+                good = false;
+            }
         }
     }
     println!("{}", if good { "crash-rounds passed" } else { "crash-rounds FAILED" });
@@ -202,14 +276,20 @@ fn work(shared: &Shared, seeds: &[u64], options: &Options, started: Instant) -> 
     let mut job = Job::new(options.keep.clone())?;
     while !shared.stop.load(Ordering::SeqCst) {
         let Some(seed) = seeds.get(shared.next.fetch_add(1, Ordering::SeqCst) as usize) else { break };
-        let mut counted = Counted::default();
+        let mut sums = Sums::default();
         let began = Instant::now();
-        let ended = job.round(*seed, None, &mut counted);
+        let is_wide = options.wide.has(*seed);
+        let ended = job.round(*seed, if is_wide { Ask::Wide(None) } else { Ask::Plain(None) }, &mut sums);
         let done = shared.done.fetch_add(1, Ordering::SeqCst) + 1;
-        shared.counted.lock().add(&counted);
+        {
+            let mut all = shared.sums.lock();
+            all.plain.add(&sums.plain);
+            all.wide.add(&sums.wide);
+        }
         if options.verbose {
             println!(
-                "round {seed}: {} in {:.2} s",
+                "round {seed}{}: {} in {:.2} s",
+                if is_wide { " (wide)" } else { "" },
                 if ended.is_ok() { "ok" } else { "FAILED" },
                 began.elapsed().as_secs_f64()
             );
@@ -218,7 +298,7 @@ fn work(shared: &Shared, seeds: &[u64], options: &Options, started: Instant) -> 
             let count = {
                 let mut failed = shared.failed.lock();
                 failed.push((*seed, failure.bytes_lost));
-                println!("{}", told(*seed, &failure));
+                println!("{}", told(*seed, is_wide, &failure));
                 failed.len() as u64
             };
             if count >= FAILED_MAX {
@@ -235,36 +315,56 @@ fn work(shared: &Shared, seeds: &[u64], options: &Options, started: Instant) -> 
     Ok(())
 }
 
-fn told(seed: u64, failure: &Failure) -> String {
-    let plan = Plan::new(seed);
-    let kept = if plan.keep { ", --interrupted keep" } else { "" };
+/// The command that runs a round again.
+fn again(seed: u64, is_wide: bool) -> String {
+    format!("scripts/crash-rounds {}--only {seed}", if is_wide { "--wide only " } else { "--wide no " })
+}
+
+fn told(seed: u64, is_wide: bool, failure: &Failure) -> String {
+    let (words, ends) = if is_wide {
+        let plan = WidePlan::new(seed);
+        let ends: Vec<_> = plan.phases.iter().map(|phase| phase.end).collect();
+        let words =
+            format!("{} handles, base {:?}, disk {}, {}", plan.handles, plan.base, plan.disk, plan.options().join(" "));
+        (words, format!("{ends:?}"))
+    } else {
+        let plan = Plan::new(seed);
+        let ends: Vec<_> = plan.phases.iter().map(|phase| phase.end).collect();
+        let mode = if plan.write_back { "--write-back" } else { "default mode" };
+        let kept = if plan.keep { ", --interrupted keep" } else { "" };
+        (format!("{mode}{kept}, {} lanes", plan.lanes), format!("{ends:?}"))
+    };
     format!(
-        "\nFAILED round {seed} ({}{kept}, {} lanes)\n  {}\nends: {:?}\ncalls:\n  {}\nagain: scripts/crash-rounds --only {seed}\n",
-        if plan.write_back { "--write-back" } else { "default mode" },
-        plan.lanes,
+        "\nFAILED round {seed} ({words})\n  {}\nends: {ends}\ncalls:\n  {}\nagain: {}\n",
         failure.why,
-        plan.phases.iter().map(|phase| phase.end).collect::<Vec<_>>(),
         failure.calls.join("\n  "),
+        again(seed, is_wide),
     )
 }
 
 /// Rounds with a model that is wrong on purpose must fail.
-fn self_check(seed: u64) -> Result<(), String> {
+fn self_check(seed: u64, wide: Wide) -> Result<(), String> {
+    let plain = Sabotage::ALL.map(|sabotage| (Ask::Plain(Some(sabotage)), format!("{sabotage:?}")));
+    let several =
+        WideSabotage::ALL.map(|sabotage| (Ask::Wide(Some(sabotage)), format!("several handles, {sabotage:?}")));
+    let asks: Vec<_> = match wide {
+        Wide::None => plain.into(),
+        Wide::Some => plain.into_iter().chain(several).collect(),
+        Wide::All => several.into(),
+    };
     let mut job = Job::new(None)?;
-    for sabotage in Sabotage::ALL {
+    for (ask, name) in &asks {
         let noticed = (seed..seed + SABOTAGE_TRIES).find_map(|seed| {
-            let mut counted = Counted::default();
-            let ended = job.round(seed, Some(sabotage), &mut counted);
-            counted.sabotaged.then_some((seed, ended.is_err()))
+            let mut sums = Sums::default();
+            let ended = job.round(seed, *ask, &mut sums);
+            (sums.plain.sabotaged || sums.wide.sabotaged).then_some((seed, ended.is_err()))
         });
         match noticed {
             Some((_, true)) => {}
-            Some((seed, false)) => {
-                return Err(format!("self-check: round {seed} passes with a wrong model ({sabotage:?})"));
-            }
-            None => return Err(format!("self-check: no round of {SABOTAGE_TRIES} could be made wrong ({sabotage:?})")),
+            Some((seed, false)) => return Err(format!("self-check: round {seed} passes with a wrong model ({name})")),
+            None => return Err(format!("self-check: no round of {SABOTAGE_TRIES} could be made wrong ({name})")),
         }
     }
-    println!("self-check: {} wrong models noticed", Sabotage::ALL.len());
+    println!("self-check: {} wrong models noticed", asks.len());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The figures of one round, or of many added up. All but the first four must be 0.
+/// The figures of one round, or of many added up. All but the first four, and `checkpoints`, must be 0.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub rounds: u64,
@@ -19,6 +19,8 @@ pub struct Outcome {
     /// Objects that were half, or not what was written.
     pub half_published: u64,
     pub hangs: u64,
+    /// Journals that were written anew and put in place: only counted.
+    pub checkpoints: u64,
     /// Everything else that does not hold.
     pub others: u64,
     /// What did not hold, in words.
@@ -58,6 +60,7 @@ impl Outcome {
         self.bytes_twice += other.bytes_twice;
         self.half_published += other.half_published;
         self.hangs += other.hangs;
+        self.checkpoints += other.checkpoints;
         self.others += other.others;
         self.messages.extend(other.messages);
     }

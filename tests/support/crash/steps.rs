@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use super::WAIT;
 use crate::support::mounted::{run, wait_child};
@@ -87,6 +88,22 @@ impl Writer {
             }
             if line.starts_with("failed") {
                 return false;
+            }
+        }
+    }
+
+    /// The same, but no longer than `limit`. `None`: it said neither.
+    pub fn said_within(&mut self, word: &str, limit: Duration) -> Option<bool> {
+        let end = Instant::now() + limit;
+        loop {
+            let line = match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Some(false),
+                Err(mpsc::RecvTimeoutError::Timeout) => return None,
+            };
+            self.told.take(&line);
+            if line.starts_with(word) || line.starts_with("failed") {
+                return Some(line.starts_with(word));
             }
         }
     }

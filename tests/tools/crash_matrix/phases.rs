@@ -42,6 +42,11 @@ pub enum Story {
     Umount,
     /// `bosfs uploads resume` after bosfs was killed.
     Resume,
+    /// A program changes an object of several parts and closes it; another one has the file open, and changes other bytes
+    /// when the request of the phase is under way.
+    Share,
+    /// The same, but the other one empties the file and writes a little.
+    ShareEmpty,
 }
 
 impl Story {
@@ -53,6 +58,12 @@ impl Story {
     /// A file is written by it or before it, and is in BOS at the end.
     pub fn writes(self) -> bool {
         matches!(self, Story::Copy | Story::CopySmall | Story::Recovery | Story::Umount | Story::Resume)
+            || self.is_shared()
+    }
+
+    /// Two programs have the file open: columns of the full form and of `--wide` alone.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Story::Share | Story::ShareEmpty)
     }
 }
 
@@ -101,7 +112,13 @@ impl Phase {
     pub fn answer_has_body(&self) -> bool {
         matches!(
             self.call,
-            Call::ListObjects | Call::ListParts | Call::GetObject | Call::Initiate | Call::Complete | Call::CopyObject
+            Call::ListObjects
+                | Call::ListParts
+                | Call::GetObject
+                | Call::Initiate
+                | Call::Complete
+                | Call::CopyObject
+                | Call::UploadPartCopy
         )
     }
 
@@ -162,4 +179,21 @@ pub const PHASES: &[Phase] = &[
     phase("resume-parts", Story::Resume, Call::ListParts, "`bosfs uploads resume`, nothing mounted: ListParts"),
     part("resume-part", Story::Resume, LAST_PART, "the same: a missing part"),
     phase("resume-complete", Story::Resume, Call::Complete, "the same: Complete"),
+    phase(
+        "share-initiate",
+        Story::Share,
+        Call::Initiate,
+        "a change of an object is closed while another handle writes: Initiate",
+    ),
+    phase("share-copy", Story::Share, Call::UploadPartCopy, "the same: the copy of what did not change"),
+    part("share-part", Story::Share, LAST_PART, "the same: the changed part"),
+    phase("share-complete", Story::Share, Call::Complete, "the same: Complete"),
+    phase(
+        "empty-copy",
+        Story::ShareEmpty,
+        Call::UploadPartCopy,
+        "the same while another handle empties the file: the copy",
+    ),
+    part("empty-part", Story::ShareEmpty, LAST_PART, "the same: the changed part"),
+    phase("empty-complete", Story::ShareEmpty, Call::Complete, "the same: Complete"),
 ];

@@ -29,6 +29,8 @@ pub struct Settings {
     pub rounds: Option<u32>,
     pub seed: u64,
     pub quick: bool,
+    /// Columns with two handles on a file, and the points of a disk: in the full form, and where they are asked for.
+    pub wide: bool,
     pub jobs: usize,
     pub page: Option<PathBuf>,
     pub self_checks: bool,
@@ -45,6 +47,7 @@ impl Settings {
             rounds: None,
             seed: 1,
             quick: false,
+            wide: false,
             jobs: 3 * cores,
             page: None,
             self_checks: false,
@@ -55,6 +58,7 @@ impl Settings {
         while let Some(name) = arguments.next() {
             match name.as_str() {
                 "--quick" => settings.quick = true,
+                "--wide" => settings.wide = true,
                 "--self-check" => settings.self_checks = true,
                 "--list" => settings.lists = true,
                 _ => {
@@ -77,15 +81,24 @@ impl Settings {
             }
         }
         settings.self_checks |= settings.quick;
+        settings.wide |= !settings.quick;
         Ok(settings)
     }
 
-    /// The cells that are asked for; a pattern that fits none is an error.
-    pub fn cells(&self) -> Result<Vec<Cell>, String> {
+    /// Rows and columns that are asked for; none: all.
+    pub fn patterns(&self) -> &[(String, String)] {
+        &self.patterns
+    }
+
+    /// The cells of the table that are asked for.
+    pub fn cells(&self) -> Vec<Cell> {
         let mut cells = Vec::new();
         for fault in FAULTS {
             for phase in PHASES {
                 let fits = |(f, p): &(String, String)| like(f, fault.name) && like(p, phase.name);
+                if phase.story.is_shared() && !self.wide {
+                    continue;
+                }
                 if left_out(fault, phase).is_none() && (self.patterns.is_empty() || self.patterns.iter().any(fits)) {
                     // A timeout is as long the second time.
                     let rounds = if patience_s(fault, phase) > WAITS_S { 1 } else { self.rounds.unwrap_or(2) };
@@ -93,10 +106,7 @@ impl Settings {
                 }
             }
         }
-        if cells.is_empty() {
-            return Err("no cell is like that; --list shows them all".into());
-        }
-        Ok(if self.quick { self.selection(cells) } else { cells })
+        if self.quick { self.selection(cells) } else { cells }
     }
 
     /// Every fault and every phase [`QUICK_TIMES`] times where there are so many cells, chosen by the seed; one round each.
@@ -126,7 +136,7 @@ impl Settings {
 }
 
 /// Whether `name` is like `pattern`, in which `*` stands for anything.
-fn like(pattern: &str, name: &str) -> bool {
+pub fn like(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((start, rest)) => name

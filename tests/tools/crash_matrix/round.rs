@@ -32,6 +32,8 @@ pub enum Sabotage {
     Watch,
     /// The program gets no time.
     Limit,
+    /// One of the states that an object of two programs may have.
+    States,
 }
 
 /// What a round showed.
@@ -152,8 +154,15 @@ fn go(ask: &Ask, stage: &mut Stage<'_>, shown: &mut Shown) -> Result<(), String>
             armed.release();
         }
     }
+    if phase.story.is_shared() {
+        armed.wait_hit()?;
+        stage.second_writes();
+    }
     strike(ask, stage, &armed, program.as_ref(), &mut blows_ms)?;
     let ended = end_of(ask, stage, program)?;
+    if phase.story.is_shared() && ended.is_success() {
+        stage.check_first()?;
+    }
     let died = matches!(fault.kind, Kind::Process(Blow::Kill | Blow::Terminate));
     wait_background_hit(ask, stage, &armed, &ended)?;
     if let Some(pid) = stage.mount.as_ref().and_then(Mounted::pid)
@@ -175,6 +184,10 @@ fn go(ask: &Ask, stage: &mut Stage<'_>, shown: &mut Shown) -> Result<(), String>
     shown.hits = armed.hits();
     if shown.hits == 0 {
         return Err("the fault never happened (0 hits)".into());
+    }
+    if fault.lasts == Lasts::Refusal {
+        // Refused as well, or not; the umount behind it must not find the file open.
+        let _ = stage.second_ends();
     }
     heal(ask, stage, &ended, &mut blows_ms)?;
     stage.settle(!ended.is_success())?;

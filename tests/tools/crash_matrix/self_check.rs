@@ -9,10 +9,14 @@ use crate::stage::Sources;
 ///
 /// # Errors
 /// A round that was made wrong passes, or fails for another reason; or the untouched one fails.
-pub fn run(sources: &Sources, seed: u64) -> Result<(), String> {
+pub fn run(sources: &Sources, seed: u64, wide: bool) -> Result<(), String> {
     let fault = FAULTS.iter().find(|fault| fault.name == "503").ok_or("no fault 503")?;
     let phase = PHASES.iter().find(|phase| phase.name == "part-n").ok_or("no phase part-n")?;
-    let ask = |sabotage| Ask { fault, phase, seed, is_brief: true, sabotage };
+    let shared = PHASES.iter().find(|phase| phase.name == "share-complete").ok_or("no phase share-complete")?;
+    let ask = |sabotage| {
+        let phase = if sabotage == Some(Sabotage::States) { shared } else { phase };
+        Ask { fault, phase, seed, is_brief: true, sabotage }
+    };
     let cases = [
         (Some(Sabotage::Expected), "LOST 1 bytes"),
         (Some(Sabotage::Object), "LOST"),
@@ -21,8 +25,10 @@ pub fn run(sources: &Sources, seed: u64) -> Result<(), String> {
         (Some(Sabotage::Watch), "HALF"),
         (Some(Sabotage::Limit), "HANG"),
         (None, ""),
+        (Some(Sabotage::States), "MIXED"),
     ];
-    for (sabotage, expected) in cases {
+    let cases = if wide { &cases[..] } else { &cases[..cases.len() - 1] };
+    for &(sabotage, expected) in cases {
         let shown = round::run(ask(sabotage), sources);
         match (&shown.problem, sabotage) {
             (None, None) => {}

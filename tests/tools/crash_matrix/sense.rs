@@ -16,6 +16,14 @@ fn is_named(fault: &Fault, names: &[&str]) -> bool {
 
 const LEFT_OUT: &[LeftOut] = &[
     LeftOut {
+        fits: |fault, phase| phase.story.is_shared() && fault.stalls(),
+        reason: "columns part-last, complete and rename-copy wait for the same timeouts",
+    },
+    LeftOut {
+        fits: |fault, phase| phase.story.is_shared() && is_named(fault, &["invalid-part", "upload-gone"]),
+        reason: "part 2 is no part of its own there; columns complete and before-complete have it",
+    },
+    LeftOut {
         fits: |fault, phase| phase.name == "before-complete" && fault.kind == Kind::Request,
         reason: "no request is under way between the last part and Complete",
     },

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::phases::{BIG_BYTES, FROM_DIR, KEY, OTHER_KEY, Phase, SMALL_BYTES, Story, TO_DIR};
+use crate::phases::{BIG_BYTES, FROM_DIR, KEY, OTHER_KEY, PART_BYTES, Phase, SMALL_BYTES, Story, TO_DIR};
 use crate::programs::{Ended, Program};
+use crate::support::crash::contents::{Sum, Watch, sum_of};
+use crate::support::crash::steps::{Told, Writer, patch};
 use crate::support::files::random_bytes;
 use crate::support::mounted::{bosfs_binary, is_mounted};
 use crate::support::{Call, HoldAt, KeyWatch, Mounted, When, World};
@@ -18,6 +20,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_SELDOM: Duration = Duration::from_millis(250);
 /// Files of the directory that is renamed.
 const DIR_FILES: usize = 8;
+/// What the first of two programs changes: within the last part. A multiple of [`A_BYTES`].
+const A_AT: u64 = 4 * PART_BYTES / A_BYTES as u64 * A_BYTES as u64 + 30 * A_BYTES as u64;
+const A_BYTES: usize = 3000;
+/// What the second one changes: far before that.
+const B_AT: u64 = (1 << 20) + 100;
+const B_BYTES: usize = 5000;
+/// Longest wait for the write of the second one, which should wait for nothing.
+const B_WITHIN: Duration = Duration::from_secs(2);
 /// Mode that `chmod` sets.
 const MODE: u32 = 0o640;
 
@@ -34,6 +44,10 @@ pub struct Sources {
     pub small: Content,
     /// The object that some keys have before.
     pub old: Vec<u8>,
+    /// What two programs make of an object of several parts: before, as the first one closes it, as the second one does.
+    pub shared: [Content; 3],
+    /// The second one empties it.
+    pub emptied: Content,
     _folder: tempfile::TempDir,
 }
 
@@ -47,7 +61,19 @@ impl Sources {
             Ok::<_, std::io::Error>(Content { bytes, path })
         };
         let (big, small) = (content("big", seed, BIG_BYTES)?, content("small", seed ^ 1, SMALL_BYTES)?);
-        Ok(Self { big, small, old: random_bytes(seed ^ 2, 70_007), _folder: folder })
+        let emptied = content("emptied", seed ^ 3, B_BYTES as u64)?;
+        let keep = |name: &str, bytes: Vec<u8>| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, &bytes)?;
+            Ok::<_, std::io::Error>(Content { bytes, path })
+        };
+        let base = big.bytes.clone();
+        let mut closed = base.clone();
+        closed[A_AT as usize..][..A_BYTES].copy_from_slice(&random_bytes(seed ^ 4, A_BYTES));
+        let mut both = closed.clone();
+        both[B_AT as usize..][..B_BYTES].copy_from_slice(&random_bytes(seed ^ 5, B_BYTES));
+        let shared = [keep("base", base)?, keep("closed", closed)?, keep("both", both)?];
+        Ok(Self { big, small, old: random_bytes(seed ^ 2, 70_007), shared, emptied, _folder: folder })
     }
 }
 
@@ -55,6 +81,10 @@ impl Sources {
 pub struct Stage<'a> {
     pub mount: Option<Mounted>,
     pub watches: Vec<(KeyWatch, Vec<u64>)>,
+    /// Of two programs, the second.
+    pub second: Option<Writer>,
+    /// The contents of their object, and the states that it may have.
+    pub contents: Option<(Watch, [Sum; 3])>,
     pub world: World,
     pub sources: &'a Sources,
     pub phase: &'static Phase,
@@ -69,7 +99,18 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub fn new(phase: &'static Phase, sources: &'a Sources, is_over_old: bool, waits: bool) -> Result<Self, String> {
         let world = World::try_new().map_err(|e| format!("world: {e}"))?;
-        Ok(Self { mount: None, watches: Vec::new(), world, sources, phase, is_over_old, waits, expects_wrong: false })
+        Ok(Self {
+            mount: None,
+            watches: Vec::new(),
+            second: None,
+            contents: None,
+            world,
+            sources,
+            phase,
+            is_over_old,
+            waits,
+            expects_wrong: false,
+        })
     }
 
     pub fn story(&self) -> Story {
@@ -100,6 +141,8 @@ impl<'a> Stage<'a> {
             Story::Copy | Story::Read | Story::Reopen | Story::Recovery | Story::Umount | Story::Resume => {
                 &self.sources.big
             }
+            Story::Share => &self.sources.shared[2],
+            Story::ShareEmpty => &self.sources.emptied,
             _ => &self.sources.small,
         }
     }
@@ -123,6 +166,7 @@ impl<'a> Stage<'a> {
                     put(&format!("{FROM_DIR}/{}", dir_file(n)), &dir_content(n))?;
                 }
             }
+            Story::Share | Story::ShareEmpty => put(KEY, &self.sources.shared[0].bytes)?,
             _ if self.is_over_old => put(KEY, &self.sources.old)?,
             _ => {}
         }
@@ -153,10 +197,64 @@ impl<'a> Stage<'a> {
         for key in keys {
             let whole = match self.story() {
                 Story::RenameDir => vec![dir_content(0).len() as u64],
+                _ if self.story().is_shared() => vec![new, BIG_BYTES],
                 _ => vec![new, old],
             };
             self.watches.push((KeyWatch::start_every(&self.world.bucket, &key, pause), whole));
         }
+        if self.story().is_shared() {
+            let closed = [&self.sources.shared[0], &self.sources.shared[1], self.content()];
+            let states = closed.map(|content| sum_of(&content.bytes));
+            self.contents = Some((Watch::start(&self.world.bucket, KEY), states));
+        }
+    }
+
+    /// The second of two programs opens the file and changes it, while the request of the phase is under way; it stays. It
+    /// should wait for nothing, but that is not what is checked here.
+    pub fn second_writes(&mut self) {
+        let path = self.path(KEY);
+        let writer = match self.story() {
+            Story::Share => {
+                let change = format!("{B_AT}:{B_BYTES}");
+                Some(Writer::start(&self.content().path, &path, false, &[&change, "hold"]))
+            }
+            Story::ShareEmpty => {
+                let all = format!("0:{B_BYTES}");
+                Some(Writer::start(&self.content().path, &path, true, &[&all, "hold"]))
+            }
+            _ => None,
+        };
+        if let Some(mut writer) = writer {
+            let _ = writer.said_within("held", B_WITHIN);
+            self.second = Some(writer);
+        }
+    }
+
+    /// The second one closes the file, and what it was told.
+    pub fn second_ends(&mut self) -> Option<Told> {
+        self.second.take().map(Writer::end)
+    }
+
+    /// The first program has been told that its close is done, and the second one has not closed: the object is the first one's.
+    pub fn check_first(&self) -> Result<(), String> {
+        let found = self.world.bucket.get(KEY).map_err(|e| e.to_string())?;
+        match found == self.sources.shared[1].bytes {
+            true => Ok(()),
+            false => Err(format!(
+                "MIXED: the first close returned, and the object ({} bytes) is not what it closed",
+                found.len()
+            )),
+        }
+    }
+
+    /// The object was never anything but one of the three states, in order.
+    pub fn check_contents(&mut self, sabotaged: bool) -> Result<(), String> {
+        let Some((watch, states)) = &mut self.contents else { return Ok(()) };
+        if sabotaged && let Some((_, crc)) = &mut states[1] {
+            *crc ^= 1;
+        }
+        watch.look();
+        watch.check(states).map(|_| ())
     }
 
     /// A program that must succeed while there is no fault.
@@ -243,6 +341,17 @@ impl<'a> Stage<'a> {
         command
     }
 
+    /// The first of two programs.
+    fn first_command(&self) -> Command {
+        let mut command = Command::new("dd");
+        command.arg(format!("if={}", self.sources.shared[1].path.display()));
+        command.arg(format!("of={}", self.path(KEY).display()));
+        let at = A_AT / A_BYTES as u64;
+        command.args([&format!("bs={A_BYTES}"), &format!("skip={at}"), &format!("seek={at}")]);
+        command.args(["count=1", "conv=notrunc", "status=none"]);
+        command
+    }
+
     /// The program of the story; for a mount, its process.
     pub fn start(&mut self) -> Result<Option<Program>, String> {
         let copy = |from: &PathBuf, to: PathBuf| {
@@ -269,6 +378,7 @@ impl<'a> Stage<'a> {
             Story::Chmod => on("chmod", &[&format!("{MODE:o}")], &[KEY]),
             Story::Unlink => on("rm", &["-f"], &[KEY]),
             Story::Read | Story::Reopen => on("cat", &[], &[KEY]),
+            Story::Share | Story::ShareEmpty => self.first_command(),
             Story::Umount => self.umount_command(),
             Story::Resume => self.resume_command(),
         };
@@ -305,6 +415,50 @@ impl<'a> Stage<'a> {
             }
             Story::Resume => Ok(()),
             Story::Rename | Story::RenameDir | Story::Chmod | Story::Unlink => self.settle_change(),
+            Story::Share | Story::ShareEmpty => self.settle_shared(),
+        }
+    }
+
+    /// Both programs are run again where something of them was cut off; what was accepted of the second one is shown before.
+    fn settle_shared(&mut self) -> Result<(), String> {
+        let told = self.second_ends().unwrap_or_default();
+        self.wait_quiet_file()?;
+        if told.bytes > 0 {
+            let path = self.path(KEY);
+            let shown = crate::support::mounted::within(WAIT, "reading", move || std::fs::read(path));
+            let shown = shown.map_err(|e| format!("reading the file in the mount: {e}"))?;
+            let at = if self.story() == Story::Share { B_AT as usize } else { 0 };
+            let expected = &self.content().bytes[at..at + told.bytes as usize];
+            if shown.get(at..at + told.bytes as usize) != Some(expected) {
+                return Err(format!("LOST {} bytes that were accepted of the second program", told.bytes));
+            }
+        }
+        if told.ok && self.is_published()? && self.lost_bytes()? == 0 {
+            return Ok(());
+        }
+        let ended = self.run(&mut self.first_command())?;
+        let again = match self.story() {
+            Story::Share => patch(&self.content().path, &self.path(KEY), B_AT, B_BYTES as u64),
+            _ => crate::support::crash::steps::copy(&self.content().path, &self.path(KEY)),
+        };
+        match ended.is_success() && again.ok {
+            true => self.wait_quiet_file(),
+            false => Err(format!("run again: {} and {again:?}", ended.told())),
+        }
+    }
+
+    /// Until nothing more becomes of the file by itself.
+    fn wait_quiet_file(&self) -> Result<(), String> {
+        let Some(mount) = &self.mount else { return Err("nothing is mounted".into()) };
+        let end = Instant::now() + WAIT;
+        loop {
+            let entry = mount.file_status(KEY);
+            match entry.as_ref().map_or("none", |entry| entry["state"].as_str().unwrap_or("?")) {
+                "none" | "idle" | "done" | "interrupted" => return Ok(()),
+                "failed" | "conflict" => return Err(format!("without a fault: {entry:?}")),
+                _ if Instant::now() > end => return Err(format!("HANG: no end of {entry:?}")),
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
         }
     }
 
@@ -436,6 +590,10 @@ impl<'a> Stage<'a> {
             Story::Unlink => {
                 let found = get(KEY)?;
                 found.is_none() || is(&found, new)
+            }
+            story if story.is_shared() => {
+                let found = get(KEY)?;
+                is(&found, &self.sources.shared[0].bytes) || is(&found, &self.sources.shared[1].bytes)
             }
             story => {
                 let found = get(KEY)?;

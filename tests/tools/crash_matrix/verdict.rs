@@ -84,6 +84,10 @@ pub fn check_told(ask: &Ask, stage: &Stage<'_>, ended: &Ended) -> Result<(), Str
     if !ask.phase.story.writes() || ended.is_success() || matches!(ask.phase.story, Story::Umount | Story::Resume) {
         return Ok(());
     }
+    // Emptied since by the second program, it is another file than the one that was refused.
+    if ask.phase.story == Story::ShareEmpty {
+        return Ok(());
+    }
     let Some(mount) = &stage.mount else { return Ok(()) };
     let entry = mount.file_status(KEY).ok_or("status does not name the refused file")?;
     if entry["state"] != "failed" || entry["last_error"].as_str().is_none_or(str::is_empty) {
@@ -122,6 +126,10 @@ pub fn check_end(
     if !half.is_empty() {
         return Err(format!("HALF files were published: sizes {half:?}"));
     }
+    if let Err(problem) = stage.check_contents(ask.sabotage == Some(Sabotage::States)) {
+        shown.half_published += 1;
+        return Err(problem);
+    }
     if stage.watches.iter().all(|(watch, _)| watch.looks() == 0) {
         return Err("nobody looked at the keys".into());
     }
@@ -138,6 +146,10 @@ pub fn check_end(
 
 /// Bytes of bodies of parts and small objects beyond the file itself and its broken tries, by the counts of the proxy.
 fn sent_twice(ask: &Ask, stage: &Stage<'_>, armed: &Armed, blows_ms: &[u64]) -> u64 {
+    if ask.phase.story.is_shared() {
+        // Parts are sent for either program, and how often depends on who is run again; the other columns count them.
+        return 0;
+    }
     let counts = stage.world.proxy.counts();
     let of_file = if ask.phase.story.writes() { stage.written_bytes() } else { 0 };
     let len = |part: Option<u32>| match part {

@@ -69,6 +69,26 @@ pub enum Op {
         at: u64,
         len: u64,
     },
+    /// `fallocate` with `FALLOC_FL_PUNCH_HOLE`.
+    Punch {
+        slot: usize,
+        at: u64,
+        len: u64,
+    },
+    /// `fallocate` that extends.
+    Grow {
+        slot: usize,
+        at: u64,
+        len: u64,
+    },
+    /// `count` writes of one byte each, `step` bytes apart, of the random bytes of `seed`.
+    Burst {
+        slot: usize,
+        at: u64,
+        step: u64,
+        count: usize,
+        seed: u64,
+    },
     /// Closes whatever a lane has open: after the mount died.
     Forget,
 }
@@ -90,6 +110,9 @@ impl Op {
             Op::Rmdir { .. } => "rmdir",
             Op::Chmod { .. } => "chmod",
             Op::CopyRange { .. } => "copy_file_range",
+            Op::Punch { .. } => "punch",
+            Op::Grow { .. } => "fallocate",
+            Op::Burst { .. } => "burst",
             Op::Forget => "forget",
         }
     }

@@ -167,7 +167,8 @@ impl Lane {
                     file.mode = *mode;
                 }
             }
-            Op::Forget => {}
+            // Only the rounds of several handles make these, with a model of their own.
+            Op::Punch { .. } | Op::Grow { .. } | Op::Burst { .. } | Op::Forget => {}
         }
     }
 

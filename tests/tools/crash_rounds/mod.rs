@@ -11,4 +11,5 @@ pub mod resolve;
 pub mod round;
 pub mod seen;
 pub mod totals;
+pub mod wide;
 pub mod writer;

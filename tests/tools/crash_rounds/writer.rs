@@ -9,6 +9,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use rustix::fs::FallocateFlags;
+
 use super::calls::{Ended, Op, Reply, Request, SLOTS};
 use crate::support::files::random_bytes;
 use crate::support::mounted::wait_child;
@@ -31,7 +33,9 @@ pub fn main(dir: &Path) -> io::Result<()> {
 
 fn start_lane(lane: usize, dir: PathBuf) -> std::sync::mpsc::Sender<Op> {
     let (tell, told) = channel::<Op>();
-    std::thread::spawn(move || {
+    // Whoever drives it finds the thread by its name.
+    let thread = std::thread::Builder::new().name(lane_name(lane));
+    let spawned = thread.spawn(move || {
         let mut slots: [Option<File>; SLOTS] = Default::default();
         for op in told {
             let ended = match run(&dir, &mut slots, &op) {
@@ -45,7 +49,12 @@ fn start_lane(lane: usize, dir: PathBuf) -> std::sync::mpsc::Sender<Op> {
             }
         }
     });
+    spawned.expect("a thread");
     tell
+}
+
+fn lane_name(lane: usize) -> String {
+    format!("lane{lane}")
 }
 
 fn slot_of(slots: &[Option<File>; SLOTS], slot: usize) -> io::Result<&File> {
@@ -88,6 +97,20 @@ fn run(dir: &Path, slots: &mut [Option<File>; SLOTS], op: &Op) -> io::Result<u64
             let target = slot_of(slots, *slot)?;
             let taken = rustix::fs::copy_file_range(&source, Some(&mut read_at), target, Some(&mut write_at), len)?;
             return Ok(taken as u64);
+        }
+        Op::Punch { slot, at, len } => {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(slot_of(slots, *slot)?, flags, *at, *len)?;
+        }
+        Op::Grow { slot, at, len } => {
+            rustix::fs::fallocate(slot_of(slots, *slot)?, FallocateFlags::empty(), *at, *len)?;
+        }
+        Op::Burst { slot, at, step, count, seed } => {
+            let file = slot_of(slots, *slot)?;
+            for (n, byte) in (0..).zip(random_bytes(*seed, *count)) {
+                file.write_all_at(&[byte], at + n * step)?;
+            }
+            return Ok(*count as u64);
         }
         Op::Forget => *slots = Default::default(),
     }
@@ -135,6 +158,16 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the writer process ended by itself")),
         }
+    }
+
+    /// Whether the call of a lane is in the kernel and waits for a FUSE file system. `None`: the kernel does not tell.
+    pub fn waits_for_mount(&self, lane: usize) -> Option<bool> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let name = lane_name(lane);
+        let is_lane = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        let task = std::fs::read_dir(tasks).ok()?.flatten().map(|entry| entry.path()).find(is_lane)?;
+        let stack = std::fs::read_to_string(task.join("stack")).ok()?;
+        (!stack.is_empty()).then(|| stack.contains("fuse"))
     }
 
     /// SIGKILL. The calls whose answers had left it are in the list. `false`: it does not end.
