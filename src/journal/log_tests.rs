@@ -226,6 +226,7 @@ fn lines_that_name_blocks_beyond_the_largest_file_are_damage() {
         r#"{"t":"spooled","layer":1,"size":9,"blocks":[{"start":0,"end":3},{"start":7,"end":END}]}"#,
         r#"{"t":"spooled","layer":1,"size":9,"blocks":[{"start":7,"end":END},{"start":3,"end":4}]}"#,
         r#"{"t":"spooled","layer":1,"size":9,"blocks":[{"start":END,"end":END}]}"#,
+        r#"{"t":"synced","size":9,"closes":0,"layers":[{"layer":1,"size":9,"blocks":[{"start":7,"end":END}]}]}"#,
     ] {
         assert_eq!(with(form, end), None, "{form}");
         for beyond in [end + 1, 84_294_967_296, u64::MAX] {

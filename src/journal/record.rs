@@ -173,7 +173,8 @@ pub enum Record {
         /// Whole blocks, as offsets in the file.
         range: ByteRange,
     },
-    /// Blocks of one layer that the next [`Record::Synced`] vouches for; several lines where one would be too long.
+    /// Blocks of one layer that the next [`Record::Synced`] vouches for, too, where there are too many for that line. On stable
+    /// storage before it is written.
     Spooled {
         /// Which layer.
         layer: LayerId,
@@ -188,6 +189,10 @@ pub enum Record {
         size: u64,
         /// Number of the last close that came before it: what was closed later is not vouched for.
         closes: u32,
+        /// What is certain of each layer. In this very line, as a power loss may leave a later line whole and not an earlier
+        /// one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        layers: Vec<SyncedLayer>,
     },
     /// The ranges of this part were punched out of the spool; only BOS holds them.
     Punched {
@@ -320,6 +325,18 @@ pub enum Record {
     },
 }
 
+/// What a sync vouches for of one layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncedLayer {
+    /// Which.
+    pub layer: LayerId,
+    /// Its size when the sync began.
+    pub size: u64,
+    /// Ranges of block indices that came into its spool since the sync before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<ByteRange>,
+}
+
 impl Line for Record {
     const FORMAT: u32 = FORMAT;
 
@@ -332,14 +349,14 @@ impl Line for Record {
 
     /// Ranges are not reversed, and no block lies beyond the largest file.
     fn check(&self) -> Result<(), String> {
-        let ranges = match self {
-            Record::Copied { range, .. } | Record::Zeroed { range, .. } => std::slice::from_ref(range),
-            Record::Partial { ranges, .. } => ranges.as_slice(),
-            _ => self.blocks(),
+        let ranges: Vec<&ByteRange> = match self {
+            Record::Copied { range, .. } | Record::Zeroed { range, .. } => vec![range],
+            Record::Partial { ranges, .. } => ranges.iter().collect(),
+            _ => self.blocks().collect(),
         };
         let last_block = match self {
             Record::Partial { block, .. } => Some(*block),
-            _ => self.blocks().iter().filter_map(|range| range.end.checked_sub(1)).max(),
+            _ => self.blocks().filter_map(|range| range.end.checked_sub(1)).max(),
         };
         if let Some(range) = ranges.iter().find(|range| range.end < range.start) {
             return Err(format!("has the impossible range {range:?}"));
@@ -363,11 +380,13 @@ impl Record {
     }
 
     /// The blocks that the line names as ranges of their indices.
-    fn blocks(&self) -> &[ByteRange] {
-        match self {
-            Record::Spooled { blocks, .. } => blocks,
-            _ => &[],
-        }
+    fn blocks(&self) -> impl Iterator<Item = &ByteRange> {
+        let (spooled, synced) = match self {
+            Record::Spooled { blocks, .. } => (blocks.as_slice(), [].as_slice()),
+            Record::Synced { layers, .. } => ([].as_slice(), layers.as_slice()),
+            _ => ([].as_slice(), [].as_slice()),
+        };
+        spooled.iter().chain(synced.iter().flat_map(|layer| &layer.blocks))
     }
 }
 

@@ -168,6 +168,7 @@ impl FileState {
 mod tests {
     use super::super::replay::tests::opened;
     use super::*;
+    use crate::journal::record::SyncedLayer;
     use crate::object::{Checksum, ETag, UploadId};
     use crate::write::part_plan::PartPlan;
 
@@ -191,7 +192,8 @@ mod tests {
         }
         let blocks = (0..20_000).map(|i| ByteRange::at(i * 3, 1)).collect();
         state.apply(&Record::Spooled { layer: 1, size: 1 << 30, blocks });
-        state.apply(&Record::Synced { size: 1 << 30, closes: 0 });
+        let layers = vec![SyncedLayer { layer: 1, size: 1 << 30, blocks: Vec::new() }];
+        state.apply(&Record::Synced { size: 1 << 30, closes: 0, layers });
         state.apply(&Record::Spooled { layer: 1, size: 2 << 30, blocks: vec![ByteRange::new(70_000, 70_005)] });
         state
     }

@@ -227,6 +227,7 @@ fn dir_of(key: &ObjectKey) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::record::SyncedLayer;
     use crate::bos::client::ObjectHeaders;
     use crate::object::{Checksum, Condition, FileAttrs, Timestamp, UploadId};
     use crate::write::part_plan::PartPlan;
@@ -261,7 +262,8 @@ mod tests {
         assert!(!outlives(&[]) && !outlives(std::slice::from_ref(&closed)), "written, closed");
         let spooled = Record::Spooled { layer: 1, size: 1, blocks: Vec::new() };
         assert!(!outlives(std::slice::from_ref(&spooled)), "not before the line that ends the sync");
-        assert!(outlives(&[spooled, Record::Synced { size: 1, closes: 0 }]));
+        let layers = vec![SyncedLayer { layer: 1, size: 1, blocks: Vec::new() }];
+        assert!(outlives(&[spooled, Record::Synced { size: 1, closes: 0, layers }]));
         assert!(outlives(std::slice::from_ref(&initiated)));
         assert!(!outlives(&[initiated, Record::UploadEnded]));
         assert!(outlives(&[closed, putting]));

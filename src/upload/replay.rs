@@ -218,13 +218,16 @@ impl FileState {
                 *of = *size;
                 known.extend(&set_of(blocks));
             }),
-            Record::Synced { closes, .. } => {
-                for layer in &mut self.layers {
-                    if let Some((size, blocks)) = layer.syncing.take() {
-                        layer.synced_blocks.extend(&blocks);
-                        layer.synced_size = Some(size);
-                        layer.size_journaled = layer.size_journaled.max(size);
-                    }
+            Record::Synced { closes, layers, .. } => {
+                for synced in layers {
+                    self.with_layer(synced.layer, |layer| {
+                        if let Some((_, blocks)) = layer.syncing.take() {
+                            layer.synced_blocks.extend(&blocks);
+                        }
+                        layer.synced_blocks.extend(&set_of(&synced.blocks));
+                        layer.synced_size = Some(synced.size);
+                        layer.size_journaled = layer.size_journaled.max(synced.size);
+                    });
                 }
                 self.vouched_closes = self.vouched_closes.max(*closes);
             }

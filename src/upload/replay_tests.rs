@@ -1,6 +1,7 @@
 //! Tests of the fold.
 
 use super::*;
+use crate::journal::record::SyncedLayer;
 use crate::bos::client::ObjectHeaders;
 use crate::object::{ByteRange, Checksum, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::write::part_plan::PartPlan;
@@ -221,8 +222,10 @@ fn a_sync_vouches_for_what_was_closed_before_it_began() {
     state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2 });
     state.apply(&Record::Spooled { layer: 1, size: 10, blocks: vec![ByteRange::new(0, 1)] });
     assert!(!state.layers[0].synced_blocks.contains(0), "not before the line that ends it");
-    state.apply(&Record::Synced { size: 10, closes: began_with });
+    let layers = vec![SyncedLayer { layer: 1, size: 10, blocks: vec![ByteRange::new(3, 4)] }];
+    state.apply(&Record::Synced { size: 10, closes: began_with, layers });
     assert!(state.layers[0].synced_blocks.contains(0) && state.layers[1].synced_blocks.is_empty());
+    assert!(state.layers[0].synced_blocks.contains(3) && state.layers[0].synced_size == Some(10));
     assert!(state.stage.frozen().unwrap().close <= state.vouched_closes);
     assert!(state.next.as_ref().unwrap().close > state.vouched_closes);
 }

@@ -1,7 +1,7 @@
 //! `fsync`: spool, map and journal to stable storage, and with `--fsync bos` every byte into BOS.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::WriteError;
@@ -9,7 +9,7 @@ use super::dirty_file::{DirtyFile, disk_error};
 use super::state::ranges_of;
 use crate::journal::Record;
 use crate::journal::log::JournalSync;
-use crate::journal::record::LayerId;
+use crate::journal::record::{LayerId, SyncedLayer};
 use crate::object::ObjectKey;
 use crate::write::block_set::BlockSet;
 use crate::write::layers::{Layer, sync_handles};
@@ -92,25 +92,24 @@ impl DirtyFile {
             inner.last_error = Some(message.clone());
             return Err(WriteError::failed(errno, message));
         }
+        let of = |(layer, size, set): &(LayerId, u64, BlockSet)| SyncedLayer {
+            layer: *layer,
+            size: *size,
+            blocks: ranges_of(set),
+        };
+        let mut lines: Vec<SyncedLayer> = blocks.iter().map(of).collect();
+        if lines.iter().map(|layer| layer.blocks.len()).sum::<usize>() > LINE_RANGES_MAX {
+            self.sync_long_lines(&place, &mut lines).await?;
+        }
         let journal = {
             let mut inner = self.lock();
             if inner.store.as_ref().is_none_or(|store| store.journal.path() != place) {
                 // Published and put away meanwhile.
                 return Ok(());
             }
-            for (layer, size, set) in &blocks {
-                // A layer that went meanwhile is vouched for by what took its place.
-                if inner.state.layer(*layer).is_none() {
-                    continue;
-                }
-                let ranges = ranges_of(set);
-                let lines = ranges.chunks(LINE_RANGES_MAX).chain(ranges.is_empty().then_some(&[][..]));
-                for blocks in lines {
-                    let spooled = Record::Spooled { layer: *layer, size: *size, blocks: blocks.to_vec() };
-                    self.append(&mut inner, &spooled)?;
-                }
-            }
-            self.append(&mut inner, &Record::Synced { size, closes })?;
+            // A layer that went meanwhile is vouched for by what took its place.
+            let layers = lines.into_iter().filter(|layer| inner.state.layer(layer.layer).is_some()).collect();
+            self.append(&mut inner, &Record::Synced { size, closes, layers })?;
             let store = inner.store()?;
             for layer in &mut store.layers {
                 if let Some((_, _, set)) = blocks.iter().find(|(id, _, _)| *id == layer.id) {
@@ -128,6 +127,28 @@ impl DirtyFile {
             }
             disk_error(&key, &e)
         })
+    }
+}
+
+impl DirtyFile {
+    /// Writes blocks that are too many for one line to the journal, and to stable storage, before the line that counts.
+    async fn sync_long_lines(&self, place: &Path, lines: &mut [SyncedLayer]) -> Result<(), WriteError> {
+        let (key, journal) = {
+            let mut inner = self.lock();
+            if inner.store.as_ref().is_none_or(|store| store.journal.path() != place) {
+                return Ok(());
+            }
+            for line in lines {
+                let (layer, size) = (line.layer, line.size);
+                for blocks in std::mem::take(&mut line.blocks).chunks(LINE_RANGES_MAX) {
+                    self.append(&mut inner, &Record::Spooled { layer, size, blocks: blocks.to_vec() })?;
+                }
+            }
+            let key = inner.state.key.clone();
+            let handle = inner.store()?.journal.sync_handle().map_err(|e| disk_error(&key, &e))?;
+            (key, handle)
+        };
+        flatten(tokio::task::spawn_blocking(move || journal.sync_data()).await).map_err(|e| disk_error(&key, &e))
     }
 }
 

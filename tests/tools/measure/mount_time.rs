@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bosfs::bos::client::ObjectHeaders;
-use bosfs::journal::record::FORMAT;
+use bosfs::journal::record::{FORMAT, SyncedLayer};
 use bosfs::journal::state_dir::read_identity;
 use bosfs::journal::{Journal, Record, StateDir, boot_id};
 use bosfs::object::{ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, Timestamp, UploadId};
@@ -245,8 +245,8 @@ fn make_closed(world: &World, state: &StateDir, round: u32) -> Result<Vec<String
             let closed = Record::Closed { publication: 1, size: CLOSED_BYTES, attrs: attrs(), layer: 1 };
             journal.append(&closed).map_err(text)?;
             let blocks = vec![ByteRange::new(0, CLOSED_BYTES.div_ceil(BLOCK_BYTES))];
-            journal.append(&Record::Spooled { layer: 1, size: CLOSED_BYTES, blocks }).map_err(text)?;
-            journal.append(&Record::Synced { size: CLOSED_BYTES, closes: 1 }).map_err(text)?;
+            let layers = vec![SyncedLayer { layer: 1, size: CLOSED_BYTES, blocks }];
+            journal.append(&Record::Synced { size: CLOSED_BYTES, closes: 1, layers }).map_err(text)?;
             sync(&dir, &mut journal)?;
             Ok(key)
         })
