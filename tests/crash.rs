@@ -3,12 +3,12 @@
 
 mod support;
 
+#[path = "crash/checkpoints.rs"]
+mod checkpoints;
 #[path = "crash/durable.rs"]
 mod durable;
 #[path = "crash/durable_names.rs"]
 mod durable_names;
-#[path = "crash/checkpoints.rs"]
-mod checkpoints;
 #[path = "crash/errors.rs"]
 mod errors;
 #[path = "crash/full.rs"]

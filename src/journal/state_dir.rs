@@ -5,7 +5,7 @@
 //!   lease                     flock'ed while a process uses the directory; its first line: the holder, as JSON
 //!   identity.json             which endpoint, bucket and prefix this is the state of; never changed
 //!   uploads/<journal id>/     one per file that is not yet proved in BOS (16 lowercase hex digits)
-//!     journal  map  spool
+//!     journal  map  spool     (and map.N, spool.N of later layers; journal.new while a checkpoint is made)
 //!   moves/<journal id>/       one per rename, exchange or batch of deletions that is not yet done
 //!     journal
 //!   trash/                    directories on their way out; emptied at every start

@@ -193,17 +193,19 @@ impl DirtyFile {
     /// After the proof: the journal goes if nothing newer is there. Else the layers above lie over the new object as they are,
     /// and only those of the publication go.
     pub(super) async fn tidy(self: &Arc<Self>) -> Result<(), Trouble> {
-        let journal = {
+        let (journal, newer) = {
             let mut inner = self.lock();
+            let newer = inner.new_content || inner.new_file || inner.state.stage != Stage::Open;
             let several_parts =
                 inner.state.published.as_ref().is_some_and(|p| p.object.size > inner.plan.first_bytes());
             // What was synced must not come back without its bytes after a power loss.
             if several_parts || inner.state.vouched_closes > 0 {
-                Some(inner.store()?.journal.sync_handle().map_err(super::WriteError::from)?)
+                (Some(inner.store()?.journal.sync_handle().map_err(super::WriteError::from)?), newer)
             } else {
-                None
+                (None, newer)
             }
         };
+        let synced = journal.is_some();
         if let Some(journal) = journal {
             // "completed" on stable storage before the only local copy goes.
             let synced = tokio::task::spawn_blocking(move || journal.sync_data()).await;
@@ -211,6 +213,12 @@ impl DirtyFile {
         }
         if let Some(done) = self.retire_if_done() {
             self.shared.finished(self, done);
+            self.notify();
+            return Ok(());
+        }
+        if !synced && !newer {
+            // A small file whose handle is still open: its layer goes with the release, or under the next one. That costs no
+            // sync.
             self.notify();
             return Ok(());
         }

@@ -338,6 +338,9 @@ impl DirtyFile {
         let layer = Layer::create(&dir, id, base_end).map_err(|e| disk_error(&key, &e))?;
         note_mtime(&layer.spool, &key, mtime);
         inner.store()?.layers.push(layer);
+        if !inner.store()?.dropped.is_empty() {
+            self.shed(inner);
+        }
         let begun = self.append(inner, &Record::Layer { layer: id, base_end });
         if begun.is_err() {
             inner.store()?.layers.pop();

@@ -227,8 +227,8 @@ fn dir_of(key: &ObjectKey) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::record::SyncedLayer;
     use crate::bos::client::ObjectHeaders;
+    use crate::journal::record::SyncedLayer;
     use crate::object::{Checksum, Condition, FileAttrs, Timestamp, UploadId};
     use crate::write::part_plan::PartPlan;
 

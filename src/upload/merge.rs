@@ -110,7 +110,7 @@ impl DirtyFile {
     }
 
     /// Layers went out of use: the spools are counted anew, and what is not needed is put away.
-    fn shed(self: &Arc<Self>, inner: &mut Inner) {
+    pub(super) fn shed(self: &Arc<Self>, inner: &mut Inner) {
         self.recount(inner);
         let file = self.clone();
         let put_away = move || {

@@ -1,8 +1,8 @@
 //! Tests of the fold.
 
 use super::*;
-use crate::journal::record::SyncedLayer;
 use crate::bos::client::ObjectHeaders;
+use crate::journal::record::SyncedLayer;
 use crate::object::{ByteRange, Checksum, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::write::part_plan::PartPlan;
 

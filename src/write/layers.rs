@@ -179,7 +179,8 @@ impl<'a> View<'a> {
     /// [`GAP_BYTES_MAX`] that are there lie between, and it has at most `len_max` bytes or so.
     pub fn base_gap(&self, range: ByteRange, len_max: u64) -> Option<ByteRange> {
         let bottom = self.layers.first()?;
-        let mut missing = self.pieces(range).into_iter().filter(|piece| piece.from == Place::Base).map(|piece| piece.range);
+        let mut missing =
+            self.pieces(range).into_iter().filter(|piece| piece.from == Place::Base).map(|piece| piece.range);
         let mut wanted = missing.next()?;
         for next in missing {
             if next.start - wanted.end > GAP_BYTES_MAX || next.end - wanted.start > len_max {

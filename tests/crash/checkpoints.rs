@@ -38,7 +38,7 @@ fn a_kill_after_each_step_of_a_checkpoint_loses_nothing() {
     at_points(&FIRST, &[Cut::KillAfter]);
 }
 
-/// The writer may be told of it, but the old journal stays good.
+// The writer may be told of it, but the old journal stays good.
 #[test]
 #[ignore = "red until a publication is a value"]
 fn a_full_or_failing_disk_in_a_checkpoint_loses_nothing() {
@@ -52,7 +52,7 @@ fn a_power_loss_in_a_checkpoint_loses_nothing_that_was_synced() {
     at_points(&FIRST, &losses.map(Cut::Power));
 }
 
-/// Behind the rename, and anywhere.
+// Behind the rename, and anywhere.
 #[test]
 #[ignore = "red until a publication is a value"]
 fn a_power_loss_at_the_end_of_a_checkpoint_loses_nothing_that_was_synced() {

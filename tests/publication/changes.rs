@@ -187,12 +187,15 @@ fn write_one_part(scene: &Scene, b: &Hand, model: &mut Vec<u8>) {
     scene.put(b, model, 700 * KIB + 1, 4, 9000);
 }
 
-/// The same with a file that goes by one PutObject.
+/// What a program writes into a file while an earlier close of it is on its way to BOS waits for nothing and does not
+/// reach the object.
 #[test]
 fn b_writes_a_file_of_one_part_while_its_put_is_refused() {
     b_changes(Scene::of_one_part(Mode::Default), Then::Recovers, write_one_part);
 }
 
+/// After a kill of bosfs in that moment the object is what was closed, and what was written since is kept as
+/// interrupted.
 #[test]
 fn b_writes_a_file_of_one_part_while_its_put_is_refused_and_bosfs_is_killed() {
     b_changes(Scene::of_one_part(Mode::WriteBack), Then::KilledAndMounted, write_one_part);

@@ -93,6 +93,7 @@ fn cp_over_what_is_under_way(stuck: Stuck) {
     scene.states.assert_in_order(&[("the base", &base), ("closed first", &closed), ("copied over it", &new)]);
 }
 
+/// A file that is emptied and written anew while an earlier state is on its way becomes what was written anew.
 #[test]
 fn cp_over_a_file_whose_complete_breaks() {
     cp_over_what_is_under_way(Stuck::CompleteBreaks);
@@ -108,7 +109,7 @@ fn cp_over_a_file_whose_copies_are_refused() {
     cp_over_what_is_under_way(Stuck::Copy);
 }
 
-/// The same, and bosfs is killed before the line is back.
+// The same, and bosfs is killed before the line is back.
 #[test]
 fn cp_over_a_file_whose_complete_breaks_and_bosfs_is_killed() {
     let mut scene = Scene::of_parts(Mode::WriteBack, Stuck::CompleteBreaks);
@@ -120,7 +121,7 @@ fn cp_over_a_file_whose_complete_breaks_and_bosfs_is_killed() {
     scene.unmount(&new);
 }
 
-/// B empties the file, writes more than was there before, and stays open: parts of both are on their way.
+// B empties the file, writes more than was there before, and stays open: parts of both are on their way.
 #[test]
 fn b_empties_the_file_and_writes_more_than_was_there() {
     let mut scene = Scene::of_parts(Mode::Default, Stuck::Complete);
@@ -136,7 +137,7 @@ fn b_empties_the_file_and_writes_more_than_was_there() {
     scene.unmount(&new);
 }
 
-/// `truncate -s 0` by path, as log rotation does, while A's publication does not get through.
+// `truncate -s 0` by path, as log rotation does, while A's publication does not get through.
 #[test]
 fn the_file_is_emptied_by_path() {
     let mut scene = Scene::of_parts(Mode::Default, Stuck::Complete);

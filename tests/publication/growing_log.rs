@@ -29,7 +29,8 @@ fn with_log(args: &[&str]) -> (World, Mounted, Vec<u8>) {
     (world, mount, log)
 }
 
-/// `date >> log` each second, with `--write-back`.
+/// With `--write-back` the object of a log that is appended to each second follows the log, and each publication sends
+/// little more than what is new and one part.
 #[test]
 fn a_log_that_is_appended_to_each_second_is_followed_by_its_object() {
     const APPENDS: u32 = 25;
@@ -133,13 +134,14 @@ fn a_close_ends_while_another_program_holds_the_log_open_and_appends() {
     a_closes_while_b_appends(true);
 }
 
+/// A close ends although other programs append to the file and close it all the time.
 #[test]
 fn a_close_ends_while_other_programs_append_and_close() {
     a_closes_while_b_appends(false);
 }
 
-/// What is appended while a new file of several parts is on its way takes nothing of it back: each part is sent once, but for
-/// the last one.
+// What is appended while a new file of several parts is on its way takes nothing of it back: each part is sent once, but for
+// the last one.
 #[test]
 fn an_append_while_a_new_file_is_on_its_way_takes_nothing_back() {
     let world = World::new();

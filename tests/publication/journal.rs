@@ -89,19 +89,20 @@ fn assert_shown(mount: &Mounted, expected: &[u8]) {
     assert_bytes(&shown, expected, "the file in the mount", || mount.log_text());
 }
 
-/// Each second byte: every one is a range of its own, 2048 of them in a block.
+/// The journal of a file takes at most 64 KiB and twice what it takes to tell the state of the file, however often it
+/// is written.
 #[test]
 fn one_byte_writes_into_an_object_leave_a_small_journal() {
     one_byte_writes(40_960, 2);
 }
 
-/// All over the object.
+// All over the object.
 #[test]
 fn scattered_one_byte_writes_into_an_object_leave_a_small_journal() {
     one_byte_writes(40_960, 25_013);
 }
 
-/// The same few bytes again and again: there is nothing more to tell than after the first time.
+// The same few bytes again and again: there is nothing more to tell than after the first time.
 #[test]
 fn the_same_bytes_written_again_and_again_leave_a_small_journal() {
     let world = World::new();
@@ -164,7 +165,7 @@ fn fsyncs_of_a_growing_file_leave_a_small_journal() {
     write_and_fsync(|n| 8192 + n * 100, 8192);
 }
 
-/// An fsync of a file in which nothing changed since the last one writes nothing.
+/// An `fsync` of a file in which nothing changed since the last one writes nothing.
 #[test]
 fn an_fsync_of_an_unchanged_file_adds_no_line() {
     let world = World::new();
@@ -226,6 +227,8 @@ fn is_told_and_not_shown_old(world: &World, mount: &Mounted, base: &[u8]) {
     assert_eq!(within(WAIT, "reading another file", move || std::fs::read(path)).unwrap(), b"another object");
 }
 
+/// A file whose journal cannot be read is named as failed by `bosfs status`, and gives an error instead of the older
+/// object.
 #[test]
 fn a_file_with_a_damaged_journal_is_failed_and_does_not_show_the_old_object() {
     let (world, mut mount, base) = cut_off();
@@ -235,7 +238,7 @@ fn a_file_with_a_damaged_journal_is_failed_and_does_not_show_the_old_object() {
     is_told_and_not_shown_old(&world, &mount, &base);
 }
 
-/// 3 GiB, of which the disk has a few pages: more than any state takes.
+// 3 GiB, of which the disk has a few pages: more than any state takes.
 #[test]
 fn a_file_with_a_journal_that_is_too_large_is_failed_and_does_not_show_the_old_object() {
     let (world, mut mount, base) = cut_off();

@@ -42,6 +42,7 @@ fn b_closes_too(mode: Mode, stuck: Stuck, then: Then) {
     scene.states.assert_in_order(&[("the base", &base), ("A's", &closed), ("B's", &both)]);
 }
 
+/// A close that comes while an earlier one is on its way follows it: the object is each closed state in turn, whole.
 #[test]
 fn b_closes_too_while_complete_is_refused() {
     b_closes_too(Mode::Default, Stuck::Complete, Then::Recovers);
@@ -167,7 +168,7 @@ fn the_file_is_renamed_while_the_copies_are_refused() {
     renamed_meanwhile(Mode::WriteBack, Stuck::Copy);
 }
 
-/// The file is removed while A's publication is stuck and B holds it open: nothing of it is left.
+// The file is removed while A's publication is stuck and B holds it open: nothing of it is left.
 #[test]
 fn the_file_is_removed_while_complete_is_refused() {
     let mut scene = Scene::of_parts(Mode::WriteBack, Stuck::Complete);

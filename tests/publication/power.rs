@@ -143,6 +143,7 @@ fn a_later_close_is_not_vouched_for(line: Line, loss: Loss, seed: u64) {
 
 const LOSSES: [Loss; 4] = [Loss::Everything, Loss::Tail, Loss::Bytes, Loss::Sectors];
 
+/// After power loss a sync vouches for what was closed before it began: a later close is published whole or not at all.
 #[test]
 fn a_sync_does_not_vouch_for_a_close_that_came_later() {
     for (seed, loss) in LOSSES.into_iter().enumerate() {
@@ -150,7 +151,7 @@ fn a_sync_does_not_vouch_for_a_close_that_came_later() {
     }
 }
 
-/// The same while nothing of A's publication gets through.
+// The same while nothing of A's publication gets through.
 #[test]
 fn a_sync_without_a_line_does_not_vouch_for_a_close_that_came_later() {
     for (seed, loss) in LOSSES.into_iter().enumerate() {
