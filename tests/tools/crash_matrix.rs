@@ -25,6 +25,8 @@ mod round;
 mod self_check;
 #[path = "crash_matrix/sense.rs"]
 mod sense;
+#[path = "crash_matrix/shared.rs"]
+mod shared;
 #[path = "crash_matrix/stage.rs"]
 mod stage;
 #[path = "../support/mod.rs"]
@@ -80,5 +82,5 @@ fn run(settings: &Settings) -> Result<bool, String> {
         let text = page::render(&done, settings, took);
         std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    Ok(points_are_good && has_cells == !done.is_empty() && done.iter().all(plan::Done::is_good))
+    Ok(points_are_good && has_cells != done.is_empty() && done.iter().all(plan::Done::is_good))
 }
