@@ -77,7 +77,7 @@ fn run(settings: &Settings) -> Result<bool, String> {
     let done = run_cells(cells, &sources, settings);
     let points_are_good = points::run(settings);
     let took = started.elapsed();
-    page::print_summary(&done, took);
+    page::print_summary(&done, points_are_good, took);
     if let Some(path) = &settings.page {
         let text = page::render(&done, settings, took);
         std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
