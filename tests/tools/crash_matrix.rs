@@ -25,6 +25,8 @@ mod round;
 mod self_check;
 #[path = "crash_matrix/sense.rs"]
 mod sense;
+#[path = "crash_matrix/shared.rs"]
+mod shared;
 #[path = "crash_matrix/stage.rs"]
 mod stage;
 #[path = "../support/mod.rs"]
@@ -75,10 +77,10 @@ fn run(settings: &Settings) -> Result<bool, String> {
     let done = run_cells(cells, &sources, settings);
     let points_are_good = points::run(settings);
     let took = started.elapsed();
-    page::print_summary(&done, took);
+    page::print_summary(&done, points_are_good, took);
     if let Some(path) = &settings.page {
         let text = page::render(&done, settings, took);
         std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    Ok(points_are_good && has_cells == !done.is_empty() && done.iter().all(plan::Done::is_good))
+    Ok(points_are_good && has_cells != done.is_empty() && done.iter().all(plan::Done::is_good))
 }

@@ -55,7 +55,7 @@ impl Totals {
     }
 }
 
-pub fn print_summary(done: &[Done], took: Duration) {
+pub fn print_summary(done: &[Done], points_are_good: bool, took: Duration) {
     println!();
     for (name, figure) in Totals::of(done).rows() {
         println!("{name:<50} {figure:>14}");
@@ -68,7 +68,7 @@ pub fn print_summary(done: &[Done], took: Duration) {
     let slowest: Vec<String> =
         slow.iter().take(5).map(|cell| format!("{} {:.0} s", cell.cell.name(), cell.took.as_secs_f64())).collect();
     println!("slowest: {}", slowest.join(", "));
-    let verdict = if done.iter().all(Done::is_good) { "passed" } else { "FAILED" };
+    let verdict = if points_are_good && done.iter().all(Done::is_good) { "passed" } else { "FAILED" };
     println!("crash matrix {verdict} in {} min {} s", took.as_secs() / 60, took.as_secs() % 60);
 }
 

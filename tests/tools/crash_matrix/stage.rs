@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::phases::{BIG_BYTES, FROM_DIR, KEY, OTHER_KEY, PART_BYTES, Phase, SMALL_BYTES, Story, TO_DIR};
+use crate::phases::{BIG_BYTES, FROM_DIR, KEY, OTHER_KEY, Phase, SMALL_BYTES, Story, TO_DIR};
 use crate::programs::{Ended, Program};
+use crate::shared::{A_AT, A_BYTES, B_AT, B_BYTES};
 use crate::support::crash::contents::{Sum, Watch, sum_of};
-use crate::support::crash::steps::{Told, Writer, patch};
+use crate::support::crash::steps::Writer;
 use crate::support::files::random_bytes;
 use crate::support::mounted::{bosfs_binary, is_mounted};
 use crate::support::{Call, HoldAt, KeyWatch, Mounted, When, World};
@@ -20,14 +21,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_SELDOM: Duration = Duration::from_millis(250);
 /// Files of the directory that is renamed.
 const DIR_FILES: usize = 8;
-/// What the first of two programs changes: within the last part. A multiple of [`A_BYTES`].
-const A_AT: u64 = 4 * PART_BYTES / A_BYTES as u64 * A_BYTES as u64 + 30 * A_BYTES as u64;
-const A_BYTES: usize = 3000;
-/// What the second one changes: far before that.
-const B_AT: u64 = (1 << 20) + 100;
-const B_BYTES: usize = 5000;
-/// Longest wait for the write of the second one, which should wait for nothing.
-const B_WITHIN: Duration = Duration::from_secs(2);
 /// Mode that `chmod` sets.
 const MODE: u32 = 0o640;
 
@@ -209,54 +202,6 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// The second of two programs opens the file and changes it, while the request of the phase is under way; it stays. It
-    /// should wait for nothing, but that is not what is checked here.
-    pub fn second_writes(&mut self) {
-        let path = self.path(KEY);
-        let writer = match self.story() {
-            Story::Share => {
-                let change = format!("{B_AT}:{B_BYTES}");
-                Some(Writer::start(&self.content().path, &path, false, &[&change, "hold"]))
-            }
-            Story::ShareEmpty => {
-                let all = format!("0:{B_BYTES}");
-                Some(Writer::start(&self.content().path, &path, true, &[&all, "hold"]))
-            }
-            _ => None,
-        };
-        if let Some(mut writer) = writer {
-            let _ = writer.said_within("held", B_WITHIN);
-            self.second = Some(writer);
-        }
-    }
-
-    /// The second one closes the file, and what it was told.
-    pub fn second_ends(&mut self) -> Option<Told> {
-        self.second.take().map(Writer::end)
-    }
-
-    /// The first program has been told that its close is done, and the second one has not closed: the object is the first one's.
-    pub fn check_first(&self) -> Result<(), String> {
-        let found = self.world.bucket.get(KEY).map_err(|e| e.to_string())?;
-        match found == self.sources.shared[1].bytes {
-            true => Ok(()),
-            false => Err(format!(
-                "MIXED: the first close returned, and the object ({} bytes) is not what it closed",
-                found.len()
-            )),
-        }
-    }
-
-    /// The object was never anything but one of the three states, in order.
-    pub fn check_contents(&mut self, sabotaged: bool) -> Result<(), String> {
-        let Some((watch, states)) = &mut self.contents else { return Ok(()) };
-        if sabotaged && let Some((_, crc)) = &mut states[1] {
-            *crc ^= 1;
-        }
-        watch.look();
-        watch.check(states).map(|_| ())
-    }
-
     /// A program that must succeed while there is no fault.
     fn must(&self, program: &str, names: &[&str]) -> Result<(), String> {
         let ended = self.run(Command::new(program).args(names.iter().map(|name| self.path(name))))?;
@@ -341,17 +286,6 @@ impl<'a> Stage<'a> {
         command
     }
 
-    /// The first of two programs.
-    fn first_command(&self) -> Command {
-        let mut command = Command::new("dd");
-        command.arg(format!("if={}", self.sources.shared[1].path.display()));
-        command.arg(format!("of={}", self.path(KEY).display()));
-        let at = A_AT / A_BYTES as u64;
-        command.args([&format!("bs={A_BYTES}"), &format!("skip={at}"), &format!("seek={at}")]);
-        command.args(["count=1", "conv=notrunc", "status=none"]);
-        command
-    }
-
     /// The program of the story; for a mount, its process.
     pub fn start(&mut self) -> Result<Option<Program>, String> {
         let copy = |from: &PathBuf, to: PathBuf| {
@@ -419,50 +353,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Both programs are run again where something of them was cut off; what was accepted of the second one is shown before.
-    fn settle_shared(&mut self) -> Result<(), String> {
-        let told = self.second_ends().unwrap_or_default();
-        self.wait_quiet_file()?;
-        if told.bytes > 0 {
-            let path = self.path(KEY);
-            let shown = crate::support::mounted::within(WAIT, "reading", move || std::fs::read(path));
-            let shown = shown.map_err(|e| format!("reading the file in the mount: {e}"))?;
-            let at = if self.story() == Story::Share { B_AT as usize } else { 0 };
-            let expected = &self.content().bytes[at..at + told.bytes as usize];
-            if shown.get(at..at + told.bytes as usize) != Some(expected) {
-                return Err(format!("LOST {} bytes that were accepted of the second program", told.bytes));
-            }
-        }
-        if told.ok && self.is_published()? && self.lost_bytes()? == 0 {
-            return Ok(());
-        }
-        let ended = self.run(&mut self.first_command())?;
-        let again = match self.story() {
-            Story::Share => patch(&self.content().path, &self.path(KEY), B_AT, B_BYTES as u64),
-            _ => crate::support::crash::steps::copy(&self.content().path, &self.path(KEY)),
-        };
-        match ended.is_success() && again.ok {
-            true => self.wait_quiet_file(),
-            false => Err(format!("run again: {} and {again:?}", ended.told())),
-        }
-    }
-
-    /// Until nothing more becomes of the file by itself.
-    fn wait_quiet_file(&self) -> Result<(), String> {
-        let Some(mount) = &self.mount else { return Err("nothing is mounted".into()) };
-        let end = Instant::now() + WAIT;
-        loop {
-            let entry = mount.file_status(KEY);
-            match entry.as_ref().map_or("none", |entry| entry["state"].as_str().unwrap_or("?")) {
-                "none" | "idle" | "done" | "interrupted" => return Ok(()),
-                "failed" | "conflict" => return Err(format!("without a fault: {entry:?}")),
-                _ if Instant::now() > end => return Err(format!("HANG: no end of {entry:?}")),
-                _ => std::thread::sleep(Duration::from_millis(20)),
-            }
-        }
-    }
-
-    fn is_published(&self) -> Result<bool, String> {
+    pub fn is_published(&self) -> Result<bool, String> {
         let seen = self.world.bucket.head(KEY).map_err(|e| e.to_string())?;
         Ok(seen.is_some_and(|seen| seen.size == self.content().bytes.len() as u64))
     }

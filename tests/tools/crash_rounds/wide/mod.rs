@@ -4,6 +4,9 @@
 //! The rule that is checked: at every moment the object is one of the states in which the file was closed, in their order,
 //! whole; what was accepted and is not published is in the mount after a kill; nothing of another writer is overwritten.
 
+mod beside;
+mod ends;
+mod looks;
 pub mod model;
 pub mod plan;
 pub mod resolve;

@@ -298,8 +298,9 @@ impl FileModel {
             if n >= self.synced {
                 promised_len = promised_len.min(if has_base { bytes.len() } else { range.start });
             }
-            for n in range.start..range.end.min(shown.bytes.len()) {
-                explained[n] |= shown.bytes[n] == bytes.get(n).copied().unwrap_or(0);
+            let end = range.end.min(shown.bytes.len());
+            for (n, explained) in explained.iter_mut().enumerate().take(end).skip(range.start) {
+                *explained |= shown.bytes[n] == bytes.get(n).copied().unwrap_or(0);
             }
             if n >= self.synced {
                 let end = range.end.min(touched.len());

@@ -90,7 +90,7 @@ fn after_a_power_loss_what_was_synced_is_there_and_the_rest_old_new_or_an_error(
         assert!(file.after_power(Some(&shown(text)), &[]).is_err(), "{text:?}");
     }
     assert!(file.after_power(None, &[]).is_err());
-    let mut hole = shown("01a\0\056789\0\0cc");
+    let mut hole = shown("01a\x00\x0056789\0\0cc");
     assert!(file.after_power(Some(&hole), &[]).is_err(), "zeros that nobody wrote");
     hole.unreadable.push(3..5);
     file.after_power(Some(&hole), &[]).unwrap();

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
-use super::model::{Change, FileModel, Mismatch, Shown, Stage};
+use super::model::{Change, FileModel, Mismatch};
 use super::plan::{Base, Doing, Stuck, WideEnd, WidePhase, WidePlan, WideStep};
 use super::resolve::{Act, Around, NAME, OTHER, resolve};
 use super::stuck::Troubles;
@@ -14,23 +12,22 @@ use super::totals::WideCounted;
 use crate::crash_rounds::calls::{Ended, Op, Reply};
 use crate::crash_rounds::round::{Failure, Place};
 use crate::crash_rounds::writer::Writer;
-use crate::support::crash::contents::{Watch, content, sum_of};
+use crate::support::crash::contents::Watch;
 use crate::support::disk::FaultDisk;
 use crate::support::disk::boot::Boot;
 use crate::support::disk::fault::{DiskFault, DiskRule, DiskWhen};
-use crate::support::disk::power::{Loss, build};
 use crate::support::files::random_bytes;
-use crate::support::mounted::{detach, run as run_command, within};
-use crate::support::{Line, MountSpec, Mounted};
+use crate::support::mounted::detach;
+use crate::support::{MountSpec, Mounted};
 
 /// Longest time for one call, one command, one look. It only bounds a hang.
-const WITHIN: Duration = Duration::from_secs(90);
+pub(super) const WITHIN: Duration = Duration::from_secs(90);
 /// A call that waits so long for what is stuck gets what it waits for.
 const PATIENCE: Duration = Duration::from_millis(2500);
 /// A close that waits in the kernel and has been journaled has arrived after so long.
 const ARRIVED_AFTER: Duration = Duration::from_millis(20);
 /// A close of which that cannot be seen may have arrived, or not, after so long.
-const ARRIVES_WITHIN: Duration = Duration::from_millis(400);
+const ARRIVES_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is expected wrongly on purpose, to see that it is noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,34 +44,34 @@ impl WideSabotage {
     pub const ALL: [WideSabotage; 3] = [WideSabotage::Shown, WideSabotage::Published, WideSabotage::Closed];
 }
 
-type Outcome<T> = Result<T, Mismatch>;
+pub(super) type Outcome<T> = Result<T, Mismatch>;
 
-fn broken(e: impl std::fmt::Display) -> Mismatch {
+pub(super) fn broken(e: impl std::fmt::Display) -> Mismatch {
     Mismatch::of(e.to_string())
 }
 
 /// A call that has not returned.
-struct Flying {
-    op: Op,
-    since: Instant,
-    changes: Vec<Change>,
+pub(super) struct Flying {
+    pub(super) op: Op,
+    pub(super) since: Instant,
+    pub(super) changes: Vec<Change>,
     /// The state that a close asks for.
-    state: Option<usize>,
+    pub(super) state: Option<usize>,
     /// Changes of the file when it began.
-    count: usize,
+    pub(super) count: usize,
     /// The line was dead then.
-    without_line: bool,
+    pub(super) without_line: bool,
 }
 
 /// What somebody else did to the object.
 #[derive(Clone, Copy, Debug)]
-struct Foreign {
+pub(super) struct Foreign {
     /// The state that it is.
-    state: usize,
+    pub(super) state: usize,
     /// There was something unpublished here.
-    unpublished: bool,
+    pub(super) unpublished: bool,
     /// Nothing of the file came from an object.
-    all_here: bool,
+    pub(super) all_here: bool,
 }
 
 /// Runs a round.
@@ -123,33 +120,33 @@ fn base_bytes(base: Base) -> Option<Vec<u8>> {
     }
 }
 
-fn other_bytes() -> Arc<Vec<u8>> {
+pub(super) fn other_bytes() -> Arc<Vec<u8>> {
     static OTHER: OnceLock<Arc<Vec<u8>>> = OnceLock::new();
     OTHER.get_or_init(|| Arc::new(random_bytes(78, 400_000))).clone()
 }
 
-struct Round<'a> {
-    place: &'a Place,
-    plan: &'a WidePlan,
-    began: Instant,
-    spec: MountSpec,
+pub(super) struct Round<'a> {
+    pub(super) place: &'a Place,
+    pub(super) plan: &'a WidePlan,
+    pub(super) began: Instant,
+    pub(super) spec: MountSpec,
     /// Key of the file.
-    key: String,
-    mount: Option<Mounted>,
-    writer: Option<Writer>,
-    watch: Watch,
-    disk: Option<FaultDisk>,
-    boot: Option<Boot>,
-    troubles: Troubles,
-    file: FileModel,
-    exists: bool,
-    open: Vec<bool>,
-    last_at: u64,
-    flying: Vec<Option<Flying>>,
-    foreign: Option<Foreign>,
-    calls: Vec<String>,
-    sabotage: Option<WideSabotage>,
-    counted: &'a mut WideCounted,
+    pub(super) key: String,
+    pub(super) mount: Option<Mounted>,
+    pub(super) writer: Option<Writer>,
+    pub(super) watch: Watch,
+    pub(super) disk: Option<FaultDisk>,
+    pub(super) boot: Option<Boot>,
+    pub(super) troubles: Troubles,
+    pub(super) file: FileModel,
+    pub(super) exists: bool,
+    pub(super) open: Vec<bool>,
+    pub(super) last_at: u64,
+    pub(super) flying: Vec<Option<Flying>>,
+    pub(super) foreign: Option<Foreign>,
+    pub(super) calls: Vec<String>,
+    pub(super) sabotage: Option<WideSabotage>,
+    pub(super) counted: &'a mut WideCounted,
 }
 
 impl<'a> Round<'a> {
@@ -211,7 +208,7 @@ impl<'a> Round<'a> {
         })
     }
 
-    fn note(&mut self, line: String) {
+    pub(super) fn note(&mut self, line: String) {
         self.calls.push(format!("{:6} ms {line}", self.began.elapsed().as_millis()));
     }
 
@@ -271,7 +268,7 @@ impl<'a> Round<'a> {
         self.end(phase.end, killer)
     }
 
-    fn kill_at(&self, when: DiskWhen, skip: u64, after: bool) -> Option<DiskRule> {
+    pub(super) fn kill_at(&self, when: DiskWhen, skip: u64, after: bool) -> Option<DiskRule> {
         let fault = if after { DiskFault::KillAfter } else { DiskFault::KillBefore };
         self.disk.as_ref().map(|disk| disk.fault(when.skip(skip).once(), fault))
     }
@@ -325,7 +322,7 @@ impl<'a> Round<'a> {
         self.file.last() > self.file.floor
     }
 
-    fn send(&mut self, lane: usize, act: Act) -> Outcome<()> {
+    pub(super) fn send(&mut self, lane: usize, act: Act) -> Outcome<()> {
         let Act { op, changes } = act;
         self.note(format!("h{lane} {op}"));
         self.counted.calls += 1;
@@ -349,7 +346,7 @@ impl<'a> Round<'a> {
     }
 
     /// Takes what ends of calls there are within `wait`.
-    fn take_replies(&mut self, wait: Duration, killer: Option<&DiskRule>) -> Outcome<()> {
+    pub(super) fn take_replies(&mut self, wait: Duration, killer: Option<&DiskRule>) -> Outcome<()> {
         let end = Instant::now() + wait;
         loop {
             self.troubles.tick();
@@ -367,7 +364,7 @@ impl<'a> Round<'a> {
     }
 
     /// Waits until the call of a lane has returned. `true`: bosfs was killed first.
-    fn wait_returned(&mut self, lane: usize, killer: Option<&DiskRule>) -> Outcome<bool> {
+    pub(super) fn wait_returned(&mut self, lane: usize, killer: Option<&DiskRule>) -> Outcome<bool> {
         let mut is_let_go = false;
         while let Some(flying) = &self.flying[lane] {
             if is_hit(killer) {
@@ -394,22 +391,33 @@ impl<'a> Round<'a> {
     /// Waits until a close has returned, or waits for BOS; what comes after it is not in its state then. `true`: bosfs was
     /// killed first.
     fn wait_arrived(&mut self, lane: usize, before: &str, killer: Option<&DiskRule>) -> Outcome<bool> {
+        let mut in_kernel: Option<Instant> = None;
         loop {
             self.take_replies(Duration::from_millis(2), killer)?;
             let Some(flying) = &self.flying[lane] else { return Ok(is_hit(killer)) };
             if is_hit(killer) {
                 return Ok(true);
             }
-            let (state, waited) = (flying.state, flying.since.elapsed());
-            if waited > ARRIVES_WITHIN {
-                return Ok(false);
+            let state = flying.state;
+            if flying.since.elapsed() > WITHIN {
+                return Err(Mismatch::of(format!("HANG: h{lane} {}: no end within {WITHIN:?}", flying.op)));
             }
+            // On a busy machine it takes its time until the call is where it waits.
             let waits = self.writer.as_ref().and_then(|writer| writer.waits_for_mount(lane));
-            if waits == Some(true) && self.journal_signature() != before {
+            if waits == Some(false) {
+                continue;
+            }
+            let since = *in_kernel.get_or_insert_with(Instant::now);
+            let is_journaled = waits == Some(true) && self.journal_signature() != before;
+            if is_journaled {
                 self.take_replies(ARRIVED_AFTER, killer)?;
                 if let (Some(state), Some(_), false) = (state, &self.flying[lane], is_hit(killer)) {
                     self.file.arrived(state);
                 }
+            }
+            // A close with nothing new has nothing to be journaled.
+            let limit = if state.is_some() { ARRIVES_WITHIN } else { ARRIVED_AFTER };
+            if is_journaled || since.elapsed() > limit {
                 return Ok(is_hit(killer));
             }
         }
@@ -429,7 +437,7 @@ impl<'a> Round<'a> {
     }
 
     /// The state directory, past the disk.
-    fn state_dir(&self) -> PathBuf {
+    pub(super) fn state_dir(&self) -> PathBuf {
         match &self.disk {
             Some(disk) => disk.backing().join("state"),
             None => self.spec.state_dir.clone(),
@@ -437,7 +445,7 @@ impl<'a> Round<'a> {
     }
 
     /// A call ended.
-    fn returned(&mut self, reply: &Reply, killed: bool) -> Outcome<()> {
+    pub(super) fn returned(&mut self, reply: &Reply, killed: bool) -> Outcome<()> {
         let lane = reply.lane;
         let flying = self.flying[lane].take().ok_or_else(|| Mismatch::of(format!("h{lane}: an answer to nothing")))?;
         self.note(format!("h{lane} {} -> {:?}", flying.op.name(), reply.ended));
@@ -494,424 +502,6 @@ impl<'a> Round<'a> {
         }
         flying.changes.into_iter().for_each(|change| self.file.apply(change));
     }
-
-    fn end(&mut self, end: WideEnd, killer: Option<DiskRule>) -> Outcome<()> {
-        let fell = is_hit(killer.as_ref());
-        self.note(format!("end: {end:?}"));
-        match end {
-            // What was to be killed at the disk and was not is killed now.
-            WideEnd::DiskKill { .. } | WideEnd::CheckpointKill { .. } if !fell => {
-                self.counted.end(WideEnd::Kill { micros: 0 });
-                self.kill(true)
-            }
-            WideEnd::Power { .. } if self.foreign.is_some() || self.disk.is_none() => self.kill(true),
-            WideEnd::Power { loss, seed, .. } => {
-                self.counted.end(end);
-                self.lose_power(loss, seed)
-            }
-            WideEnd::Kill { .. } | WideEnd::DiskKill { .. } | WideEnd::CheckpointKill { .. } => {
-                self.counted.end(end);
-                self.kill(true)
-            }
-            WideEnd::Stop => {
-                self.counted.end(end);
-                self.kill(false)
-            }
-            WideEnd::KillWriter => {
-                self.counted.end(end);
-                self.kill_writer()
-            }
-            WideEnd::Umount if self.foreign.is_some() => Ok(()),
-            WideEnd::Umount => {
-                self.counted.end(end);
-                self.troubles.end_all(true, self.counted);
-                self.close_all()?;
-                self.umount()?;
-                self.mount_now()
-            }
-        }
-    }
-
-    fn mount_now(&mut self) -> Outcome<()> {
-        self.mount = Some(self.spec.mount().map_err(broken)?);
-        Ok(())
-    }
-
-    /// bosfs ends, and so does every call; what was in flight is returned.
-    fn end_bosfs(&mut self, kill: bool) -> Outcome<Vec<Change>> {
-        self.counted.cut_closes += u64::from(self.flying.iter().flatten().any(|f| f.state.is_some()));
-        if let Some(disk) = &self.disk {
-            // What is late would keep the process from ending.
-            self.counted.checkpoints_of(disk);
-            self.troubles.tick_all();
-        }
-        let mut mount = self.mount.take().ok_or_else(|| Mismatch::of("no mount"))?;
-        if kill {
-            mount.kill();
-        } else {
-            let status = mount.end_by(Signal::TERM, WITHIN);
-            let status = status.ok_or_else(|| Mismatch::of(format!("HANG: SIGTERM: no end within {WITHIN:?}")))?;
-            if !status.success() {
-                return Err(Mismatch::of(format!("SIGTERM: bosfs ended with {status}")));
-            }
-        }
-        drop(mount);
-        let mut flying = Vec::new();
-        while let Some(lane) = self.flying.iter().position(Option::is_some) {
-            let writer = self.writer.as_ref().ok_or_else(|| Mismatch::of("no writer"))?;
-            let Some(reply) = writer.reply(WITHIN).map_err(broken)? else {
-                return Err(Mismatch::of(format!("HANG: h{lane} does not end with bosfs")));
-            };
-            let lane = reply.lane;
-            self.returned(&reply, true)?;
-            // It stays only if it was cut off.
-            flying.extend(self.flying[lane].take().map(|cut| cut.changes).unwrap_or_default());
-        }
-        self.troubles.end_all(false, self.counted);
-        for lane in 0..self.open.len() {
-            self.open[lane] = false;
-            self.send(lane, Act { op: Op::Forget, changes: Vec::new() })?;
-            self.wait_returned(lane, None)?;
-        }
-        self.wait_quiet();
-        Ok(flying)
-    }
-
-    /// SIGKILL or SIGTERM of bosfs, and what must hold after it.
-    fn kill(&mut self, kill: bool) -> Outcome<()> {
-        let flying = self.end_bosfs(kill)?;
-        if let Some(disk) = &self.disk {
-            if let Some(trouble) = disk.trouble() {
-                return Err(Mismatch::of(trouble));
-            }
-            disk.heal();
-        }
-        self.check_object()?;
-        self.counted.remounts += 1;
-        self.mount_now()?;
-        self.check_shown(&flying)
-    }
-
-    fn kill_writer(&mut self) -> Outcome<()> {
-        for lane in 0..self.flying.len() {
-            if self.flying[lane].as_ref().is_some_and(|flying| !matches!(flying.op, Op::Close { .. })) {
-                self.wait_returned(lane, None)?;
-            }
-        }
-        self.counted.cut_closes += u64::from(self.flying.iter().flatten().any(|f| f.state.is_some()));
-        let writer = self.writer.take().ok_or_else(|| Mismatch::of("no writer"))?;
-        let (replies, ended) = writer.kill(WITHIN);
-        for reply in replies {
-            let lane = reply.lane;
-            self.returned(&reply, true)?;
-            self.flying[lane] = None;
-        }
-        if !ended {
-            return Err(Mismatch::of(format!("HANG: the killed writer does not end within {WITHIN:?}")));
-        }
-        self.flying.iter_mut().for_each(|flying| *flying = None);
-        self.open.iter_mut().for_each(|open| *open = false);
-        self.troubles.end_all(true, self.counted);
-        self.writer = Some(Writer::start(&self.spec.dir).map_err(broken)?);
-        self.note("writer killed and started again".into());
-        if self.foreign.is_some() {
-            // The next mount finds out what became of its base.
-            return self.kill(true);
-        }
-        // Its releases come behind it.
-        self.umount_only()?;
-        self.check_object()?;
-        self.mount_now()?;
-        self.check_shown(&[])
-    }
-
-    /// The power fails: the disk keeps what `loss` leaves, and bosfs is mounted in another boot.
-    fn lose_power(&mut self, loss: Loss, seed: u64) -> Outcome<()> {
-        let disk = self.disk.take().ok_or_else(|| Mismatch::of("no disk"))?;
-        disk.freeze();
-        self.disk = Some(disk);
-        let flying = self.end_bosfs(true)?;
-        self.check_object()?;
-        let image = self.place.dir.join("image");
-        let disk = self.disk.take().ok_or_else(|| Mismatch::of("no disk"))?;
-        build(&disk.changes(), loss, seed, &image).map_err(broken)?;
-        drop(disk);
-        let boot = self.boot.as_mut().ok_or_else(|| Mismatch::of("no boot"))?;
-        boot.restart(&mut self.spec).map_err(broken)?;
-        self.spec.state_dir = image.join("state");
-        self.counted.remounts += 1;
-        self.mount_now()?;
-        self.file.power_lost();
-        self.wait_settled()?;
-        let shown = self.read_shown()?;
-        self.file.after_power(shown.as_ref(), &flying)?;
-        self.check_object()?;
-        // The object is one of the states that may be there; which one, it tells itself.
-        let sum = content(&self.place.bucket, &self.key).map_err(broken)?;
-        self.file.settle(&sum)?;
-        self.exists = shown.is_some();
-        // Written anew, it is whole again whatever was lost.
-        let bytes = Arc::new(random_bytes(seed, 70_000));
-        let create = Op::Create { slot: 0, path: NAME.into(), exclusive: false, mode: 0o644 };
-        let write = Op::Write { slot: 0, at: 0, seed, len: bytes.len() };
-        for (op, changes) in [
-            (create, vec![Change::Size(0)]),
-            (write, vec![Change::Put { at: 0, bytes }]),
-            (Op::Close { slot: 0 }, Vec::new()),
-        ] {
-            self.send(0, Act { op, changes })?;
-            self.wait_returned(0, None)?;
-        }
-        self.file.begin_anew();
-        Ok(())
-    }
-
-    /// Until nothing more becomes of the file by itself.
-    fn wait_settled(&mut self) -> Outcome<()> {
-        let end = Instant::now() + WITHIN;
-        loop {
-            let Some(mount) = &self.mount else { return Err(Mismatch::of("no mount")) };
-            let entry = mount.file_status(&self.key);
-            let state = entry.as_ref().and_then(|entry| entry["state"].as_str()).unwrap_or("none").to_owned();
-            match state.as_str() {
-                "none" | "idle" | "done" | "interrupted" => return Ok(()),
-                "conflict" | "failed" if self.foreign.is_some() => return Ok(()),
-                "failed" | "conflict" => return Err(Mismatch::of(format!("without a reason: {entry:?}"))),
-                _ if Instant::now() > end => return Err(Mismatch::of(format!("HANG: stays {entry:?}"))),
-                _ => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
-    }
-
-    /// Waits until the proxy has nothing of a dead process any more.
-    fn wait_quiet(&self) {
-        let end = Instant::now() + Duration::from_secs(10);
-        while self.place.proxy.counts().calls.values().any(|count| count.open > 0) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        // The server may still be at work on what it was sent.
-        std::thread::sleep(Duration::from_millis(20));
-    }
-
-    /// Every content that the object had was a closed state, in order.
-    fn check_object(&mut self) -> Outcome<()> {
-        self.watch.look();
-        self.counted.contents += self.watch.check(&self.file.sums()).map_err(broken)?;
-        Ok(())
-    }
-
-    /// What the mount shows; `None`: no such file.
-    fn read_shown(&self) -> Outcome<Option<Shown>> {
-        use std::os::unix::fs::FileExt as _;
-        let path = self.spec.dir.join(NAME);
-        // Beside somebody else's object most of the file may be like that, and each try takes its time.
-        let coarse = self.foreign.is_some();
-        let read = move || -> std::io::Result<Option<Shown>> {
-            let file = match std::fs::File::open(path) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                opened => opened?,
-            };
-            let len = file.metadata()?.len() as usize;
-            let mut shown = Shown { bytes: vec![0; len], unreadable: Vec::new() };
-            for at in (0..len).step_by(128 << 10) {
-                let end = len.min(at + (128 << 10));
-                if file.read_exact_at(&mut shown.bytes[at..end], at as u64).is_ok() {
-                    continue;
-                }
-                if coarse {
-                    shown.unreadable.push(at..end);
-                    continue;
-                }
-                for at in (at..end).step_by(4096) {
-                    let end = end.min(at + 4096);
-                    if file.read_exact_at(&mut shown.bytes[at..end], at as u64).is_err() {
-                        shown.unreadable.push(at..end);
-                    }
-                }
-            }
-            Ok(Some(shown))
-        };
-        within(WITHIN, "reading the file in the mount", read).map_err(|e| broken(format!("reading in the mount: {e}")))
-    }
-
-    fn check_shown(&mut self, flying: &[Change]) -> Outcome<()> {
-        let mut shown = self.read_shown()?;
-        if let Some(foreign) = &self.foreign {
-            if !foreign.unpublished {
-                return Ok(());
-            }
-            // What was never written here came from the object that is gone.
-            if !foreign.all_here
-                && let Some(shown) = &mut shown
-            {
-                for range in std::mem::take(&mut shown.unreadable) {
-                    let end = range.end.min(self.file.live.len());
-                    if let Some(bytes) = self.file.live.get(range.start..end) {
-                        shown.bytes[range.start..end].copy_from_slice(bytes);
-                    }
-                }
-            }
-        }
-        if shown.is_none() && !self.exists {
-            return Ok(());
-        }
-        if shown.is_none() && flying.first() == Some(&Change::Size(0)) && self.file.states.len() == 1 {
-            // Its creation was cut off.
-            return Ok(());
-        }
-        self.exists |= shown.is_some();
-        // A byte under a call in flight may be one or the other.
-        if self.sabotage == Some(WideSabotage::Shown) && flying.is_empty() && !self.file.live.is_empty() {
-            self.file.live[0] ^= 1;
-            self.sabotage = None;
-            self.counted.sabotaged = true;
-        }
-        self.file.after_kill(shown.as_ref(), flying)
-    }
-
-    fn close_all(&mut self) -> Outcome<()> {
-        self.troubles.end_all(true, self.counted);
-        for lane in 0..self.open.len() {
-            self.wait_returned(lane, None)?;
-            if self.open[lane] {
-                self.send(lane, Act { op: Op::Close { slot: 0 }, changes: Vec::new() })?;
-                self.wait_returned(lane, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn umount_only(&mut self) -> Outcome<()> {
-        let mut mount = self.mount.take().ok_or_else(|| Mismatch::of("no mount"))?;
-        let output = mount.umount(WITHIN);
-        if !output.status.success() {
-            self.mount = Some(mount);
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(Mismatch::of(format!("bosfs umount: {} {text}", output.status)));
-        }
-        self.note("unmounted".into());
-        Ok(())
-    }
-
-    /// `bosfs umount`, after which the object must be what was closed last.
-    fn umount(&mut self) -> Outcome<()> {
-        self.umount_only()?;
-        self.check_object()?;
-        if self.sabotage == Some(WideSabotage::Published)
-            && let Some((_, crc)) = self.file.states.last_mut().and_then(|state| state.sum.as_mut())
-        {
-            *crc ^= 1;
-            self.sabotage = None;
-            self.counted.sabotaged = true;
-        }
-        let sum = content(&self.place.bucket, &self.key).map_err(broken)?;
-        self.file.settle(&sum)?;
-        self.no_uploads_left()
-    }
-
-    /// Nothing is left of uploads, unless the file is kept.
-    fn no_uploads_left(&self) -> Outcome<()> {
-        let left = self.place.bucket.uploads(&self.key).map_err(broken)?;
-        let kills = self.counted.remounts > 0;
-        if left.is_empty() || self.file.stage != Stage::Clean || kills {
-            return Ok(());
-        }
-        Err(Mismatch::of(format!("{} uploads are left after umount", left.len())))
-    }
-
-    /// The line is dead, and somebody else writes the object or removes it.
-    fn somebody_else(&mut self, step: &WideStep) -> Outcome<()> {
-        if self.flying.iter().flatten().any(|flying| !matches!(flying.op, Op::Close { .. })) {
-            return Ok(());
-        }
-        self.place.proxy.set_line(Line::Dead);
-        self.wait_quiet();
-        self.check_object()?;
-        let sum = content(&self.place.bucket, &self.key).map_err(broken)?;
-        let Some(now) = self.file.find(&sum, self.file.floor) else {
-            return Err(Mismatch::of("MIXED: the object is none of the closed states"));
-        };
-        let unpublished = now < self.file.last() || self.file.stage != Stage::Clean;
-        let removes = step.pick[0] % 4 == 0 && sum.is_some();
-        let bytes = random_bytes(step.pick[1], 1000 + (step.pick[2] % 90_000) as usize);
-        let theirs = if removes { None } else { sum_of(&bytes) };
-        self.file.states.push(super::model::Closed { sum: theirs, certain: true });
-        let state = self.file.last();
-        self.foreign = Some(Foreign { state, unpublished, all_here: sum.is_none() });
-        let count = if unpublished { &mut self.counted.foreign.0 } else { &mut self.counted.foreign.1 };
-        *count += 1;
-        self.note(format!("somebody else {} it", if removes { "removes" } else { "writes" }));
-        match removes {
-            true => self.place.bucket.delete(&self.key).map_err(broken)?,
-            false => drop(self.place.bucket.put(&self.key, &bytes).map_err(broken)?),
-        }
-        self.file.floor = state;
-        self.watch.is_at_least(state);
-        self.take_replies(Duration::from_millis(step.pick[2] % 500), None)?;
-        self.place.proxy.set_line(Line::Alive);
-        Ok(())
-    }
-
-    /// What somebody else wrote stays, and what was accepted here is kept and can be published beside it.
-    fn end_beside_foreign(&mut self) -> Outcome<()> {
-        let Foreign { state, unpublished, all_here } = self.foreign.ok_or_else(|| Mismatch::of("nobody else"))?;
-        self.close_all()?;
-        if unpublished {
-            let end = Instant::now() + WITHIN;
-            let is_told = |mount: &Mounted, key: &str| mount.file_status(key).is_some_and(|e| e["state"] == "conflict");
-            while !self.mount.as_ref().is_some_and(|mount| is_told(mount, &self.key)) {
-                if Instant::now() > end {
-                    let entry = self.mount.as_ref().and_then(|mount| mount.file_status(&self.key));
-                    return Err(Mismatch::of(format!("somebody else's object, and no conflict is told: {entry:?}")));
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            self.rescue(all_here)?;
-        }
-        self.umount_only()?;
-        self.check_object()?;
-        let sum = content(&self.place.bucket, &self.key).map_err(broken)?;
-        match sum == self.file.states[state].sum {
-            true => Ok(()),
-            false => Err(Mismatch::of(format!("FOREIGN: somebody else's object became {sum:?}"))),
-        }
-    }
-
-    /// `bosfs uploads complete --as`: the bytes are all there. With a base that is gone it may not be able to; then the bytes
-    /// stay until somebody gives them up.
-    fn rescue(&mut self, all_here: bool) -> Outcome<()> {
-        let Some(mount) = &self.mount else { return Err(Mismatch::of("no mount")) };
-        let object = format!("{}/{}", self.place.spec.target, self.key);
-        let beside = format!("{}rescued", self.place.prefix);
-        let output = run_command(&mut mount.command(&["uploads", "complete", &object, "--as", &beside]), WITHIN);
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            let is_kept =
-                std::fs::read_dir(self.state_dir().join("uploads")).is_ok_and(|mut left| left.next().is_some());
-            if all_here || !is_kept {
-                return Err(Mismatch::of(format!("uploads complete --as: {} {text}", output.status)));
-            }
-            self.counted.not_rescued += 1;
-            // It may have got the other key before it was found out.
-            let beside = format!("{}/{beside}", self.place.spec.target);
-            let given_up = [&object, &beside].into_iter().any(|object| {
-                run_command(&mut mount.command(&["uploads", "abort", object, "--yes"]), WITHIN).status.success()
-            });
-            return match given_up {
-                true => Ok(()),
-                false => Err(Mismatch::of(format!("what could not be published cannot be given up either: {text}"))),
-            };
-        }
-        let found = content(&self.place.bucket, &beside).map_err(broken)?;
-        let live = sum_of(&self.file.live);
-        match found == live || self.file.find(&found, 0).is_some_and(|n| n > 0) {
-            true => Ok(()),
-            false => Err(Mismatch {
-                why: format!("LOST: rescued is {found:?}, the file was {live:?}"),
-                bytes_lost: self.file.live.len() as u64,
-            }),
-        }
-    }
 }
 
 /// The call may have to ask BOS before it does anything.
@@ -919,7 +509,7 @@ fn asks(op: &Op) -> bool {
     matches!(op, Op::Open { .. } | Op::CopyRange { .. } | Op::Chmod { .. })
 }
 
-fn is_hit(killer: Option<&DiskRule>) -> bool {
+pub(super) fn is_hit(killer: Option<&DiskRule>) -> bool {
     killer.is_some_and(|rule| rule.hits() > 0)
 }
 
