@@ -192,7 +192,7 @@ impl<'a> View<'a> {
         let gaps = bottom.extents.base_pieces(blocks, bottom.size());
         let mut gaps = gaps.into_iter().filter(|gap| gap.end > wanted.start);
         let first = gaps.next()?;
-        Some(gaps.last().map_or(first, |last| ByteRange::new(first.start, last.end)))
+        Some(gaps.next_back().map_or(first, |last| ByteRange::new(first.start, last.end)))
     }
 
     /// Bytes of `range` that are only in parts that BOS holds.
