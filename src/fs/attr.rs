@@ -446,8 +446,9 @@ mod tests {
         let root = Body::new(Content::Dir(FileAttrs { mode: 0, uid: 0, gid: 0, mtime: Timestamp::default() }));
         let table = InodeTable::new(root, u64::MAX, Body::HEAP_BYTES);
         let root = table.get(ROOT).unwrap();
+        // Of the test, not of the names: it is there before they are counted.
+        let mut numbers = vec![u64::MAX; NAMES as usize];
         let before = resident_bytes();
-        let mut numbers = Vec::with_capacity(NAMES as usize);
         for i in 0..NAMES {
             let mut metadata: BTreeMap<String, String> =
                 usual.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -455,7 +456,7 @@ mod tests {
             let headers = crate::bos::client::ObjectHeaders { metadata, ..Default::default() };
             let known = Object { headers: headers.into(), ..object(&format!("{i:032x}")) };
             let name = format!("file-{i:06}");
-            numbers.push(table.enter(&root, &name, Kind::File, || Body::new(Content::Object(known))).ino);
+            numbers[i as usize] = table.enter(&root, &name, Kind::File, || Body::new(Content::Object(known))).ino;
         }
         let estimated = table.bytes() / NAMES;
         let end = Instant::now() + Duration::from_secs(120);

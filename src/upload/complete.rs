@@ -193,17 +193,16 @@ impl DirtyFile {
     /// After the proof: the journal goes if nothing newer is there. Else the layers above lie over the new object as they are,
     /// and only those of the publication go.
     pub(super) async fn tidy(self: &Arc<Self>) -> Result<(), Trouble> {
-        let (journal, newer) = {
+        let (journal, dir, ids) = {
             let mut inner = self.lock();
             let newer = inner.new_content || inner.new_file || inner.state.stage != Stage::Open;
             let several_parts =
                 inner.state.published.as_ref().is_some_and(|p| p.object.size > inner.plan.first_bytes());
             // What was synced must not come back without its bytes after a power loss.
-            if several_parts || inner.state.vouched_closes > 0 {
-                (Some(inner.store()?.journal.sync_handle().map_err(super::WriteError::from)?), newer)
-            } else {
-                (None, newer)
-            }
+            let syncs = newer || several_parts || inner.state.vouched_closes > 0;
+            let store = inner.store()?;
+            let handle = syncs.then(|| store.journal.sync_handle()).transpose().map_err(super::WriteError::from)?;
+            (handle, store.dir.clone(), store.dropped.iter().map(|layer| layer.id).collect::<Vec<_>>())
         };
         let synced = journal.is_some();
         if let Some(journal) = journal {
@@ -216,14 +215,14 @@ impl DirtyFile {
             self.notify();
             return Ok(());
         }
-        if !synced && !newer {
+        if !synced {
             // A small file whose handle is still open: its layer goes with the release, or under the next one. That costs no
             // sync.
             self.notify();
             return Ok(());
         }
         let file = self.clone();
-        let put_away = tokio::task::spawn_blocking(move || file.put_away_layers()).await;
+        let put_away = tokio::task::spawn_blocking(move || file.remove_layers(&dir, &ids)).await;
         self.notify();
         put_away.map_err(|e| Trouble::Again(e.to_string()))?.map_err(super::WriteError::from)?;
         Ok(())

@@ -1,6 +1,7 @@
 //! Fewer layers, and shorter journals: what makes a file's place on the disk smaller without changing what it says.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::WriteError;
@@ -142,16 +143,25 @@ impl DirtyFile {
             (store.journal.sync_handle()?, store.dir.clone(), ids)
         };
         handle.sync_data()?;
+        self.remove_layers(&dir, &ids)
+    }
+
+    /// The second half of [`DirtyFile::put_away_layers`]: the line that says that these layers are not needed is on stable
+    /// storage.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn remove_layers(&self, dir: &Path, ids: &[LayerId]) -> std::io::Result<()> {
         let gone: Vec<Layer> = {
             let mut inner = self.lock();
-            let Some(store) = inner.store.as_mut().filter(|store| store.dir == dir) else { return Ok(()) };
+            let Some(store) = inner.store.as_mut().filter(|store| store.dir == *dir) else { return Ok(()) };
             let (gone, kept) = std::mem::take(&mut store.dropped).into_iter().partition(|l| ids.contains(&l.id));
             store.dropped = kept;
             gone
         };
         let freed = gone.iter().map(Layer::spool_blocks).sum::<u64>() * BLOCK_BYTES;
         for layer in gone {
-            remove_files(&dir, layer.id)?;
+            remove_files(dir, layer.id)?;
         }
         let mut inner = self.lock();
         let freed = freed.min(inner.spooled_bytes);

@@ -120,8 +120,14 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         return Ok(Some(file));
     }
     if !inner.is_pending() {
-        file.retire(&mut inner);
-        return Ok(None);
+        if inner.state.upload.is_none() {
+            file.retire(&mut inner);
+            return Ok(None);
+        }
+        // It is again what BOS has, but parts of something else were sent: they go.
+        file.discard(&mut inner).map_err(|e| damaged(&key, e.to_string()))?;
+        drop(inner);
+        return Ok(Some(file));
     }
     let settled = if inner.state.parked {
         // Its writer closed it; the rename that it waited for did not come.

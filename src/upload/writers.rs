@@ -55,7 +55,11 @@ impl DirtyFile {
             inner.last_error = Some(e.to_string());
         }
         let mut done = None;
-        if !inner.is_pending() {
+        if !inner.is_pending() && inner.state.upload.is_some() {
+            if let Err(e) = self.discard(&mut inner) {
+                log::error!("{e}");
+            }
+        } else if !inner.is_pending() {
             // Published while the handle was still open: the release is what ends it.
             let published = inner.store.is_some() && inner.state.published.is_some();
             done = published.then(|| finished(&inner));

@@ -129,7 +129,7 @@ fn keys_that_stay_wrong_fail_the_close_at_once_and_a_mount_with_good_ones_goes_o
     assert!(answered(&world, Call::UploadPart, 403) > 0, "{}", world.proxy.counts().log_text());
     let entry = crate::wait_for_state(&mount, KEY, "failed");
     let error = entry["last_error"].as_str().unwrap_or_default();
-    for part in [KEY, "access key", "kept in", "mount again"] {
+    for part in [KEY, "access key", "kept in", "new mount"] {
         assert!(error.contains(part), "{part:?} is missing in {error:?}");
     }
     for secret in [&original.secret_access_key, &other_keys().secret_access_key] {

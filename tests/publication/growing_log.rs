@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::hand::{Hand, Pending};
@@ -75,7 +76,7 @@ fn append_all_the_time(path: PathBuf, stop: std::sync::mpsc::Receiver<()>, every
     Pending::of(move || {
         let mut file = OpenOptions::new().append(true).open(path).unwrap();
         let mut lines = 0;
-        while stop.recv_timeout(every).is_err() {
+        while stop.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
             writeln!(file, "b's line {lines:08}").unwrap();
             lines += 1;
         }
@@ -118,7 +119,7 @@ fn append_and_close_all_the_time(path: &Path, stop: std::sync::mpsc::Receiver<()
     let path = path.to_owned();
     Pending::of(move || {
         let mut closing = Vec::new();
-        while stop.recv_timeout(Duration::from_millis(400)).is_err() {
+        while stop.recv_timeout(Duration::from_millis(400)) == Err(RecvTimeoutError::Timeout) {
             let hand = Hand::begin_open(&path, OpenOptions::new().append(true)).0;
             hand.local("append", |file| (&*file).write_all(b"b's line\n"));
             closing.push(hand.begin_close());
