@@ -11,10 +11,11 @@ use super::checkpoint::JOURNAL_BYTES_MIN;
 use super::dirty_file::DirtyFile;
 use super::inner::{Inner, Store};
 use super::shared::Shared;
-use super::state::{FileState, LayerState, Stage};
+use super::state::{FileState, Stage};
 use super::{FileStatus, InterruptedPolicy, WriteError};
 use crate::fail_point::fail_point;
 use crate::journal::log::JOURNAL_NAME;
+use crate::journal::record::LayerId;
 use crate::journal::{Journal, Record};
 use crate::object::{ByteRange, Timestamp};
 use crate::write::layers::{Layer, layer_of_name};
@@ -105,9 +106,9 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
     // `failed` is tried again by every mount; `conflict` waits for a command.
     state.failed = None;
     state.count_from_here();
-    let open = |layer: &LayerState| Layer::open(dir, layer.id, layer.base_end);
-    let layers: Result<Vec<Layer>, _> = state.layers.iter().map(open).collect();
-    let layers = layers.map_err(|e| damaged(&key, format!("its spool or map cannot be opened: {e}")))?;
+    let restarted = state.boot_id != shared.boot_id;
+    let layers = open_layers(dir, &mut state, &mut journal, restarted)
+        .map_err(|e| damaged(&key, format!("its spool or map cannot be opened: {e}")))?;
     remove_leftovers(dir, &state);
     let checkpoint_at = JOURNAL_BYTES_MIN;
     let mut store = Store { dir: dir.to_owned(), journal, layers, dropped: Vec::new(), checkpoint_at };
@@ -162,6 +163,47 @@ fn interrupted(file: &Arc<DirtyFile>, inner: &mut Inner) -> Result<(), WriteErro
         InterruptedPolicy::Discard if closed => file.discard_open(inner),
         InterruptedPolicy::Discard => file.discard(inner),
     }
+}
+
+/// The layers that the journal names. After a restart of the machine the topmost ones may be gone with all that was written
+/// into them: their names were never synced. What was closed in them is then not published.
+fn open_layers(
+    dir: &Path,
+    state: &mut FileState,
+    journal: &mut Journal,
+    restarted: bool,
+) -> std::io::Result<Vec<Layer>> {
+    let sent = if state.stage.is_sent() { state.depth() } else { 0 };
+    let mut layers = Vec::with_capacity(state.layers.len());
+    let mut lost = None;
+    for (index, known) in state.layers.iter().enumerate() {
+        match Layer::open(dir, known.id, known.base_end) {
+            Ok(layer) => layers.push(layer),
+            Err(e)
+                if e.kind() == std::io::ErrorKind::NotFound
+                    && restarted
+                    && known.synced_size.is_none()
+                    && index >= sent.max(1) =>
+            {
+                lost = Some(index);
+                break;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    let Some(index) = lost else { return Ok(layers) };
+    log::warn!("{}: the machine was restarted before what was written last was synced; that is lost", state.key);
+    let gone: Vec<LayerId> = state.layers[index..].iter().map(|layer| layer.id).collect();
+    let in_flight = state.stage.frozen().filter(|frozen| gone.contains(&frozen.layer));
+    let next = state.next.as_ref().filter(|next| gone.contains(&next.layer));
+    let mut lines: Vec<Record> =
+        in_flight.or(next).map(|frozen| Record::Superseded { publication: frozen.publication }).into_iter().collect();
+    lines.extend(gone.iter().rev().map(|layer| Record::Dropped { layer: *layer }));
+    for line in lines {
+        journal.append(&line)?;
+        state.apply(&line);
+    }
+    Ok(layers)
 }
 
 /// Files of layers that the journal does not name: they were about to be made or to go when bosfs was killed.

@@ -51,7 +51,7 @@ impl Slow {
         let mount = spec.mount().unwrap();
         let upload = DiskWhen::kinds(&[Kind::SyncDir]).path_ends("/uploads");
         let first = Late(place.disk.fault(upload.once(), DiskFault::AnswerLate));
-        let spool = DiskWhen::kinds(&[Kind::SyncFile]).path_ends("/spool");
+        let spool = DiskWhen::kinds(&[Kind::SyncFile]).path_contains("/spool");
         let second = Late(place.disk.fault(spool.skip(1), DiskFault::ActLate));
         Self { first, second, mount, place, boot, spec }
     }
