@@ -157,10 +157,10 @@ impl FileState {
         600 + 180 * self.parts.len() as u64 + layers
     }
 
-    /// Whether a journal of `len` bytes is to be replaced by a checkpoint of this state. Journal and checkpoint beside it take
-    /// at most 64 KiB and twice what the checkpoint takes.
+    /// Whether a journal of `len` bytes is to be replaced by a checkpoint of this state. A journal takes at most
+    /// 64 KiB and twice what its checkpoint takes.
     pub(super) fn wants_checkpoint(&self, len: u64) -> bool {
-        len > JOURNAL_BYTES_MIN && len > JOURNAL_BYTES_MIN + self.checkpoint_bytes() * 3 / 4
+        len > JOURNAL_BYTES_MIN && len > JOURNAL_BYTES_MIN + self.checkpoint_bytes() * 7 / 4
     }
 }
 

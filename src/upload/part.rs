@@ -219,12 +219,14 @@ impl DirtyFile {
             let layer = bottom.id;
             let before = bottom.spool_blocks();
             let spool = bottom.spool.clone();
-            let lines = bottom.extents.fill(&spool, gap.start, &bytes).map_err(crate::upload::WriteError::from)?;
+            // The source of a copy is removed once its bytes are here. Those of the file's own object can be fetched again.
+            let remembered = base.key.is_some();
+            let lines = bottom.extents.fill(&spool, gap.start, &bytes, remembered);
+            let lines = lines.map_err(crate::upload::WriteError::from)?;
             let more = bottom.spool_blocks().saturating_sub(before) * BLOCK_BYTES;
             inner.spooled_bytes += more;
             // Less than a part per file; a full spool must not stop the upload that empties it.
             self.shared.budget.take(more);
-            // The base may be gone after the next start: the source of a copy is removed once its bytes are here.
             for PartialLine { block, ranges, adds } in lines {
                 self.append(inner, &Record::Partial { layer, block, ranges, adds })?;
             }

@@ -183,7 +183,8 @@ fn open_layers(
                 if e.kind() == std::io::ErrorKind::NotFound
                     && restarted
                     && known.synced_size.is_none()
-                    && index >= sent.max(1) =>
+                    && index >= sent
+                    && known.id > 1 =>
             {
                 lost = Some(index);
                 break;

@@ -381,11 +381,12 @@ impl Extents {
     /// Takes bytes of the base that were fetched, from file offset `at` on. Only bytes that are still the base's are put
     /// into the spool, whatever was written meanwhile. A block that none of whose bytes were written is taken only if
     /// `bytes` hold all that the base has of it. Returns lines to journal, as [`WritePlan::partial_lines`]: without them
-    /// a later process fetches the same bytes again, if the base is still there.
+    /// a later process fetches the same bytes again, if the base is still there. `remembered` false: no lines are wanted. They
+    /// would outlive a power loss that takes the bytes which they speak of.
     ///
     /// # Errors
     /// Those of the disk. The call may be repeated.
-    pub fn fill(&mut self, spool: &Spool, at: u64, bytes: &[u8]) -> io::Result<Vec<PartialLine>> {
+    pub fn fill(&mut self, spool: &Spool, at: u64, bytes: &[u8], remembered: bool) -> io::Result<Vec<PartialLine>> {
         let given = ByteRange::at(at, bytes.len() as u64).intersect(ByteRange::new(0, self.base_end));
         let part_of = |range: ByteRange| &bytes[(range.start - at) as usize..(range.end - at) as usize];
         let runs: Vec<_> = self.map.runs(blocks_touching(given)).collect();
@@ -414,7 +415,7 @@ impl Extents {
                 BlockState::Spool => {
                     let partial: Vec<u64> = self.partials.range(blocks).map(|(&block, _)| block).collect();
                     for block in partial {
-                        lines.extend(self.fill_partial(block, given, spool, part_of)?);
+                        lines.extend(self.fill_partial(block, given, spool, part_of, remembered)?);
                     }
                 }
             }
@@ -428,6 +429,7 @@ impl Extents {
         given: ByteRange,
         spool: &Spool,
         part_of: impl Fn(ByteRange) -> &'a [u8],
+        remembered: bool,
     ) -> io::Result<Option<PartialLine>> {
         let Some(written) = self.partials.get(&block) else { return Ok(None) };
         let mut filled = false;
@@ -444,11 +446,13 @@ impl Extents {
         if self.completes(block, &ranges) {
             ranges.clear();
             self.partials.remove(&block);
-            self.journaled.remove(&block);
+            if remembered {
+                self.journaled.remove(&block);
+            }
         } else {
             self.partials.insert(block, ranges.clone());
         }
-        Ok(filled.then_some(PartialLine { block, ranges, adds: false }))
+        Ok((filled && remembered).then_some(PartialLine { block, ranges, adds: false }))
     }
 
     /// The file is cut or extended from `old_size` to `new_size`. Cut bytes are neither the spool's nor the base's any

@@ -31,9 +31,13 @@ pub(super) fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), W
     let settled_by_bos = matches!(state.stage, Stage::Completing { .. } | Stage::Completed { .. }) || whole_body;
     let mut lost = vec![false; state.layers.len()];
     for (index, lost) in lost.iter_mut().enumerate() {
-        if index >= trusted && !(whole_body && index < depth) {
-            *lost = revert_layer(state, store, index, &in_bos)?;
+        if whole_body && index < depth {
+            continue;
         }
+        // What a sync vouches for is in its blocks. Others in the spool of such a layer were fetched from the base since, and
+        // can be again.
+        let reverted = revert_layer(state, store, index, &in_bos)?;
+        *lost = reverted && index >= trusted;
     }
     if settled_by_bos {
         trusted = trusted.max(depth);

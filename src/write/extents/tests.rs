@@ -118,7 +118,7 @@ impl Rig {
     fn fill(&mut self, start: u64, end: u64) {
         let range = ByteRange::new(start, end.min(self.base.len() as u64));
         let bytes = self.base.get(range.start as usize..range.end as usize).unwrap_or_default();
-        let lines = self.extents.fill(&self.spool, start, bytes).unwrap();
+        let lines = self.extents.fill(&self.spool, start, bytes, start % 2 == 0).unwrap();
         lines.iter().for_each(|line| add_partial(&mut self.lines, line));
     }
 
@@ -337,7 +337,7 @@ fn what_was_fetched_is_there_after_a_kill_without_the_base() {
     rig.check();
     // Killed between the bytes and the line: they are fetched again.
     let bytes = rig.base[4096..8192].to_vec();
-    rig.extents.fill(&rig.spool, 4096, &bytes).unwrap();
+    rig.extents.fill(&rig.spool, 4096, &bytes, true).unwrap();
     rig.reopen(true);
     assert_eq!(rig.extents.partial_count(), 1);
     rig.check();
