@@ -177,8 +177,9 @@ fn a_later_change_is_not_vouched_for(line: Line) {
             b.write(at, &patch);
             both[at as usize..][..5000].copy_from_slice(&patch);
         }
-        let closing_b = slow.close_b(b);
+        // Before B's bytes are completed from the base: the kernel would let nobody write beside the sync that is late.
         slow.cut_line();
+        let closing_b = slow.close_b(b);
         slow.first.0.release();
         closing_a.within(LOCAL, "A's close").unwrap();
         assert!(closing_b.is_under_way(), "B's close returned before its bytes were synced");
