@@ -49,7 +49,8 @@ need_rust() {
         say "Rust is missing. Install it with: curl https://sh.rustup.rs -sSf | sh -s -- -y"
         return 1
     fi
-    need_command cc gcc
+    # make: for the allocator.
+    need_commands cc=gcc make=make
 }
 
 need_fuse() {
