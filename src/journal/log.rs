@@ -529,13 +529,17 @@ fn read_whole(file: &File, path: &Path) -> io::Result<Vec<u8>> {
     if !meta.is_file() {
         return Err(failure(path, io::ErrorKind::InvalidInput, None, "is no regular file".into()));
     }
-    let mut bytes = Vec::with_capacity(meta.len().min(JOURNAL_BYTES_MAX) as usize);
-    file.take(JOURNAL_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| explain(path, "cannot be read", &e))?;
-    if bytes.len() as u64 > JOURNAL_BYTES_MAX {
+    let too_long = || {
         let message = format!("has more than {JOURNAL_BYTES_MAX} bytes, no upload needs that many; not read");
-        return Err(failure(path, io::ErrorKind::InvalidData, None, message));
+        failure(path, io::ErrorKind::InvalidData, None, message)
+    };
+    // The mount does not wait for the disk to read what is refused all the same.
+    if meta.len() > JOURNAL_BYTES_MAX {
+        return Err(too_long());
     }
-    Ok(bytes)
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    file.take(JOURNAL_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| explain(path, "cannot be read", &e))?;
+    if bytes.len() as u64 > JOURNAL_BYTES_MAX { Err(too_long()) } else { Ok(bytes) }
 }
 
 /// Makes `line` the whole line of `record`.

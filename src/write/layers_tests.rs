@@ -136,7 +136,7 @@ impl Rig {
             let part = &self.base[gap.start as usize..gap.end as usize];
             let bottom = &mut self.layers[0];
             let spool = bottom.spool.clone();
-            let lines = bottom.extents.fill(&spool, gap.start, part, gap.start % 2 == 0).unwrap();
+            let lines = bottom.extents.fill(&spool, gap.start, part, gap.start.is_multiple_of(2)).unwrap();
             let known = self.lines.get_mut(&bottom.id).unwrap();
             lines.iter().for_each(|line| add_partial(known, line));
             fetched += 1;

@@ -118,7 +118,7 @@ impl Rig {
     fn fill(&mut self, start: u64, end: u64) {
         let range = ByteRange::new(start, end.min(self.base.len() as u64));
         let bytes = self.base.get(range.start as usize..range.end as usize).unwrap_or_default();
-        let lines = self.extents.fill(&self.spool, start, bytes, start % 2 == 0).unwrap();
+        let lines = self.extents.fill(&self.spool, start, bytes, start.is_multiple_of(2)).unwrap();
         lines.iter().for_each(|line| add_partial(&mut self.lines, line));
     }
 
