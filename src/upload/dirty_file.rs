@@ -89,7 +89,8 @@ impl DirtyFile {
         };
         inner.new_content = inner.has_open_changes();
         inner.inherited = inner.new_content;
-        inner.check_base = inner.state.stage == Stage::Open && !tidying && inner.new_content;
+        // Also behind a publication: somebody else may have replaced it since.
+        inner.check_base = inner.state.stage == Stage::Open && inner.new_content;
         Self::with_inner(shared, inner)
     }
 
