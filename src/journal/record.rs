@@ -183,8 +183,17 @@ pub enum Record {
         /// Ranges of block indices that came into the spool since the last such line.
         blocks: Vec<ByteRange>,
     },
+    /// A sync begins: what lines say of partly written blocks from here on is not what it vouches for. Only where there are
+    /// such blocks.
+    Syncing {
+        /// Number of the sync, from 1.
+        sync: u32,
+    },
     /// Spools, maps and all lines before this sync began are on stable storage.
     Synced {
+        /// Which [`Record::Syncing`] it ends; 0: it had none.
+        #[serde(default)]
+        sync: u32,
         /// Size of the file when the sync began.
         size: u64,
         /// Number of the last close that came before it: what was closed later is not vouched for.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::replay::ReplayError;
-use super::state::{FileState, Part};
+use super::state::{FileState, Part, PartialsBefore};
 use crate::journal::Record;
 use crate::journal::record::{FORMAT, LayerId};
 use crate::object::{ByteRange, ObjectKey, PartNumber};
@@ -24,6 +24,8 @@ const LINE_RANGES_MAX: usize = 8192;
 /// A journal up to this length is left as it is, bytes.
 pub(super) const JOURNAL_BYTES_MIN: u64 = 32 << 10;
 
+type Before = (u32, Vec<(u64, Option<Vec<ByteRange>>)>);
+
 /// A piece of a checkpoint.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct More {
@@ -37,6 +39,9 @@ struct More {
     partials: Vec<(u64, Vec<ByteRange>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     synced: Vec<Range<u64>>,
+    /// Number of a sync, and partly written blocks as they were when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Before>,
     /// Size and blocks of a sync that is being noted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     syncing: Option<(u64, Vec<Range<u64>>)>,
@@ -49,11 +54,17 @@ impl More {
 
     fn is_sane(&self) -> bool {
         let block_max = FILE_BYTES_MAX / BLOCK_BYTES;
-        let mut ranges = self.partials.iter().flat_map(|(_, ranges)| ranges);
+        let before = || self.before.iter().flat_map(|(_, blocks)| blocks);
+        let mut ranges = self
+            .partials
+            .iter()
+            .flat_map(|(_, ranges)| ranges)
+            .chain(before().flat_map(|(_, ranges)| ranges.iter().flatten()));
         let mut copied = self.parts.iter().filter_map(|(_, part)| part.copied.as_ref());
         ranges.all(|range| range.start <= range.end)
             && copied.all(|range| range.start <= range.end)
             && self.partials.iter().all(|(block, _)| *block < block_max)
+            && before().all(|(block, _)| *block < block_max)
             && self.runs().all(|run| run.start <= run.end && run.end <= block_max)
     }
 }
@@ -74,6 +85,12 @@ fn chunked<T>(items: impl IntoIterator<Item = T>, weight: impl Fn(&T) -> usize) 
         chunks.push(chunk);
     }
     chunks
+}
+
+/// As [`chunked`], for what counts although it is empty: at least one run.
+fn chunked_or_empty<T>(items: impl IntoIterator<Item = T>, weight: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let chunks = chunked(items, weight);
+    if chunks.is_empty() { vec![Vec::new()] } else { chunks }
 }
 
 impl FileState {
@@ -97,12 +114,18 @@ impl FileState {
             for partials in chunked(partials, |(_, ranges)| ranges.len() + 1) {
                 pieces.push(More { layer: id, partials, ..More::default() });
             }
+            for before in std::mem::take(&mut layer.before) {
+                let chunks = chunked_or_empty(before.blocks, |(_, ranges)| ranges.as_ref().map_or(0, Vec::len) + 1);
+                for blocks in chunks {
+                    pieces.push(More { layer: id, before: Some((before.sync, blocks)), ..More::default() });
+                }
+            }
             let synced: Vec<Range<u64>> = std::mem::take(&mut layer.synced_blocks).into();
             for synced in chunked(synced, |_| 1) {
                 pieces.push(More { layer: id, synced, ..More::default() });
             }
             if let Some((size, blocks)) = layer.syncing.take() {
-                for blocks in chunked(Vec::from(blocks), |_| 1) {
+                for blocks in chunked_or_empty(Vec::from(blocks), |_| 1) {
                     pieces.push(More { layer: id, syncing: Some((size, blocks)), ..More::default() });
                 }
             }
@@ -135,6 +158,14 @@ impl FileState {
         if let Some(layer) = self.layers.iter_mut().find(|layer| Some(layer.id) == more.layer) {
             layer.partials.extend(more.partials);
             layer.synced_blocks.extend(&BlockSet::from(more.synced));
+            if let Some((sync, blocks)) = more.before {
+                if layer.before.last().is_none_or(|last| last.sync != sync) {
+                    layer.before.push(PartialsBefore { sync, ..PartialsBefore::default() });
+                }
+                if let Some(last) = layer.before.last_mut() {
+                    last.blocks.extend(blocks);
+                }
+            }
             if let Some((size, blocks)) = more.syncing {
                 let (of, known) = layer.syncing.get_or_insert_default();
                 *of = size;
@@ -152,7 +183,11 @@ impl FileState {
         let layers: u64 = self
             .layers
             .iter()
-            .map(|layer| 150 + ranges(&layer.partials) + 24 * layer.synced_blocks.runs().count() as u64)
+            .map(|layer| {
+                let before = layer.before.iter().flat_map(|before| before.blocks.values());
+                let before: u64 = before.map(|ranges| 16 + 34 * ranges.as_ref().map_or(0, Vec::len) as u64).sum();
+                150 + ranges(&layer.partials) + before + 24 * layer.synced_blocks.runs().count() as u64
+            })
             .sum();
         600 + 180 * self.parts.len() as u64 + layers
     }
@@ -193,7 +228,7 @@ mod tests {
         let blocks = (0..20_000).map(|i| ByteRange::at(i * 3, 1)).collect();
         state.apply(&Record::Spooled { layer: 1, size: 1 << 30, blocks });
         let layers = vec![SyncedLayer { layer: 1, size: 1 << 30, blocks: Vec::new() }];
-        state.apply(&Record::Synced { size: 1 << 30, closes: 0, layers });
+        state.apply(&Record::Synced { size: 1 << 30, closes: 0, sync: 0, layers });
         state.apply(&Record::Spooled { layer: 1, size: 2 << 30, blocks: vec![ByteRange::new(70_000, 70_005)] });
         state
     }

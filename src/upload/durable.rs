@@ -117,7 +117,7 @@ impl DirtyFile {
 
     /// Notes what a line changes that a sync has to make certain; `key` is that before the line.
     pub(super) fn note_line(&self, inner: &Inner, record: &Record, key: &ObjectKey) {
-        if matches!(record, Record::Synced { .. } | Record::Spooled { .. }) {
+        if matches!(record, Record::Syncing { .. } | Record::Synced { .. } | Record::Spooled { .. }) {
             return;
         }
         self.changes.add();
@@ -263,7 +263,7 @@ mod tests {
         let spooled = Record::Spooled { layer: 1, size: 1, blocks: Vec::new() };
         assert!(!outlives(std::slice::from_ref(&spooled)), "not before the line that ends the sync");
         let layers = vec![SyncedLayer { layer: 1, size: 1, blocks: Vec::new() }];
-        assert!(outlives(&[spooled, Record::Synced { size: 1, closes: 0, layers }]));
+        assert!(outlives(&[spooled, Record::Synced { size: 1, closes: 0, sync: 0, layers }]));
         assert!(outlives(std::slice::from_ref(&initiated)));
         assert!(!outlives(&[initiated, Record::UploadEnded]));
         assert!(outlives(&[closed, putting]));

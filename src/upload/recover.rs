@@ -248,6 +248,9 @@ fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<
         state.attrs.mtime = state.attrs.mtime.max(modified);
     }
     for index in 0..state.layers.len() {
+        if state.boot_id != shared.boot_id {
+            distrust::distrust_partials(state, store, index)?;
+        }
         let known = state.layers[index].clone();
         let layer = &mut store.layers[index];
         for (block, ranges) in known.partials {

@@ -10,7 +10,7 @@ use crate::journal::record::{FORMAT, LayerId, Proof};
 use crate::object::{BaseObject, Condition};
 use crate::posix_meta::XATTRS;
 use crate::write::block_map::BLOCK_BYTES;
-use crate::write::extents::{PartialLine, add_partial, cut_partials};
+use crate::write::extents::PartialLine;
 
 /// Why records do not add up to a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +89,7 @@ impl FileState {
             next: None,
             publications: 0,
             closes: 0,
+            syncs_begun: 0,
             vouched_closes: 0,
             published: None,
             interrupted: None,
@@ -170,7 +171,7 @@ impl FileState {
             Record::Dropped { layer } => self.layers.retain(|known| known.id != *layer),
             Record::Partial { layer, block, ranges, adds } => {
                 let line = PartialLine { block: *block, ranges: ranges.clone(), adds: *adds };
-                self.with_layer(*layer, |layer| add_partial(&mut layer.partials, &line));
+                self.with_layer(*layer, |layer| layer.take_partial(&line));
             }
             Record::Resizing { layer, size } => self.resize(*layer, *size),
             Record::Resized { layer } => self.with_layer(*layer, |layer| layer.resizing = None),
@@ -210,7 +211,7 @@ impl FileState {
             }
             Record::Zeroed { layer, range } => {
                 let blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
-                self.with_layer(*layer, |layer| layer.partials.retain(|block, _| !blocks.contains(block)));
+                self.with_layer(*layer, |layer| layer.forget_partials(blocks));
             }
             Record::Parked => self.parked = true,
             Record::Spooled { layer, size, blocks } => self.with_layer(*layer, |layer| {
@@ -218,9 +219,14 @@ impl FileState {
                 *of = *size;
                 known.extend(&set_of(blocks));
             }),
-            Record::Synced { closes, layers, .. } => {
+            Record::Syncing { sync } => {
+                self.syncs_begun = self.syncs_begun.max(*sync);
+                self.layers.iter_mut().for_each(|layer| layer.begin_sync(*sync));
+            }
+            Record::Synced { closes, layers, sync, .. } => {
                 for synced in layers {
                     self.with_layer(synced.layer, |layer| {
+                        layer.vouch_partials(*sync);
                         if let Some((_, blocks)) = layer.syncing.take() {
                             layer.synced_blocks.extend(&blocks);
                         }
@@ -366,7 +372,7 @@ impl FileState {
                 blocks.remove(behind);
             }
             layer.base_end = layer.base_end.min(size);
-            cut_partials(&mut layer.partials, size);
+            layer.cut_partials(size);
         });
         // A frozen state has layers of its own: parts of it do not change.
         if self.stage == Stage::Open

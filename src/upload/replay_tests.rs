@@ -223,7 +223,7 @@ fn a_sync_vouches_for_what_was_closed_before_it_began() {
     state.apply(&Record::Spooled { layer: 1, size: 10, blocks: vec![ByteRange::new(0, 1)] });
     assert!(!state.layers[0].synced_blocks.contains(0), "not before the line that ends it");
     let layers = vec![SyncedLayer { layer: 1, size: 10, blocks: vec![ByteRange::new(3, 4)] }];
-    state.apply(&Record::Synced { size: 10, closes: began_with, layers });
+    state.apply(&Record::Synced { size: 10, closes: began_with, sync: 0, layers });
     assert!(state.layers[0].synced_blocks.contains(0) && state.layers[1].synced_blocks.is_empty());
     assert!(state.layers[0].synced_blocks.contains(3) && state.layers[0].synced_size == Some(10));
     assert!(state.stage.frozen().unwrap().close <= state.vouched_closes);
@@ -254,4 +254,43 @@ fn attributes_set_after_close_ride_on_a_publication_not_yet_sent() {
     records.push(Record::Attrs { attrs: later });
     let state = FileState::replay(&records).unwrap();
     assert_eq!(state.stage.frozen().unwrap().attrs, later);
+}
+
+#[test]
+fn a_partly_written_block_is_after_a_restart_what_it_was_when_the_last_sync_began() {
+    let partial = |block: u64, at: u64, adds: bool| {
+        let ranges = vec![ByteRange::at(block * 4096 + at, 4)];
+        Record::Partial { layer: 1, block, ranges, adds }
+    };
+    let whole = |block| Record::Partial { layer: 1, block, ranges: Vec::new(), adds: false };
+    let synced = |sync| {
+        let layers = vec![SyncedLayer { layer: 1, size: 1 << 20, blocks: Vec::new() }];
+        Record::Synced { size: 1 << 20, closes: 0, sync, layers }
+    };
+    let base = BaseObject::own(ETag::new("e"), 1 << 20);
+    let mut state = FileState::replay(&[opened(Some(base)), partial(0, 0, false), partial(7, 0, false)]).unwrap();
+    let certain = |state: &FileState| state.layers[0].synced_partials();
+    assert!(certain(&state).is_empty(), "nothing was synced");
+    state.apply(&Record::Syncing { sync: 1 });
+    state.apply(&partial(0, 100, true));
+    state.apply(&whole(7));
+    // A second sync begins before the first one has ended.
+    state.apply(&Record::Syncing { sync: 2 });
+    state.apply(&partial(0, 200, true));
+    state.apply(&partial(9, 0, false));
+    state.apply(&synced(1));
+    let first = certain(&state);
+    assert_eq!((first[&0].len(), first.contains_key(&7), first.contains_key(&9)), (1, true, false));
+    for again in [state.clone(), FileState::replay(&state.checkpoint().unwrap()).unwrap()] {
+        assert_eq!(certain(&again), first, "also behind a checkpoint");
+        let mut later = again;
+        later.apply(&synced(2));
+        let second = certain(&later);
+        assert_eq!((second[&0].len(), second.contains_key(&7), second.contains_key(&9)), (2, false, false));
+        later.apply(&Record::Resizing { layer: 1, size: 150 });
+        assert_eq!(certain(&later)[&0], [ByteRange::at(0, 4), ByteRange::at(100, 4)]);
+        assert_eq!(later.layers[0].partials[&0].len(), 2, "what was cut is not there");
+        later.apply(&Record::Resizing { layer: 1, size: 0 });
+        assert!(certain(&later).is_empty());
+    }
 }

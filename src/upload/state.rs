@@ -29,7 +29,9 @@ use crate::bos::client::ObjectHeaders;
 use crate::journal::record::{LayerId, Proof, Publication};
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::XATTRS;
+use crate::write::block_map::BLOCK_BYTES;
 use crate::write::block_set::BlockSet;
+use crate::write::extents::{PartialLine, add_partial, cut_partials};
 use crate::write::part_plan::PartPlan;
 
 /// The state that a close froze for publication. Nothing that happens to the open file afterwards reaches it, but for
@@ -102,6 +104,8 @@ pub struct LayerState {
     pub resizing: Option<u64>,
     /// Blocks of which only some bytes are in the spool.
     pub partials: BTreeMap<u64, Vec<ByteRange>>,
+    /// What blocks of [`LayerState::partials`] were before lines that no sync vouches for yet; oldest first.
+    pub(super) before: Vec<PartialsBefore>,
     /// Size at the last sync.
     pub synced_size: Option<u64>,
     /// Blocks that are certain to be in the spool after a restart of the machine.
@@ -110,7 +114,80 @@ pub struct LayerState {
     pub(super) syncing: Option<(u64, BlockSet)>,
 }
 
+/// Partly written blocks as they were when a sync began, as far as they were changed since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartialsBefore {
+    /// Number of that sync; 0: none began yet.
+    pub(super) sync: u32,
+    /// Their written ranges then; `None`: the block was whole, or not in the spool.
+    pub(super) blocks: BTreeMap<u64, Option<Vec<ByteRange>>>,
+}
+
 impl LayerState {
+    /// Takes what a line says of a partly written block, and keeps what was known before.
+    pub(super) fn take_partial(&mut self, line: &PartialLine) {
+        if self.before.is_empty() {
+            self.before.push(PartialsBefore::default());
+        }
+        if let Some(before) = self.before.last_mut() {
+            before.blocks.entry(line.block).or_insert_with(|| self.partials.get(&line.block).cloned());
+        }
+        add_partial(&mut self.partials, line);
+    }
+
+    /// A sync of this number begins; numbers grow.
+    pub(super) fn begin_sync(&mut self, sync: u32) {
+        if self.knows_partials() && self.before.last().is_none_or(|last| last.sync < sync) {
+            self.before.push(PartialsBefore { sync, ..PartialsBefore::default() });
+        }
+    }
+
+    /// The sync of this number vouches for the layer as it was when it began.
+    pub(super) fn vouch_partials(&mut self, sync: u32) {
+        if sync > 0 {
+            self.before.retain(|before| before.sync >= sync);
+        }
+    }
+
+    /// The written ranges of partly written blocks by the last sync: a line may be on stable storage without the bytes that
+    /// it speaks of.
+    pub fn synced_partials(&self) -> BTreeMap<u64, Vec<ByteRange>> {
+        let mut partials = self.partials.clone();
+        for (block, ranges) in self.before.iter().rev().flat_map(|before| &before.blocks) {
+            match ranges {
+                Some(ranges) => partials.insert(*block, ranges.clone()),
+                None => partials.remove(block),
+            };
+        }
+        partials
+    }
+
+    /// Whether lines have spoken of partly written blocks that may still matter.
+    pub(super) fn knows_partials(&self) -> bool {
+        !self.partials.is_empty() || !self.before.is_empty()
+    }
+
+    /// The layer is cut to `size`.
+    pub(super) fn cut_partials(&mut self, size: u64) {
+        cut_partials(&mut self.partials, size);
+        for before in &mut self.before {
+            before.blocks.split_off(&size.div_ceil(BLOCK_BYTES));
+            if let Some(mut last) = before.blocks.last_entry()
+                && let Some(ranges) = last.get_mut()
+            {
+                let within = ByteRange::new(0, size);
+                ranges.iter_mut().for_each(|range| *range = range.intersect(within));
+                ranges.retain(|range| !range.is_empty());
+            }
+        }
+    }
+
+    /// Blocks that nothing is known of any more as partly written.
+    pub(super) fn forget_partials(&mut self, blocks: std::ops::Range<u64>) {
+        self.partials.retain(|block, _| !blocks.contains(block));
+        self.before.iter_mut().for_each(|before| before.blocks.retain(|block, _| !blocks.contains(block)));
+    }
+
     /// A layer over `base_end` bytes, in which nothing was written yet.
     pub fn new(id: LayerId, base_end: u64) -> Self {
         Self {
@@ -119,6 +196,7 @@ impl LayerState {
             size_journaled: base_end,
             resizing: None,
             partials: BTreeMap::new(),
+            before: Vec::new(),
             synced_size: None,
             synced_blocks: BlockSet::default(),
             syncing: None,
@@ -266,6 +344,8 @@ pub struct FileState {
     pub publications: Publication,
     /// Number of the last close.
     pub closes: u32,
+    /// Number of the last sync that a line told of.
+    pub syncs_begun: u32,
     /// Closes that a sync vouches for: up to this number they are whole after a restart of the machine.
     pub vouched_closes: u32,
     /// The last publication that was finished.

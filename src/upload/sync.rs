@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::WriteError;
 use super::dirty_file::{DirtyFile, disk_error};
-use super::state::ranges_of;
+use super::state::{LayerState, ranges_of};
 use crate::journal::Record;
 use crate::journal::log::JournalSync;
 use crate::journal::record::{LayerId, SyncedLayer};
@@ -66,7 +66,7 @@ impl DirtyFile {
     /// Spool, map and journal to stable storage, in this order, without holding the file's lock meanwhile.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), WriteError> {
         let Some(begun) = self.begin_sync()? else { return Ok(()) };
-        let Begun { key, size, closes, names, place, handles, journal, dir, blocks } = begun;
+        let Begun { key, size, closes, sync, names, place, handles, journal, dir, blocks } = begun;
         let shared = self.shared.clone();
         let synced = tokio::task::spawn_blocking(move || {
             handles.iter().try_for_each(File::sync_data)?;
@@ -109,7 +109,7 @@ impl DirtyFile {
             }
             // A layer that went meanwhile is vouched for by what took its place.
             let layers = lines.into_iter().filter(|layer| inner.state.layer(layer.layer).is_some()).collect();
-            self.append(&mut inner, &Record::Synced { size, closes, layers })?;
+            self.append(&mut inner, &Record::Synced { size, closes, sync, layers })?;
             let store = inner.store()?;
             for layer in &mut store.layers {
                 if let Some((_, _, set)) = blocks.iter().find(|(id, _, _)| *id == layer.id) {
@@ -158,6 +158,8 @@ struct Begun {
     size: u64,
     /// Closes that came before it.
     closes: u32,
+    /// Its number in the journal.
+    sync: u32,
     /// The last line about names that came before it.
     names: u64,
     /// Journal that it belongs to.
@@ -183,6 +185,12 @@ impl DirtyFile {
         if let Some((errno, message)) = &inner.sync_failed {
             return Err(WriteError::failed(*errno, message.clone()));
         }
+        // What lines say of partly written blocks from here on may be on stable storage before the bytes are.
+        let mut sync = 0;
+        if inner.state.layers.iter().any(LayerState::knows_partials) {
+            sync = inner.state.syncs_begun + 1;
+            self.append(&mut inner, &Record::Syncing { sync })?;
+        }
         let store = inner.store()?;
         let open = || -> std::io::Result<(Vec<File>, JournalSync, File)> {
             // The directory is opened here, as it may be published and put away before the sync begins.
@@ -192,7 +200,7 @@ impl DirtyFile {
         let place = store.journal.path().to_owned();
         let begin = |layer: &mut Layer| (layer.id, layer.size(), layer.extents.begin_sync());
         let blocks = store.layers.iter_mut().map(begin).collect();
-        Ok(Some(Begun { key, size, closes, names, place, handles, journal, dir, blocks }))
+        Ok(Some(Begun { key, size, closes, sync, names, place, handles, journal, dir, blocks }))
     }
 }
 

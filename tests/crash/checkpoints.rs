@@ -1,4 +1,4 @@
-//! Crashes inside a checkpoint of a journal, and full disks there: a sample of all points (`scripts/crash-points` runs more).
+//! Crashes inside a checkpoint of a journal, and full disks there: a sample of all points (`scripts/crash-matrix` runs more).
 
 use crate::support::crash::checkpoint::{Cut, Point, round};
 use crate::support::crash::outcome::Outcome;
@@ -27,26 +27,22 @@ const FIRST: [Point; 6] = [
 ];
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_kill_before_each_step_of_a_checkpoint_loses_nothing() {
     at_points(&FIRST, &[Cut::KillBefore]);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_kill_after_each_step_of_a_checkpoint_loses_nothing() {
     at_points(&FIRST, &[Cut::KillAfter]);
 }
 
 // The writer may be told of it, but the old journal stays good.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_full_or_failing_disk_in_a_checkpoint_loses_nothing() {
     at_points(&FIRST, &[Cut::Fail(rustix::io::Errno::NOSPC), Cut::Fail(rustix::io::Errno::IO)]);
 }
 
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_power_loss_in_a_checkpoint_loses_nothing_that_was_synced() {
     let losses = [Loss::Everything, Loss::Tail, Loss::Pages, Loss::Bytes, Loss::Sectors, Loss::Nothing];
     at_points(&FIRST, &losses.map(Cut::Power));
@@ -54,7 +50,6 @@ fn a_power_loss_in_a_checkpoint_loses_nothing_that_was_synced() {
 
 // Behind the rename, and anywhere.
 #[test]
-#[ignore = "red until a publication is a value"]
 fn a_power_loss_at_the_end_of_a_checkpoint_loses_nothing_that_was_synced() {
     let points = [Point::DirSync(0), Point::DirSync(1), Point::DirSync(2), Point::Any(1500), Point::Any(2800)];
     let losses = [Loss::Everything, Loss::Tail, Loss::Bytes];

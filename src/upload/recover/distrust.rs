@@ -69,6 +69,21 @@ pub(super) fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), W
     Ok(())
 }
 
+/// What lines say of partly written blocks is again what it was at the last sync: the disk may have lines without the bytes
+/// that they speak of, and what would be shown there was never in the file.
+pub(super) fn distrust_partials(state: &mut FileState, store: &mut Store, index: usize) -> Result<(), WriteError> {
+    let layer = &state.layers[index];
+    let (id, certain) = (layer.id, layer.synced_partials());
+    let changed: Vec<u64> = layer.before.iter().flat_map(|before| before.blocks.keys().copied()).collect();
+    for block in changed {
+        let ranges = certain.get(&block).cloned().unwrap_or_default();
+        if state.layers[index].partials.get(&block).cloned().unwrap_or_default() != ranges {
+            append(state, store, &Record::Partial { layer: id, block, ranges, adds: false })?;
+        }
+    }
+    Ok(())
+}
+
 /// Number of layers, from the bottom, that a sync vouches for as a whole.
 fn vouched_depth(state: &FileState) -> usize {
     let closed = state.stage.frozen().into_iter().chain(&state.next);

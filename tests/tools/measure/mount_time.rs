@@ -246,7 +246,7 @@ fn make_closed(world: &World, state: &StateDir, round: u32) -> Result<Vec<String
             journal.append(&closed).map_err(text)?;
             let blocks = vec![ByteRange::new(0, CLOSED_BYTES.div_ceil(BLOCK_BYTES))];
             let layers = vec![SyncedLayer { layer: 1, size: CLOSED_BYTES, blocks }];
-            journal.append(&Record::Synced { size: CLOSED_BYTES, closes: 1, layers }).map_err(text)?;
+            journal.append(&Record::Synced { size: CLOSED_BYTES, closes: 1, sync: 0, layers }).map_err(text)?;
             sync(&dir, &mut journal)?;
             Ok(key)
         })
