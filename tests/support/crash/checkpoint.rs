@@ -20,8 +20,8 @@ use crate::support::watch::KeyWatch;
 
 /// Size of the object.
 const OBJECT_BYTES: usize = 1 << 20;
-/// One-byte writes of a round: several checkpoints, if each is due after 64 KiB of journal or a little more.
-const WRITES: usize = 3000;
+/// One-byte writes of a round: three checkpoints, the first behind some 70 KiB of journal, the next ones later each time.
+const WRITES: usize = 5000;
 /// One fsync after so many writes.
 const FSYNC_EVERY: usize = 500;
 /// Name of a journal that is being written anew.
@@ -191,7 +191,7 @@ fn write_all(mounted: &Mounted, rule: &DiskRule, cut: Cut) -> Written {
     let (path, rule) = (mounted.path(KEY), rule.clone());
     let progress = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
     let counted = progress.clone();
-    let failed = within(WAIT, "3000 writes", move || {
+    let failed = within(WAIT, "thousands of writes", move || {
         let base = content(0);
         let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open(path) else { return Some(0) };
         let mut failed = None;
