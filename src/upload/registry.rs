@@ -182,7 +182,10 @@ impl Uploads {
             file.note_found(&inner);
             (inner.removal != Removal::None, inner.state.discarded)
         };
-        if unlinked && !leaves_object {
+        if unlinked && leaves_object {
+            // Its upload has to end, and whoever waits for this mount's work waits for that.
+            self.shared.displaced(&file);
+        } else if unlinked {
             self.shared.removing(&key, &file);
         }
         if !unlinked {

@@ -77,17 +77,14 @@ impl Round<'_> {
             }
         }
         drop(mount);
-        let mut flying = Vec::new();
-        while let Some(lane) = self.flying.iter().position(Option::is_some) {
+        while let Some(lane) = self.flying.iter().position(|call| call.as_ref().is_some_and(|call| !call.is_cut)) {
             let writer = self.writer.as_ref().ok_or_else(|| Mismatch::of("no writer"))?;
             let Some(reply) = writer.reply(WITHIN).map_err(broken)? else {
                 return Err(Mismatch::of(format!("HANG: h{lane} does not end with bosfs")));
             };
-            let lane = reply.lane;
             self.returned(&reply, true)?;
-            // It stays only if it was cut off.
-            flying.extend(self.flying[lane].take().map(|cut| cut.changes).unwrap_or_default());
         }
+        let flying = self.flying.iter_mut().filter_map(Option::take).flat_map(|cut| cut.changes).collect();
         self.troubles.end_all(false, self.counted);
         for lane in 0..self.open.len() {
             self.open[lane] = false;

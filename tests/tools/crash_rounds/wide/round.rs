@@ -61,6 +61,8 @@ pub(super) struct Flying {
     pub(super) count: usize,
     /// The line was dead then.
     pub(super) without_line: bool,
+    /// It has returned: the kill cut it off, maybe before anybody here knew of the kill.
+    pub(super) is_cut: bool,
 }
 
 /// What somebody else did to the object.
@@ -340,7 +342,8 @@ impl<'a> Round<'a> {
                 self.counted.sabotaged = true;
             }
         }
-        self.flying[lane] = Some(Flying { op: op.clone(), since: Instant::now(), changes, state, count, without_line });
+        self.flying[lane] =
+            Some(Flying { op: op.clone(), since: Instant::now(), changes, state, count, without_line, is_cut: false });
         let writer = self.writer.as_mut().ok_or_else(|| Mismatch::of("no writer"))?;
         writer.send(lane, &op).map_err(broken)
     }
@@ -464,7 +467,7 @@ impl<'a> Round<'a> {
                 Ok(())
             }
             _ if killed => {
-                self.flying[lane] = Some(flying);
+                self.flying[lane] = Some(Flying { is_cut: true, ..flying });
                 Ok(())
             }
             // What has to ask BOS ends with an error then, and does nothing.
