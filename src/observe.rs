@@ -1,6 +1,7 @@
 //! What others may see of a running mount: the status, the control socket that gives it, and the log.
 
 pub mod control;
+pub mod expected_panic;
 pub mod logging;
 pub mod mount_table;
 

@@ -1,5 +1,6 @@
 //! Drives each written file from its first byte in the spool to the proved object, also after a restart.
 
+mod after_restart;
 mod again;
 mod change;
 mod checkpoint;

@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "crash/after_restart.rs"]
+mod after_restart;
 #[path = "crash/checkpoints.rs"]
 mod checkpoints;
 #[path = "crash/durable.rs"]

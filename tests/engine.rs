@@ -2,6 +2,8 @@
 
 #[path = "engine/interrupted.rs"]
 mod interrupted;
+#[path = "engine/lost_lines.rs"]
+mod lost_lines;
 #[path = "engine/publications.rs"]
 mod publications;
 #[path = "engine/random.rs"]

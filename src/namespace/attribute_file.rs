@@ -18,6 +18,8 @@ use parking_lot::{Condvar, Mutex};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, StorageBackend};
 use redb::{Table, TableDefinition};
 
+use crate::observe::expected_panic::panics_as_none;
+
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "attributes.redb";
 
@@ -143,7 +145,7 @@ impl AttributeFile {
         let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         let syncs = Arc::new(AtomicBool::new(false));
         let backend = Backend { file, syncs: syncs.clone() };
-        let opened = std::panic::catch_unwind(move || {
+        let opened = panics_as_none(move || {
             let database = Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
             let transaction = database.begin_write()?;
             let format = {
@@ -159,8 +161,8 @@ impl AttributeFile {
             Ok::<_, redb::Error>((database, format))
         });
         let (database, format) = match opened {
-            Ok(opened) => opened.map_err(io::Error::other)?,
-            Err(_) => return Err(io::Error::other("its pages contradict each other")),
+            Some(opened) => opened.map_err(io::Error::other)?,
+            None => return Err(io::Error::other("its pages contradict each other")),
         };
         if format != FORMAT {
             return Err(io::Error::other(format!("format {format}, not {FORMAT}")));

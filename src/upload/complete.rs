@@ -129,6 +129,9 @@ impl DirtyFile {
             self.append(&mut inner, &record)?;
             (frozen, listed, headers, condition)
         };
+        if !self.sync_announcement(&frozen).await? {
+            return Ok(());
+        }
         let parts: Vec<(PartNumber, ETag)> = listed.iter().map(|(number, held)| (*number, held.etag.clone())).collect();
         let sent = Instant::now();
         let outcome = self.shared.client.complete(&key, &upload.id, &parts, &headers, &condition).await?;

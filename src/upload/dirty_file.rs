@@ -90,7 +90,8 @@ impl DirtyFile {
         inner.new_content = inner.has_open_changes();
         inner.inherited = inner.new_content;
         // Also behind a publication: somebody else may have replaced it since.
-        inner.check_base = inner.state.stage == Stage::Open && inner.new_content;
+        let is_open = inner.state.stage == Stage::Open && inner.new_content;
+        inner.check_base = (is_open || inner.state.restarted).then_some(0);
         Self::with_inner(shared, inner)
     }
 

@@ -361,7 +361,7 @@ impl Inner {
         if self.tidying {
             return alone(Step::Tidy);
         }
-        if self.check_base {
+        if self.check_base.is_some() {
             return alone(Step::CheckBase);
         }
         let wanted = self.state.stage != Stage::Open || self.send_all || !self.ready.is_empty();

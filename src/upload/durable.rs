@@ -120,7 +120,10 @@ impl DirtyFile {
         if matches!(record, Record::Syncing { .. } | Record::Synced { .. } | Record::Spooled { .. }) {
             return;
         }
-        self.changes.add();
+        match changes_bytes(record) {
+            true => self.changes.add(),
+            false => self.changes.add_line(),
+        }
         let Some(store) = &inner.store else { return };
         match record {
             Record::Unlinked | Record::Discarded => self.shared.name_lines.lock().note(dir_of(key), &store.dir),
@@ -198,6 +201,22 @@ impl Uploads {
         places.iter().for_each(|place| names.synced(place, last));
         Ok(())
     }
+}
+
+/// Whether the line comes with bytes of the file in another place, or other ones.
+fn changes_bytes(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Partial { .. }
+            | Record::Resizing { .. }
+            | Record::Resized { .. }
+            | Record::Zeroed { .. }
+            | Record::Cloned { .. }
+            | Record::Layer { .. }
+            | Record::Merged { .. }
+            | Record::Dropped { .. }
+            | Record::Punched { .. }
+    )
 }
 
 /// The lines of the journal in `dir`, and the names in `dir`; it may be gone.

@@ -86,8 +86,9 @@ pub(super) struct Inner {
     /// What is new comes from a writer that is dead; nobody has gone on with it yet. It is published by a command, or
     /// once a writer has changed something and closes.
     pub(super) inherited: bool,
-    /// The object at the key of an interrupted file has to be looked at.
-    pub(super) check_base: bool,
+    /// The object at the key has to be looked at before anything else: of an interrupted file, and after a restart of the
+    /// machine. The number of changes when the file was found.
+    pub(super) check_base: Option<u64>,
     /// Created or cut to 0 since the last freeze: a release publishes it.
     pub(super) new_file: bool,
     /// A publication is proved; what is left of it here is to be put away.
@@ -161,7 +162,7 @@ impl Inner {
             writers: 0,
             new_content: false,
             inherited: false,
-            check_base: false,
+            check_base: None,
             new_file: false,
             tidying: false,
             ready: BTreeSet::new(),

@@ -57,7 +57,13 @@ impl DirtyFile {
         };
         let (size, attrs) = (inner.size, inner.state.attrs);
         let layer = inner.state.layers.last().map_or(0, |layer| layer.id);
+        let certain = inner.store.as_ref().is_some_and(|store| self.changes.are_bytes_certain(&store.dir));
         self.append(inner, &Record::Closed { publication, size, attrs, layer })?;
+        if certain {
+            // A sync before it counts for it as well.
+            let closes = inner.state.closes;
+            self.append(inner, &Record::Synced { size, closes, sync: 0, layers: Vec::new() })?;
+        }
         inner.new_content = false;
         inner.new_file = false;
         inner.retry_at = None;

@@ -4,17 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::decide::Found;
-use super::dirty_file::{DirtyFile, disk_error};
+use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::Inner;
-use super::part::hash;
 use super::patience::{Before, Expected, Patience};
 use super::state::{Held, Stage};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{ListedPart, ObjectMeta};
 use crate::journal::Record;
 use crate::object::{ByteRange, Condition, ObjectKey, PartNumber};
-use crate::posix_meta::MARK;
 use crate::write::layers::Place;
 use crate::write::part_plan::Piece;
 
@@ -54,8 +52,11 @@ impl DirtyFile {
                     return Ok(());
                 }
                 let mut inner = self.lock();
-                log::warn!("{key}: BOS no longer has upload {}; its parts are sent again", upload.id);
                 self.append(&mut inner, &Record::UploadEnded)?;
+                if self.give_up_uncertain(&mut inner)? {
+                    return Ok(());
+                }
+                log::warn!("{key}: BOS no longer has upload {}; its parts are sent again", upload.id);
                 if let Some(lost) = inner.lost_in_bos() {
                     inner.reconcile = false;
                     inner.suspect_base = false;
@@ -102,7 +103,7 @@ impl DirtyFile {
     }
 
     /// HEAD and mark: whether the publication is settled (done, or in conflict). `gone`: BOS knows its upload no more.
-    async fn settle_object(
+    pub(super) async fn settle_object(
         self: &Arc<Self>,
         key: &ObjectKey,
         stage: &Stage,
@@ -157,47 +158,6 @@ impl DirtyFile {
         }
         let stage = self.lock().state.stage.clone();
         self.settle_object(key, &stage, condition, false).await
-    }
-
-    /// Looks whether the key still holds what an interrupted file began with.
-    pub(super) async fn check_base(self: &Arc<Self>) -> Result<(), Trouble> {
-        let (key, stage, condition) = {
-            let inner = self.lock();
-            (inner.state.key.clone(), inner.state.stage.clone(), inner.state.condition.clone())
-        };
-        if self.is_published_already(&key).await? {
-            let mut inner = self.lock();
-            log::info!("{key}: what is left of its journal was published before the machine was restarted");
-            self.discard(&mut inner)?;
-        } else {
-            self.settle_object(&key, &stage, &condition, false).await?;
-        }
-        self.lock().check_base = false;
-        Ok(())
-    }
-
-    /// Whether the object is a publication of this very journal, whose last lines a power loss took, and nothing newer that
-    /// was synced is here.
-    async fn is_published_already(&self, key: &ObjectKey) -> Result<bool, Trouble> {
-        let Some(head) = self.head(key).await? else { return Ok(false) };
-        let (synced, body, size) = {
-            let inner = self.lock();
-            let ours = head.headers.metadata.get(MARK).and_then(|mark| mark.split_once('.'));
-            let ours = ours.is_some_and(|(journal, _)| journal == inner.state.journal_id) && inner.state.key == *key;
-            if !ours || !inner.inherited || inner.state.published.is_some() {
-                return Ok(false);
-            }
-            let size = inner.size;
-            let synced = inner.state.layers.iter().any(|layer| layer.synced_size.is_some());
-            (synced, inner.open_view().body(ByteRange::new(0, size)), size)
-        };
-        if !synced {
-            return Ok(true);
-        }
-        let (Some(body), true, Some(expected)) = (body, head.size == size, head.crc32c) else { return Ok(false) };
-        let found = tokio::task::spawn_blocking(move || hash(&body)).await;
-        let found = found.map_err(|e| Trouble::Again(e.to_string()))?.map_err(|e| disk_error(key, &e))?;
-        Ok(found.crcs.crc32c == expected)
     }
 
     /// HEAD, again and again with growing pauses as long as what it shows may be stale: until it `counts`, or `patience` ends.

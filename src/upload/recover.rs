@@ -141,6 +141,7 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
         Ok(())
     };
     settled.map_err(|e| damaged(&key, e.to_string()))?;
+    inner.check_base = inner.check_base.map(|_| file.changes.count());
     drop(inner);
     Ok(Some(file))
 }
@@ -272,7 +273,8 @@ fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<
         distrust::distrust(state, store)?;
         append(state, store, &Record::Booted { boot_id: shared.boot_id.clone() })?;
     }
-    for layer in &store.layers {
+    for (known, layer) in state.layers.iter().zip(&mut store.layers) {
+        layer.extents.distrust_unsynced(|block| known.synced_blocks.contains(block));
         layer.extents.scrub(&layer.spool, ByteRange::new(0, layer.size()))?;
     }
     Ok(())

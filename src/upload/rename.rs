@@ -195,7 +195,7 @@ impl DirtyFile {
             let renamed = Record::Renamed { key: key.clone(), condition: Condition::Absent, base: None };
             self.append(&mut inner, &renamed)?;
             inner.temporary = None;
-            inner.check_base = false;
+            inner.check_base = None;
             inner.misplaced = inner.state.upload.as_ref().is_some_and(|upload| upload.key != *key);
             inner.given_away = true;
             self.shared.rekey(self, &old, key);

@@ -79,6 +79,8 @@ impl FileState {
             parked: false,
             renamed: false,
             boot_id: boot_id.clone(),
+            restarted: false,
+            uncertain_closes: 0..0,
             opened_at: *at,
             initiating: 0,
             upload: None,
@@ -111,7 +113,13 @@ impl FileState {
             Record::Opened { .. } | Record::Checkpoint { .. } => {}
             // One that makes no sense is an error of `replay`.
             Record::CheckpointMore { state } => drop(self.take_more(state)),
-            Record::Booted { boot_id } => self.boot_id.clone_from(boot_id),
+            Record::Booted { boot_id } => {
+                self.boot_id.clone_from(boot_id);
+                self.restarted = true;
+                let (first, earlier) = (self.vouched_closes + 1, &self.uncertain_closes);
+                let first = if earlier.is_empty() { first } else { first.min(earlier.start) };
+                self.uncertain_closes = first..self.closes + 1;
+            }
             Record::Initiating => self.initiating = self.initiating.saturating_add(1),
             Record::Initiated { upload_id, plan, key } => {
                 self.initiating = self.initiating.saturating_sub(1);
@@ -275,11 +283,13 @@ impl FileState {
                 }
             }
             Record::Putting { mark, condition, sum, .. } => {
+                self.restarted = false;
                 if let Some(frozen) = self.stage.frozen().cloned() {
                     self.stage = Stage::Putting { frozen, mark: mark.clone(), condition: condition.clone(), sum: *sum };
                 }
             }
             Record::Completing { mark, condition, .. } => {
+                self.restarted = false;
                 if let Some(frozen) = self.stage.frozen().cloned() {
                     self.stage = Stage::Completing { frozen, mark: mark.clone(), condition: condition.clone() };
                 }

@@ -21,6 +21,7 @@
 //! `DirtyFile::append` takes every arrow: it writes the line, then applies it (`replay.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -324,6 +325,12 @@ pub struct FileState {
     pub renamed: bool,
     /// Boot during which the last line was written.
     pub boot_id: String,
+    /// The machine was restarted since the last line that announced a publication: lines of later ones may be lost.
+    #[serde(default)]
+    pub restarted: bool,
+    /// Closes that no sync vouched for when the machine was restarted: their bytes may be gone from here.
+    #[serde(default)]
+    pub uncertain_closes: Range<u32>,
     /// When the journal was begun, seconds since 1970.
     pub opened_at: i64,
     /// What was written, bottom first.

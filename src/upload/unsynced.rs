@@ -12,13 +12,21 @@ use parking_lot::Mutex;
 pub(super) struct Changes {
     /// Grows with every change that a sync vouches for. Read and raised with the file's lock held.
     count: AtomicU64,
+    /// [`Changes::count`] right behind the last change of the bytes.
+    bytes: AtomicU64,
     /// Place of the journal that was synced, and how many changes there had been by then.
     certain: Mutex<Option<(PathBuf, u64)>>,
 }
 
 impl Changes {
-    /// Something was changed.
+    /// Something was changed, bytes of the file maybe.
     pub(super) fn add(&self) {
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        self.bytes.store(before + 1, Ordering::Relaxed);
+    }
+
+    /// A line was written that changes no byte of the file.
+    pub(super) fn add_line(&self) {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -30,6 +38,12 @@ impl Changes {
     /// Whether a sync has made the present state certain.
     pub(super) fn is_certain(&self, place: &Path) -> bool {
         self.certain.lock().as_ref().is_some_and(|(synced, count)| synced == place && *count == self.count())
+    }
+
+    /// Whether a sync has made all bytes certain; lines may have come since.
+    pub(super) fn are_bytes_certain(&self, place: &Path) -> bool {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        self.certain.lock().as_ref().is_some_and(|(synced, count)| synced == place && *count >= bytes)
     }
 
     /// A sync that began after `count` changes succeeded.

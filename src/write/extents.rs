@@ -178,6 +178,13 @@ impl Extents {
         self.syncing.subtract(synced);
     }
 
+    /// Of a spool that an earlier process left: the next sync names every block for which `is_certain` is false, since nobody
+    /// knows any more what came into it since the last one.
+    pub fn distrust_unsynced(&mut self, is_certain: impl Fn(u64) -> bool) {
+        let uncertain = self.uncertain(is_certain);
+        self.fresh.extend(&uncertain);
+    }
+
     /// Whether blocks came into the spool that no sync has been told of.
     pub fn has_unsynced(&self) -> bool {
         !self.fresh.is_empty() || !self.syncing.is_empty()

@@ -22,6 +22,7 @@ struct InBos {
 
 /// Takes back what was not synced. May be repeated from any point in it.
 pub(super) fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), WriteError> {
+    lengthen(state, store)?;
     let in_bos = check_sent(state, store)?;
     let whole_body = puts_what_is_here(state, store);
     // Layers from the bottom, of which every byte is what it was, or is BOS's business.
@@ -29,25 +30,22 @@ pub(super) fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), W
     let in_flight = state.stage.frozen().cloned();
     let depth = in_flight.as_ref().map_or(0, |frozen| state.depth_of(frozen));
     let settled_by_bos = matches!(state.stage, Stage::Completing { .. } | Stage::Completed { .. }) || whole_body;
-    let mut lost = vec![false; state.layers.len()];
-    for (index, lost) in lost.iter_mut().enumerate() {
+    let mut has_lost = false;
+    for index in 0..state.layers.len() {
         if whole_body && index < depth {
             continue;
         }
         // What a sync vouches for is in its blocks. Others in the spool of such a layer were fetched from the base since, and
         // can be again.
         let reverted = revert_layer(state, store, index, &in_bos)?;
-        *lost = reverted && index >= trusted;
+        has_lost |= reverted && index >= trusted;
     }
     if settled_by_bos {
         trusted = trusted.max(depth);
     }
     let known = known_ends(state, store, trusted, &in_bos);
-    let is_whole = |frozen: &Frozen| {
-        let depth = state.depth_of(frozen);
-        depth <= trusted
-            || (!lost[..depth].iter().any(|lost| *lost) && known.get(depth - 1).is_some_and(|end| *end >= frozen.size))
-    };
+    // That nothing seems to be lost of a layer tells nothing: its map, which says what was written, may be lost as well.
+    let is_whole = |frozen: &Frozen| state.depth_of(frozen) <= trusted || is_all_in_bos(state, frozen);
     let next = state.next.clone().filter(|next| !is_whole(next));
     let in_flight = in_flight.filter(|frozen| !settled_by_bos && !is_whole(frozen));
     if let Some(frozen) = in_flight.or(next) {
@@ -57,7 +55,7 @@ pub(super) fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), W
     }
     let top = state.layers.last().zip(store.layers.last());
     let certain = top.is_none_or(|(known, top)| known.synced_size == Some(top.size()));
-    if state.parked && (lost.contains(&true) || !certain) {
+    if state.parked && (has_lost || !certain) {
         // No line says how long it was when it was closed.
         log::warn!("{}: the machine was restarted before all of it was synced; it is not published", state.key);
         append(state, store, &Record::Reopened)?;
@@ -84,11 +82,35 @@ pub(super) fn distrust_partials(state: &mut FileState, store: &mut Store, index:
     Ok(())
 }
 
+/// A spool whose length was never synced may be empty: the file is as long as what the layer lies over, unless a line says
+/// that it was cut.
+fn lengthen(state: &FileState, store: &mut Store) -> Result<(), WriteError> {
+    let mut below = u64::MAX;
+    for (known, layer) in state.layers.iter().zip(&mut store.layers) {
+        let least = known.synced_size.unwrap_or(0).max(layer.extents.base_end().min(below));
+        if layer.size() < least {
+            layer.spool.set_len(least)?;
+        }
+        below = layer.size();
+    }
+    Ok(())
+}
+
 /// Number of layers, from the bottom, that a sync vouches for as a whole.
 fn vouched_depth(state: &FileState) -> usize {
     let closed = state.stage.frozen().into_iter().chain(&state.next);
     let vouched = closed.filter(|frozen| frozen.close <= state.vouched_closes && is_unsent(state, frozen));
     vouched.map(|frozen| state.depth_of(frozen)).max().unwrap_or(0)
+}
+
+/// Whether BOS holds every byte of it in parts.
+fn is_all_in_bos(state: &FileState, frozen: &Frozen) -> bool {
+    let Some(upload) = state.upload.as_ref().filter(|_| state.stage.frozen() == Some(frozen)) else { return false };
+    let held = state.parts.iter().filter(|(_, part)| part.held.is_some() && !part.dirty && !part.contested);
+    let mut ranges: Vec<ByteRange> =
+        held.map(|(number, part)| part.copied.unwrap_or_else(|| upload.plan.range_in(*number, frozen.size))).collect();
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.iter().fold(0, |end, range| if range.start <= end { end.max(range.end) } else { end }) >= frozen.size
 }
 
 /// From PutObject or Complete on, BOS tells what became of the state.
@@ -174,12 +196,17 @@ fn check_sent(state: &mut FileState, store: &mut Store) -> Result<InBos, WriteEr
         return Ok(in_bos);
     }
     let size = state.stage.frozen().map_or_else(|| store.layers[0].size(), |frozen| frozen.size);
+    // Then the spool has all that was written. What was fetched from the base for a part, and is gone, can be fetched again.
+    let is_vouched_for = state.stage.frozen().is_some_and(|frozen| frozen.close <= state.vouched_closes);
     for number in upload.plan.parts_in(ByteRange::new(0, size)) {
         let range = upload.plan.range_in(number, size);
         if !state.is_sent(number, range.len()) {
             continue;
         }
         in_bos.ranges.push(range);
+        if is_vouched_for && !state.parts[&number].punched {
+            continue;
+        }
         let part = &state.parts[&number];
         let sum = part.held.as_ref().and_then(|held| held.sum);
         let body = View::new(&store.layers[..1], size).body(range);

@@ -72,14 +72,27 @@ impl Scene {
 
     /// The power fails now; mounted again when this returns.
     pub fn power_loss(&mut self, loss: Loss) {
+        self.power_loss_then(loss, |_| {});
+    }
+
+    /// The same; `meanwhile` is done before the machine is up again.
+    pub fn power_loss_then(&mut self, loss: Loss, meanwhile: impl FnOnce(&Place)) {
         self.losses += 1;
         self.place.disk.freeze();
         self.mount.kill();
+        meanwhile(&self.place);
         self.place.world.wait_quiet();
         let image = self.place.world.path(&format!("image{}", self.losses));
         build(&self.place.disk.changes(), loss, self.losses, &image).expect("an image");
         self.boot.restart(&mut self.spec).expect("boot");
         self.spec.state_dir = image.join("state");
+        self.mount = self.spec.mount().unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// bosfs is killed and mounted again, in the same boot.
+    pub fn kill(&mut self) {
+        self.mount.kill();
+        self.place.world.wait_quiet();
         self.mount = self.spec.mount().unwrap_or_else(|e| panic!("{e}"));
     }
 

@@ -259,9 +259,17 @@ impl FileModel {
         self.cut_off();
         if !flying.is_empty() {
             self.stage = Stage::Kept;
+            // What came of it is what is shown. None of it, nor of what was done before the kill, is synced by that: power loss may
+            // still take it back.
+            for change in flying {
+                let range = change.touched(self.live.len());
+                let range = range.start.min(shown.bytes.len())..range.end.min(shown.bytes.len());
+                self.changes.push(change.clone());
+                self.changes.push(Change::Size(shown.bytes.len() as u64));
+                self.changes.push(Change::Put { at: range.start as u64, bytes: Arc::new(shown.bytes[range].to_vec()) });
+            }
             self.live.clone_from(&shown.bytes);
         }
-        self.begin_anew();
         Ok(())
     }
 

@@ -1,0 +1,112 @@
+//! What a restart of the machine may have taken besides bytes: lengths, lines, and what an earlier process knew.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use crate::support::Call;
+use crate::support::action::Action;
+use crate::support::crash::WAIT;
+use crate::support::crash::scene::Scene;
+use crate::support::disk::power::Loss;
+use crate::support::fault::When;
+use crate::support::files::random_bytes;
+
+const MIB: usize = 1 << 20;
+/// Three parts.
+const LARGE: usize = 12 * MIB;
+
+/// Bytes that were written before bosfs was killed, and synced by a program that went on after the next mount, survive power
+/// loss.
+#[test]
+fn a_sync_counts_for_what_was_written_before_bosfs_was_killed() {
+    let base = random_bytes(7, 300_000);
+    let mut scene = Scene::prepared(&[], |place| drop(place.world.bucket.put("old", &base).expect("an object")));
+    let news = random_bytes(1, 90_000);
+    let file = File::options().write(true).open(scene.path("old")).unwrap();
+    file.write_all_at(&news, 4096).unwrap();
+    scene.kill();
+    drop(file);
+    let file = File::options().write(true).open(scene.path("old")).unwrap();
+    file.sync_all().unwrap();
+    scene.power_loss(Loss::Everything);
+    let mut changed = base.clone();
+    changed[4096..4096 + news.len()].copy_from_slice(&news);
+    assert!(scene.shown("old") == changed, "the change is lost");
+    drop(file);
+}
+
+/// An object that was being changed keeps its length and its bytes when the power fails before anything was synced but the
+/// folder.
+#[test]
+fn a_change_that_power_loss_took_leaves_the_whole_object() {
+    let base = random_bytes(7, LARGE);
+    let mut scene = Scene::prepared(&[], |place| drop(place.world.bucket.put("old", &base).expect("an object")));
+    let file = File::options().write(true).open(scene.path("old")).unwrap();
+    file.write_all_at(&random_bytes(1, 5000), 6_000_000).unwrap();
+    File::open(scene.mount().dir()).unwrap().sync_all().unwrap();
+    scene.power_loss(Loss::Everything);
+    let shown = scene.shown("old");
+    assert_eq!(shown.len(), base.len());
+    assert!(shown == base, "what was not synced is shown in part");
+    drop(file);
+}
+
+/// The power fails right when BOS has completed an upload: the next mount knows it, and sends nothing again.
+#[test]
+fn a_completed_upload_is_known_after_power_loss() {
+    let base = random_bytes(7, LARGE);
+    let mut scene = Scene::prepared(&["--write-back", "--part-size", "5MiB"], |place| {
+        drop(place.world.bucket.put("old", &base).expect("an object"));
+    });
+    let unanswered = scene.place.world.proxy.fault(When::call(Call::Complete), Action::StallAfterAct);
+    let file = File::options().write(true).open(scene.path("old")).unwrap();
+    let news = random_bytes(1, 5000);
+    file.write_all_at(&news, 100).unwrap();
+    drop(file);
+    assert!(unanswered.wait_hit(WAIT), "no Complete");
+    let sent = scene.place.world.proxy.counts();
+    scene.power_loss_then(Loss::Everything, |_| unanswered.release());
+    scene.heal();
+    scene.wait_idle();
+    let mut changed = base;
+    changed[100..5100].copy_from_slice(&news);
+    assert!(scene.place.world.bucket.get("old").unwrap() == changed);
+    let now = scene.place.world.proxy.counts();
+    for call in [Call::UploadPart, Call::UploadPartCopy, Call::Initiate, Call::Complete] {
+        assert_eq!(now.requests(call), sent.requests(call), "{call:?}\n{}", now.log_text());
+    }
+}
+
+/// What a write-back close vouched for is in the spool, also where a part has bytes of the object around it: an upload that
+/// somebody destroys after the power loss costs nothing.
+#[test]
+fn what_a_close_vouched_for_outlives_power_loss_and_the_end_of_its_upload() {
+    let base = random_bytes(7, LARGE);
+    let mut scene = Scene::prepared(&["--write-back", "--part-size", "5MiB"], |place| {
+        drop(place.world.bucket.put("old", &base).expect("an object"));
+    });
+    scene.refuse(When::call(Call::UploadPartCopy));
+    let other = File::options().write(true).open(scene.path("old")).unwrap();
+    let file = File::options().write(true).open(scene.path("old")).unwrap();
+    let news = random_bytes(1, 5000);
+    file.write_all_at(&news, 100).unwrap();
+    drop(file);
+    let part = When::call(Call::UploadPart);
+    let counted = scene.place.world.proxy.fault(part, Action::Pass);
+    let is_sent = || counted.hits() > 0 || scene.place.world.proxy.counts().of(Call::UploadPart).accepted > 0;
+    assert!(crate::support::crash::wait_until(WAIT, is_sent), "no part was sent");
+    scene.place.world.wait_quiet();
+    // Its line is on stable storage, too.
+    other.sync_all().unwrap();
+    scene.power_loss_then(Loss::Everything, |place| {
+        for upload in place.world.bucket.uploads("").unwrap() {
+            place.world.bucket.abort(&upload.key, &upload.upload_id).unwrap();
+        }
+    });
+    scene.heal();
+    scene.wait_idle();
+    let mut changed = base;
+    changed[100..5100].copy_from_slice(&news);
+    assert!(scene.place.world.bucket.get("old").unwrap() == changed);
+    drop(other);
+}
