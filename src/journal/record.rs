@@ -220,11 +220,18 @@ pub enum Record {
         attrs: FileAttrs,
         /// The topmost layer that belongs to it; 0: none does, all its bytes are the base's.
         layer: LayerId,
+        /// Its close returns once a sync vouches for it (`--write-back`): then it must be published, also if a later one takes
+        /// its place that no sync vouches for yet when the power fails.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        durable: bool,
     },
     /// A publication that could not be sent is taken back: what is closed next takes its place.
     Superseded {
         /// Which.
         publication: Publication,
+        /// Power loss took its bytes: what was closed before it, and is vouched for, is published instead.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lost: bool,
     },
     /// PutObject is about to be sent.
     Putting {

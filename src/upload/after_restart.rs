@@ -103,7 +103,7 @@ impl DirtyFile {
             "{key}: BOS no longer has its upload, and the machine was restarted before all of it was synced; it is kept, not \
              published: copy it again, or `bosfs uploads complete BUCKET/{key}` publishes it as it is"
         );
-        self.append(inner, &Record::Superseded { publication: frozen.publication })?;
+        self.append(inner, &Record::Superseded { publication: frozen.publication, lost: true })?;
         inner.new_content = inner.has_open_changes();
         inner.inherited = inner.new_content;
         inner.reconcile = false;

@@ -42,20 +42,63 @@ impl DirtyFile {
 
     /// Puts layer `index` and the one below it together. `false`: that takes too long, or cannot be done.
     fn merge_at(self: &Arc<Self>, inner: &mut Inner, index: usize) -> Result<bool, WriteError> {
+        let Some(line) = self.copy_down(inner, index)? else { return Ok(false) };
+        self.append(inner, &line)?;
+        self.shed(inner);
+        Ok(true)
+    }
+
+    /// Before a sync: copies what one closed layer holds into the one below it, if both belong to the same states. Nothing that
+    /// is seen changes by that; [`DirtyFile::end_merge`] takes the upper one out once the copies are on stable storage. So a
+    /// state that a sync vouches for is whole at every moment.
+    pub(super) fn begin_merge(self: &Arc<Self>, inner: &mut Inner) -> Option<(LayerId, Record)> {
+        let index = mergeable_below(inner)?;
+        let lower = inner.state.layers[index - 1].id;
+        match self.copy_down(inner, index) {
+            Ok(line) => Some((lower, line?)),
+            Err(e) => {
+                log::warn!("{}: layers are left apart: {e}", inner.state.key);
+                None
+            }
+        }
+    }
+
+    /// The copies of [`DirtyFile::begin_merge`] are synced: the line that says so, unless the layers do not belong together any
+    /// more.
+    pub(super) fn end_merge(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        (lower, line): (LayerId, Record),
+    ) -> Result<(), WriteError> {
+        let Some(index) = mergeable_below(inner).filter(|index| inner.state.layers[index - 1].id == lower) else {
+            return Ok(());
+        };
+        let goes = match line {
+            Record::Merged { layer } => inner.state.layers[index].id == layer,
+            _ => true,
+        };
+        if goes {
+            self.append(inner, &line)?;
+            self.shed(inner);
+        }
+        Ok(())
+    }
+
+    /// Copies what layer `index` holds into the one below it. Returns the line that makes one of them superfluous; `None`: that
+    /// takes too long, or cannot be done.
+    fn copy_down(self: &Arc<Self>, inner: &mut Inner, index: usize) -> Result<Option<Record>, WriteError> {
         let key = inner.state.key.clone();
         let store = inner.store()?;
         let (lower, upper) = (&store.layers[index - 1], &store.layers[index]);
         let (lower_id, upper_id) = (lower.id, upper.id);
         if upper.extents.base_end() == 0 {
             // It was emptied and written anew: nothing below it counts.
-            self.append(inner, &Record::Dropped { layer: lower_id })?;
-            self.shed(inner);
-            return Ok(true);
+            return Ok(Some(Record::Dropped { layer: lower_id }));
         }
         if upper.spool_blocks() * BLOCK_BYTES > MERGE_BYTES_MAX {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(steps) = merge_steps(lower, upper) else { return Ok(false) };
+        let Some(steps) = merge_steps(lower, upper) else { return Ok(None) };
         let upper_spool = upper.spool.clone();
         for step in steps {
             let read = |bytes: &mut [u8], range: ByteRange| upper_spool.read_at(range.start, bytes);
@@ -65,9 +108,8 @@ impl DirtyFile {
                 return Err(disk_error(&key, &e));
             }
         }
-        self.append(inner, &Record::Merged { layer: upper_id })?;
-        self.shed(inner);
-        Ok(true)
+        self.recount(inner);
+        Ok(Some(Record::Merged { layer: upper_id }))
     }
 
     /// One step, journaled as if a program had made it.
@@ -236,14 +278,28 @@ impl DirtyFile {
     }
 }
 
-/// The topmost layer that belongs to the same state as the one below it.
+/// The topmost layer, if it is closed and belongs to the same states as the one below it, none of which a sync vouches for: they
+/// can be put together at once.
 fn mergeable(inner: &Inner) -> Option<usize> {
     let state = &inner.state;
-    let fixed = match &state.stage {
+    let closed = state.last_closed();
+    let top = closed.map_or(state.layers.len(), |closed| state.depth_of(closed));
+    let is_free = state.behind.is_empty() && closed.is_none_or(|closed| closed.close > state.vouched_closes);
+    (is_free && top == state.layers.len() && top > on_its_way(inner) + 1).then(|| top - 1)
+}
+
+/// A closed layer that belongs to the same states as the one below it; the topmost such one.
+fn mergeable_below(inner: &Inner) -> Option<usize> {
+    let state = &inner.state;
+    let top = state.depth_of(state.last_closed()?);
+    let is_between = |index: &usize| state.behind.iter().any(|earlier| state.depth_of(earlier) == *index);
+    (on_its_way(inner) + 1..top).rev().find(|index| !is_between(index))
+}
+
+/// Number of layers, from the bottom, of what is on its way, which nothing touches.
+fn on_its_way(inner: &Inner) -> usize {
+    match &inner.state.stage {
         Stage::Open => 0,
-        // Nothing of what is on its way is touched.
-        _ => state.depth(),
-    };
-    let top = state.last_closed().map_or(state.layers.len(), |closed| state.depth_of(closed));
-    (top == state.layers.len() && top > fixed + 1).then(|| top - 1)
+        _ => inner.state.depth(),
+    }
 }

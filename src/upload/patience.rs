@@ -183,6 +183,7 @@ mod tests {
             headers: ObjectHeaders::default(),
             layer: 1,
             close: 2,
+            durable: false,
         };
         let condition = Condition::Matches(ETag::new("base"));
         let sent = Stage::Completing { frozen: frozen.clone(), mark: "j.2".into(), condition: condition.clone() };

@@ -58,7 +58,8 @@ impl DirtyFile {
         let (size, attrs) = (inner.size, inner.state.attrs);
         let layer = inner.state.layers.last().map_or(0, |layer| layer.id);
         let certain = inner.store.as_ref().is_some_and(|store| self.changes.are_bytes_certain(&store.dir));
-        self.append(inner, &Record::Closed { publication, size, attrs, layer })?;
+        let durable = self.shared.options.write_back;
+        self.append(inner, &Record::Closed { publication, size, attrs, layer, durable })?;
         if certain {
             // A sync before it counts for it as well.
             let closes = inner.state.closes;
@@ -80,7 +81,7 @@ impl DirtyFile {
         self.retry(inner, false)?;
         let Stage::Closed(frozen) = inner.state.stage.clone() else { return Ok(()) };
         let depth = inner.state.depth_of(&frozen);
-        self.append(inner, &Record::Superseded { publication: frozen.publication })?;
+        self.append(inner, &Record::Superseded { publication: frozen.publication, lost: false })?;
         inner.new_content = true;
         // What was sent of it is that of its own layers.
         let above = |inner: &Inner, range: ByteRange| {

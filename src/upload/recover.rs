@@ -11,11 +11,10 @@ use super::checkpoint::JOURNAL_BYTES_MIN;
 use super::dirty_file::DirtyFile;
 use super::inner::{Inner, Store};
 use super::shared::Shared;
-use super::state::{FileState, Stage};
+use super::state::{FileState, LayerState, Stage};
 use super::{FileStatus, InterruptedPolicy, WriteError};
 use crate::fail_point::fail_point;
 use crate::journal::log::JOURNAL_NAME;
-use crate::journal::record::LayerId;
 use crate::journal::{Journal, Record};
 use crate::object::{ByteRange, Timestamp};
 use crate::write::layers::{Layer, layer_of_name};
@@ -107,7 +106,7 @@ pub(super) fn recover(shared: &Arc<Shared>, dir: &Path) -> Result<Option<Arc<Dir
     state.failed = None;
     state.count_from_here();
     let restarted = state.boot_id != shared.boot_id;
-    let layers = open_layers(dir, &mut state, &mut journal, restarted)
+    let layers = open_layers(dir, &state, restarted)
         .map_err(|e| damaged(&key, format!("its spool or map cannot be opened: {e}")))?;
     remove_leftovers(dir, &state);
     let checkpoint_at = JOURNAL_BYTES_MIN;
@@ -166,46 +165,20 @@ fn interrupted(file: &Arc<DirtyFile>, inner: &mut Inner) -> Result<(), WriteErro
     }
 }
 
-/// The layers that the journal names. After a restart of the machine the topmost ones may be gone with all that was written
-/// into them: their names were never synced. What was closed in them is then not published.
-fn open_layers(
-    dir: &Path,
-    state: &mut FileState,
-    journal: &mut Journal,
-    restarted: bool,
-) -> std::io::Result<Vec<Layer>> {
-    let sent = if state.stage.is_sent() { state.depth() } else { 0 };
-    let mut layers = Vec::with_capacity(state.layers.len());
-    let mut lost = None;
-    for (index, known) in state.layers.iter().enumerate() {
-        match Layer::open(dir, known.id, known.base_end) {
-            Ok(layer) => layers.push(layer),
-            Err(e)
-                if e.kind() == std::io::ErrorKind::NotFound
-                    && restarted
-                    && known.synced_size.is_none()
-                    && index >= sent
-                    && known.id > 1 =>
-            {
-                lost = Some(index);
-                break;
-            }
-            Err(e) => return Err(e),
+/// The layers that the journal names. After a restart of the machine files of some may be gone, whose names were never synced:
+/// these are empty then, and what is not vouched for is taken back as for any other lost bytes.
+fn open_layers(dir: &Path, state: &FileState, restarted: bool) -> std::io::Result<Vec<Layer>> {
+    let open = |known: &LayerState| match Layer::open(dir, known.id, known.base_end) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && restarted && known.synced_size.is_none() => {
+            log::warn!(
+                "{}: the machine was restarted before what was written last was synced; that is lost",
+                state.key
+            );
+            Layer::create(dir, known.id, known.base_end)
         }
-    }
-    let Some(index) = lost else { return Ok(layers) };
-    log::warn!("{}: the machine was restarted before what was written last was synced; that is lost", state.key);
-    let gone: Vec<LayerId> = state.layers[index..].iter().map(|layer| layer.id).collect();
-    let in_flight = state.stage.frozen().filter(|frozen| gone.contains(&frozen.layer));
-    let next = state.next.as_ref().filter(|next| gone.contains(&next.layer));
-    let mut lines: Vec<Record> =
-        in_flight.or(next).map(|frozen| Record::Superseded { publication: frozen.publication }).into_iter().collect();
-    lines.extend(gone.iter().rev().map(|layer| Record::Dropped { layer: *layer }));
-    for line in lines {
-        journal.append(&line)?;
-        state.apply(&line);
-    }
-    Ok(layers)
+        opened => opened,
+    };
+    state.layers.iter().map(open).collect()
 }
 
 /// Files of layers that the journal does not name: they were about to be made or to go when bosfs was killed.

@@ -89,6 +89,7 @@ impl FileState {
             layers_made: 1,
             stage: Stage::Open,
             next: None,
+            behind: Vec::new(),
             publications: 0,
             closes: 0,
             syncs_begun: 0,
@@ -244,6 +245,7 @@ impl FileState {
                     });
                 }
                 self.vouched_closes = self.vouched_closes.max(*closes);
+                self.forget_behind();
             }
             Record::Punched { part } => {
                 if let (Some(upload), Some(bottom)) = (&self.upload, self.layers.first_mut()) {
@@ -254,7 +256,7 @@ impl FileState {
                     entry.punched = true;
                 }
             }
-            Record::Closed { publication, size, attrs, layer } => {
+            Record::Closed { publication, size, attrs, layer, durable } => {
                 self.publications = *publication;
                 self.closes = self.closes.saturating_add(1);
                 self.attrs = *attrs;
@@ -266,20 +268,29 @@ impl FileState {
                     headers: self.headers.clone(),
                     layer: *layer,
                     close: self.closes,
+                    durable: *durable,
                 };
                 if self.stage == Stage::Open {
                     self.stage = Stage::Closed(frozen);
                 } else {
-                    self.next = Some(frozen);
+                    let earlier = self.next.replace(frozen);
+                    self.behind.extend(earlier.filter(|earlier| earlier.durable));
                 }
                 self.interrupted = None;
                 self.failed = None;
                 self.parked = false;
             }
-            Record::Superseded { publication } => {
+            Record::Superseded { publication, lost } => {
                 self.next = None;
+                let vouched = self.vouched_closes;
+                let mut behind = std::mem::take(&mut self.behind);
+                behind.retain(|earlier| *lost && earlier.close <= vouched);
+                let instead = behind.pop();
                 if self.stage.frozen().is_some_and(|frozen| frozen.publication == *publication) {
-                    self.stage = Stage::Open;
+                    self.stage = instead.map_or(Stage::Open, Stage::Closed);
+                } else {
+                    let close = self.stage.frozen().map_or(0, |frozen| frozen.close);
+                    self.next = instead.filter(|instead| instead.close > close);
                 }
             }
             Record::Putting { mark, condition, sum, .. } => {
@@ -368,7 +379,18 @@ impl FileState {
             Stage::Closed(frozen) => Some(frozen),
             _ => None,
         };
-        first.into_iter().chain(&mut self.next)
+        first.into_iter().chain(&mut self.behind).chain(&mut self.next)
+    }
+
+    /// Of durable states only the newest that a sync vouches for can be needed.
+    fn forget_behind(&mut self) {
+        let vouched = self.vouched_closes;
+        let newest = self.last_closed().map_or(0, |closed| closed.close);
+        let needed = self.behind.iter().rposition(|earlier| earlier.close <= vouched);
+        self.behind.drain(..needed.unwrap_or(0));
+        if newest <= vouched {
+            self.behind.clear();
+        }
     }
 
     fn resize(&mut self, id: LayerId, size: u64) {
@@ -411,7 +433,8 @@ impl FileState {
             | Stage::Completing { frozen, .. }
             | Stage::Completed { frozen, .. } => Some(frozen),
         };
-        for frozen in frozen.into_iter().chain(&mut self.next).filter(|frozen| frozen.layer == id) {
+        let all = frozen.into_iter().chain(&mut self.behind).chain(&mut self.next);
+        for frozen in all.filter(|frozen| frozen.layer == id) {
             frozen.layer = below;
         }
         self.layers.remove(index);
@@ -431,6 +454,7 @@ impl FileState {
         self.layers.drain(..self.depth_of(&frozen));
         self.condition = Condition::Matches(object.etag.clone());
         self.base = Some(object);
+        self.behind.retain(|earlier| earlier.close > frozen.close);
         self.stage = self.next.take().map_or(Stage::Open, Stage::Closed);
         self.upload = None;
         self.parts.clear();

@@ -39,7 +39,7 @@ fn sum(len: u64, seed: u8) -> Checksum {
 }
 
 fn closed(publication: u32, size: u64) -> Record {
-    Record::Closed { publication, size, attrs: attrs(), layer: 1 }
+    Record::Closed { publication, size, attrs: attrs(), layer: 1, durable: false }
 }
 
 fn started() -> Vec<Record> {
@@ -185,11 +185,11 @@ fn what_is_closed_while_something_is_on_its_way_follows_it() {
     let mut records = started();
     records.extend([closed(1, 10), Record::Layer { layer: 2, base_end: 10 }]);
     let mut state = FileState::replay(&records).unwrap();
-    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2 });
+    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false });
     assert_eq!((state.stage.frozen().unwrap().size, state.next.as_ref().unwrap().size), (10, 20));
     assert!(state.open_layer().is_none(), "the next write needs a layer of its own");
     state.apply(&Record::Layer { layer: 3, base_end: 20 });
-    state.apply(&Record::Closed { publication: 2, size: 30, attrs: attrs(), layer: 3 });
+    state.apply(&Record::Closed { publication: 2, size: 30, attrs: attrs(), layer: 3, durable: false });
     let next = state.next.clone().unwrap();
     assert_eq!((next.publication, next.size, next.close), (2, 30, 3), "a later close takes its place");
     state.apply(&Record::Merged { layer: 3 });
@@ -204,11 +204,11 @@ fn what_is_closed_while_something_is_on_its_way_follows_it() {
 fn a_publication_that_is_taken_back_leaves_its_layers_open() {
     let mut records = started();
     records.extend([closed(1, 10), Record::Layer { layer: 2, base_end: 10 }]);
-    records.push(Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2 });
-    records.push(Record::Superseded { publication: 1 });
+    records.push(Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false });
+    records.push(Record::Superseded { publication: 1, lost: false });
     let mut state = FileState::replay(&records).unwrap();
     assert_eq!((state.stage.clone(), state.next.clone(), state.depth()), (Stage::Open, None, 2));
-    state.apply(&Record::Closed { publication: 3, size: 20, attrs: attrs(), layer: 2 });
+    state.apply(&Record::Closed { publication: 3, size: 20, attrs: attrs(), layer: 2, durable: false });
     assert_eq!((state.depth(), state.layers.len()), (2, 2), "all of them belong to what is closed next");
 }
 
@@ -219,7 +219,7 @@ fn a_sync_vouches_for_what_was_closed_before_it_began() {
     let mut state = FileState::replay(&records).unwrap();
     let began_with = state.closes;
     state.apply(&Record::Layer { layer: 2, base_end: 10 });
-    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2 });
+    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false });
     state.apply(&Record::Spooled { layer: 1, size: 10, blocks: vec![ByteRange::new(0, 1)] });
     assert!(!state.layers[0].synced_blocks.contains(0), "not before the line that ends it");
     let layers = vec![SyncedLayer { layer: 1, size: 10, blocks: vec![ByteRange::new(3, 4)] }];
@@ -228,6 +228,39 @@ fn a_sync_vouches_for_what_was_closed_before_it_began() {
     assert!(state.layers[0].synced_blocks.contains(3) && state.layers[0].synced_size == Some(10));
     assert!(state.stage.frozen().unwrap().close <= state.vouched_closes);
     assert!(state.next.as_ref().unwrap().close > state.vouched_closes);
+}
+
+#[test]
+fn a_durable_state_is_kept_until_a_sync_vouches_for_the_one_that_took_its_place() {
+    let mut records = started();
+    records.push(closed(1, 10));
+    let mut state = FileState::replay(&records).unwrap();
+    let close = |state: &mut FileState, layer: u32, size: u64| {
+        state.apply(&Record::Layer { layer, base_end: 10 });
+        state.apply(&Record::Closed { publication: 2, size, attrs: attrs(), layer, durable: true });
+    };
+    let synced = |closes: u32| Record::Synced { size: 0, closes, sync: 0, layers: Vec::new() };
+    close(&mut state, 2, 20);
+    state.apply(&synced(2));
+    close(&mut state, 3, 30);
+    close(&mut state, 4, 40);
+    assert_eq!(state.behind.iter().map(|earlier| earlier.size).collect::<Vec<_>>(), [20, 30]);
+    let mut lost = state.clone();
+    lost.apply(&Record::Superseded { publication: 2, lost: true });
+    assert_eq!((lost.next.unwrap().size, lost.behind.len(), lost.stage.frozen().unwrap().size), (20, 0, 10));
+    let mut proved = state.clone();
+    proved.apply(&Record::Completed { publication: 1, etag: ETag::new("e"), size: 10 });
+    proved.apply(&Record::Proved { publication: 1, proof: Proof::Proved });
+    proved.apply(&Record::Superseded { publication: 2, lost: true });
+    assert!(
+        matches!(&proved.stage, Stage::Closed(frozen) if frozen.size == 20),
+        "also where the later one is on its way"
+    );
+    state.apply(&synced(3));
+    assert_eq!(state.behind.iter().map(|earlier| earlier.size).collect::<Vec<_>>(), [30], "the newest that is certain");
+    state.apply(&synced(4));
+    assert!(state.behind.is_empty());
+    assert_eq!(FileState::replay(&state.checkpoint().unwrap()).unwrap(), state);
 }
 
 #[test]

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! Proved: the object is the new base, the publication's layers go, those above lie over the object as they are.
-//! A close while something is on its way waits as `next`; a later one takes its place, under the same number.
+//! A close while something is on its way waits as `next`; a later one takes its place, under the same number. With
+//! `--write-back` the earlier one is kept (`behind`) until a sync vouches for the later one: power loss must not take both.
 //!
 //! `DirtyFile::append` takes every arrow: it writes the line, then applies it (`replay.rs`).
 
@@ -51,6 +52,9 @@ pub struct Frozen {
     pub layer: LayerId,
     /// Number of the close that froze it: each close has a new one.
     pub close: u32,
+    /// Once a sync vouches for it, it is published, or a later state that is vouched for as well.
+    #[serde(default)]
+    pub durable: bool,
 }
 
 /// How far the publication is.
@@ -347,6 +351,9 @@ pub struct FileState {
     pub stage: Stage,
     /// What was closed behind it.
     pub next: Option<Frozen>,
+    /// Durable states, oldest first, whose place was taken by later ones that no sync vouches for yet.
+    #[serde(default)]
+    pub behind: Vec<Frozen>,
     /// Number of the last publication that was begun.
     pub publications: Publication,
     /// Number of the last close.
@@ -402,6 +409,11 @@ impl FileState {
     /// The newest state that was closed and is not proved yet.
     pub fn last_closed(&self) -> Option<&Frozen> {
         self.next.as_ref().or_else(|| self.stage.frozen())
+    }
+
+    /// Every state that was closed and is not proved yet.
+    pub fn closed(&self) -> impl Iterator<Item = &Frozen> {
+        self.stage.frozen().into_iter().chain(&self.behind).chain(&self.next)
     }
 
     /// Number of layers, from the bottom, that belong to `frozen`.

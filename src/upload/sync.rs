@@ -66,7 +66,7 @@ impl DirtyFile {
     /// Spool, map and journal to stable storage, in this order, without holding the file's lock meanwhile.
     pub(super) async fn sync(self: &Arc<Self>) -> Result<(), WriteError> {
         let Some(begun) = self.begin_sync()? else { return Ok(()) };
-        let Begun { key, size, closes, sync, names, place, handles, journal, dir, blocks } = begun;
+        let Begun { key, size, closes, sync, names, place, handles, journal, dir, blocks, merge } = begun;
         let shared = self.shared.clone();
         let synced = tokio::task::spawn_blocking(move || {
             handles.iter().try_for_each(File::sync_data)?;
@@ -110,6 +110,9 @@ impl DirtyFile {
             // A layer that went meanwhile is vouched for by what took its place.
             let layers = lines.into_iter().filter(|layer| inner.state.layer(layer.layer).is_some()).collect();
             self.append(&mut inner, &Record::Synced { size, closes, sync, layers })?;
+            if let Some(merge) = merge {
+                self.end_merge(&mut inner, merge)?;
+            }
             let store = inner.store()?;
             for layer in &mut store.layers {
                 if let Some((_, _, set)) = blocks.iter().find(|(id, _, _)| *id == layer.id) {
@@ -170,11 +173,13 @@ struct Begun {
     dir: File,
     /// Layer, its size, and the blocks that came into its spool since the last sync.
     blocks: Vec<(LayerId, u64, BlockSet)>,
+    /// Layers that this sync puts together.
+    merge: Option<(LayerId, Record)>,
 }
 
 impl DirtyFile {
     /// `None`: there is nothing of it on this disk.
-    fn begin_sync(&self) -> Result<Option<Begun>, WriteError> {
+    fn begin_sync(self: &Arc<Self>) -> Result<Option<Begun>, WriteError> {
         let mut inner = self.lock();
         let key = inner.state.key.clone();
         let (size, closes) = (inner.size, inner.state.closes);
@@ -185,6 +190,7 @@ impl DirtyFile {
         if let Some((errno, message)) = &inner.sync_failed {
             return Err(WriteError::failed(*errno, message.clone()));
         }
+        let merge = self.begin_merge(&mut inner);
         // What lines say of partly written blocks from here on may be on stable storage before the bytes are.
         let mut sync = 0;
         if inner.state.layers.iter().any(LayerState::knows_partials) {
@@ -200,7 +206,7 @@ impl DirtyFile {
         let place = store.journal.path().to_owned();
         let begin = |layer: &mut Layer| (layer.id, layer.size(), layer.extents.begin_sync());
         let blocks = store.layers.iter_mut().map(begin).collect();
-        Ok(Some(Begun { key, size, closes, sync, names, place, handles, journal, dir, blocks }))
+        Ok(Some(Begun { key, size, closes, sync, names, place, handles, journal, dir, blocks, merge }))
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn distrust(state: &mut FileState, store: &mut Store) -> Result<(), W
     if let Some(frozen) = in_flight.or(next) {
         let key = &state.key;
         log::warn!("{key}: the machine was restarted before all of it was synced; it is not published");
-        append(state, store, &Record::Superseded { publication: frozen.publication })?;
+        append(state, store, &Record::Superseded { publication: frozen.publication, lost: true })?;
     }
     let top = state.layers.last().zip(store.layers.last());
     let certain = top.is_none_or(|(known, top)| known.synced_size == Some(top.size()));
@@ -98,8 +98,7 @@ fn lengthen(state: &FileState, store: &mut Store) -> Result<(), WriteError> {
 
 /// Number of layers, from the bottom, that a sync vouches for as a whole.
 fn vouched_depth(state: &FileState) -> usize {
-    let closed = state.stage.frozen().into_iter().chain(&state.next);
-    let vouched = closed.filter(|frozen| frozen.close <= state.vouched_closes && is_unsent(state, frozen));
+    let vouched = state.closed().filter(|frozen| frozen.close <= state.vouched_closes && is_unsent(state, frozen));
     vouched.map(|frozen| state.depth_of(frozen)).max().unwrap_or(0)
 }
 

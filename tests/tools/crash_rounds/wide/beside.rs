@@ -30,7 +30,10 @@ impl Round<'_> {
         let theirs = if removes { None } else { sum_of(&bytes) };
         self.file.states.push(Closed { sum: theirs, certain: true });
         let state = self.file.last();
-        self.foreign = Some(Foreign { state, unpublished, all_here: sum.is_none() });
+        let is_journaled =
+            std::fs::read_dir(self.state_dir().join("uploads")).is_ok_and(|mut left| left.next().is_some());
+        let unclear = !unpublished && is_journaled;
+        self.foreign = Some(Foreign { state, unpublished, unclear, all_here: sum.is_none() });
         let count = if unpublished { &mut self.counted.foreign.0 } else { &mut self.counted.foreign.1 };
         *count += 1;
         self.note(format!("somebody else {} it", if removes { "removes" } else { "writes" }));
@@ -47,7 +50,8 @@ impl Round<'_> {
 
     /// What somebody else wrote stays, and what was accepted here is kept and can be published beside it.
     pub(super) fn end_beside_foreign(&mut self) -> Outcome<()> {
-        let Foreign { state, unpublished, all_here } = self.foreign.ok_or_else(|| Mismatch::of("nobody else"))?;
+        let Foreign { state, unpublished, unclear, all_here } =
+            self.foreign.ok_or_else(|| Mismatch::of("nobody else"))?;
         self.close_all()?;
         if unpublished {
             let end = Instant::now() + WITHIN;
@@ -60,6 +64,16 @@ impl Round<'_> {
                 std::thread::sleep(Duration::from_millis(20));
             }
             self.rescue(all_here)?;
+        } else if unclear {
+            let state =
+                |round: &Self| Some(round.mount.as_ref()?.file_status(&round.key)?["state"].as_str()?.to_owned());
+            let end = Instant::now() + WITHIN;
+            while state(self).is_some_and(|state| state != "conflict") && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            if state(self).is_some() {
+                self.rescue(all_here)?;
+            }
         }
         self.umount_only()?;
         self.check_object()?;

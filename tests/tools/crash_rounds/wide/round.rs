@@ -72,6 +72,8 @@ pub(super) struct Foreign {
     pub(super) state: usize,
     /// There was something unpublished here.
     pub(super) unpublished: bool,
+    /// All was published, and bosfs did not know that for certain yet: it may have been somebody else's doing.
+    pub(super) unclear: bool,
     /// Nothing of the file came from an object.
     pub(super) all_here: bool,
 }
@@ -426,13 +428,12 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Names, lengths and times of all journals.
+    /// Names of all journals, and how many closes each tells of. Other lines come at any time.
     fn journal_signature(&self) -> String {
-        use std::os::unix::fs::MetadataExt as _;
         let mut found = Vec::new();
         for dir in std::fs::read_dir(self.state_dir().join("uploads")).into_iter().flatten().flatten() {
-            if let Ok(meta) = std::fs::metadata(dir.path().join("journal")) {
-                found.push(format!("{:?} {} {}.{}", dir.file_name(), meta.size(), meta.mtime(), meta.mtime_nsec()));
+            if let Ok(text) = std::fs::read(dir.path().join("journal")) {
+                found.push(format!("{:?} {}", dir.file_name(), closes_of(&String::from_utf8_lossy(&text))));
             }
         }
         found.sort();
@@ -505,6 +506,17 @@ impl<'a> Round<'a> {
         }
         flying.changes.into_iter().for_each(|change| self.file.apply(change));
     }
+}
+
+/// Closes that a journal tells of, those in its checkpoint included. A temporary's close parks it.
+fn closes_of(journal: &str) -> u64 {
+    let records = journal.lines().filter_map(|line| line.splitn(3, ' ').nth(2));
+    let records = records.filter_map(|record| serde_json::from_str::<serde_json::Value>(record).ok());
+    records.fold(0, |closes, record| match record["t"].as_str() {
+        Some("checkpoint") => record["state"]["closes"].as_u64().unwrap_or(0),
+        Some("closed" | "parked") => closes + 1,
+        _ => closes,
+    })
 }
 
 /// The call may have to ask BOS before it does anything.
