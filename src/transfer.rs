@@ -41,11 +41,15 @@ pub mod plan;
 pub mod prove;
 pub mod retry;
 pub mod settle;
+pub mod stale;
 
 pub use complete::{Attempt, Made};
 pub use part::{PartAnswer, Unanswered};
 pub use plan::{Origin, Piece, Plan, PlanError, Way};
 pub use retry::{After, Once, Patience};
+pub use stale::{Asked, Before, Doubt, Looks, Standing};
+
+use serde::{Deserialize, Serialize};
 
 use crate::bos::BosClient;
 use crate::bos::client::ListedPart;
@@ -66,7 +70,7 @@ pub struct Upload<'a> {
 }
 
 /// What BOS holds under one part number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// Size in bytes.
     pub len: u64,

@@ -29,6 +29,7 @@ use crate::bos::client::ObjectHeaders;
 use crate::journal::record::{LayerId, Proof, Publication};
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::XATTRS;
+pub use crate::transfer::Held;
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::block_set::BlockSet;
 use crate::write::extents::{PartialLine, add_partial, cut_partials};
@@ -219,24 +220,6 @@ impl Stage {
             | Stage::Completing { frozen, .. }
             | Stage::Completed { frozen, .. } => Some(frozen),
         }
-    }
-}
-
-/// What BOS holds under one part number.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// Size in bytes.
-    pub len: u64,
-    /// ETag.
-    pub etag: ETag,
-    /// What it is; `None` where only ListParts told of it.
-    pub sum: Option<Checksum>,
-}
-
-impl Held {
-    /// Whether a body with `sum` is what BOS holds.
-    pub fn equals(&self, sum: &Checksum) -> bool {
-        self.len == sum.len && self.sum.map_or_else(|| self.etag.is_md5(&sum.md5), |held| held == *sum)
     }
 }
 
