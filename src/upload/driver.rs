@@ -21,6 +21,7 @@ use crate::bos::{BosError, BosErrorKind};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, PartNumber};
+use crate::transfer::retry::{Act, After, after, backoff};
 use crate::write::part_plan::{Piece, copy_runs};
 
 /// First pause after trouble that may pass.
@@ -225,24 +226,22 @@ impl DirtyFile {
                 self.shared.again.failed(&inner.state.journal_id);
             }
             Err(Trouble::Local(e @ WriteError::MustWait)) => inner.back_off(&key.to_string(), what, e.to_string()),
-            Err(Trouble::Bos(e)) => match e.kind {
+            Err(Trouble::Bos(e)) => match after(&e, Act::Deciding) {
                 // A missing key is the base's or a copy's source: HEAD tells, as after a refused condition.
-                BosErrorKind::NoSuchUpload
-                | BosErrorKind::InvalidPart
-                | BosErrorKind::PreconditionFailed
-                | BosErrorKind::NoSuchKey => {
+                After::Amiss => {
                     inner.reconcile = true;
                     inner.suspect_base |= matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey);
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
-                _ if e.is_transient() || e.is_ambiguous() => {
-                    if e.is_ambiguous() && inner.state.stage.is_sent() {
+                After::Settle => {
+                    if inner.state.stage.is_sent() {
                         inner.unanswered = inner.state.stage.frozen().map(|frozen| frozen.publication);
                     }
-                    inner.reconcile |= e.is_ambiguous() && !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
+                    inner.reconcile |= !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
-                _ => {
+                After::Again => inner.back_off(&key.to_string(), what, e.to_string()),
+                After::Final => {
                     let message = format!(
                         "{e}; the bytes of {key} are kept in {}; put right what BOS complains of: a mount tries it again by itself, \
                          and `bosfs uploads resume` or a new mount at once",
@@ -320,7 +319,7 @@ impl Inner {
         let now = Instant::now();
         if self.retry_at.is_none_or(|at| at <= now) {
             self.tries += 1;
-            let pause = backoff(self.tries, rand::rng().random_range(0.5..1.0));
+            let pause = backoff(self.tries, BACKOFF_FIRST, BACKOFF_MAX, rand::rng().random_range(0.5..1.0));
             log::warn!("{key}: {what}: {message}; try {} in {} ms", self.tries + 1, pause.as_millis());
             self.retry_at = Some(now + pause);
         }
@@ -495,25 +494,5 @@ impl Inner {
     /// The range that job or list means by `number` in a file of `size` bytes.
     pub(super) fn part_range(&self, number: PartNumber, size: u64) -> ByteRange {
         self.plan.range_in(number, size)
-    }
-}
-
-/// Pause before try `tries + 1`: doubles up to [`BACKOFF_MAX`], times `jitter` (0.5 to 1).
-fn backoff(tries: u32, jitter: f64) -> Duration {
-    let doubled = BACKOFF_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(16));
-    doubled.min(BACKOFF_MAX).mul_f64(jitter)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_their_bound() {
-        assert_eq!(backoff(1, 1.0), BACKOFF_FIRST);
-        assert_eq!(backoff(2, 1.0), BACKOFF_FIRST * 2);
-        assert_eq!(backoff(3, 0.5), BACKOFF_FIRST * 2);
-        assert_eq!(backoff(100, 1.0), BACKOFF_MAX);
-        assert_eq!(backoff(u32::MAX, 1.0), BACKOFF_MAX);
     }
 }

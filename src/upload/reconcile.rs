@@ -1,20 +1,21 @@
 //! Asking what BOS holds: the object at the key, the parts of the upload, the bytes of the base.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::decide::Found;
 use super::dirty_file::{DirtyFile, disk_error};
 use super::driver::Trouble;
 use super::inner::Inner;
 use super::part::hash;
-use super::patience::{Before, Expected, Patience};
-use super::state::{Held, Stage};
-use crate::bos::BosErrorKind;
+use super::state::{Part, Stage};
+use crate::bos::BosError;
 use crate::bos::client::{ListedPart, ObjectMeta};
 use crate::journal::Record;
-use crate::object::{ByteRange, Condition, ObjectKey, PartNumber};
+use crate::object::{ByteRange, Condition, ObjectKey};
 use crate::posix_meta::MARK;
+use crate::transfer::settle::{Found, Known, Settled, compare, head, settle};
+use crate::transfer::stale::look_until;
+use crate::transfer::{Asked, Attempt, Before, Doubt, Looks, Patience};
 use crate::write::layers::Place;
 use crate::write::part_plan::Piece;
 
@@ -23,34 +24,35 @@ impl DirtyFile {
     pub(super) async fn reconcile(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, stage, condition, ask_object) = {
             let inner = self.lock();
-            let sent = matches!(inner.state.stage, Stage::Putting { .. } | Stage::Completing { .. });
-            (
-                inner.state.key.clone(),
-                inner.state.stage.clone(),
-                inner.state.condition.clone(),
-                sent || inner.suspect_base,
-            )
+            let state = &inner.state;
+            let ask_object = state.stage.is_sent() || inner.suspect_base;
+            (state.key.clone(), state.stage.clone(), state.condition.clone(), ask_object)
         };
-        if ask_object && self.settle_object(&key, &stage, &condition, false).await? {
+        if ask_object && self.settle_object(&key, &stage, &condition).await? {
             return Ok(());
         }
         if self.lock().suspect_base {
             self.check_needed_base(&key).await?;
         }
-        let upload = self.lock().state.upload.clone();
+        let (upload, before) = {
+            let inner = self.lock();
+            (inner.state.upload.clone(), inner.before())
+        };
         let Some(upload) = upload else {
             self.reconciled();
             return Ok(());
         };
-        match self.shared.client.list_parts(&upload.key, &upload.id).await {
-            Ok(listed) => {
+        let asked = asked(&key, &stage, &condition, &before);
+        let in_bos = upload.in_bos(&self.shared.client);
+        match settle(&in_bos, ask_object.then_some(&asked), &mut self.asking(&key)).await? {
+            Settled::Open(listed) => {
                 let mut inner = self.lock();
                 self.compare_parts(&mut inner, &listed)?;
             }
-            Err(e) if e.kind == BosErrorKind::NoSuchUpload => {
-                // A Complete that acted between the HEAD above and this list would look like a lost upload, and so does one
-                // whose object HEAD does not show yet.
-                if ask_object && self.settle_object(&key, &stage, &condition, true).await? {
+            Settled::Gone(found) => {
+                if let Some(found) = found
+                    && self.take_found(&key, &stage, found)?
+                {
                     return Ok(());
                 }
                 let mut inner = self.lock();
@@ -63,7 +65,6 @@ impl DirtyFile {
                 }
                 inner.resend();
             }
-            Err(e) => return Err(e.into()),
         }
         self.reconciled();
         Ok(())
@@ -77,7 +78,7 @@ impl DirtyFile {
             let Some(base) = inner.base().filter(|_| inner.needs_base()) else { return Ok(()) };
             (base.clone(), inner.state.base_key().clone())
         };
-        let there = self.head(&source).await?;
+        let there = head(&self.shared.client, &source).await?;
         if there.is_some_and(|head| head.etag == base.etag) {
             return Ok(());
         }
@@ -101,23 +102,27 @@ impl DirtyFile {
         inner.suspect_base = false;
     }
 
-    /// HEAD and mark: whether the publication is settled (done, or in conflict). `gone`: BOS knows its upload no more.
+    /// HEAD and mark: whether the publication is settled (done, or in conflict).
     async fn settle_object(
         self: &Arc<Self>,
         key: &ObjectKey,
         stage: &Stage,
         condition: &Condition,
-        gone: bool,
     ) -> Result<bool, Trouble> {
-        let (expected, refused) = {
+        let (before, is_refused) = {
             let inner = self.lock();
-            (Expected::of(stage, condition, inner.before()), inner.is_refused())
+            (inner.before(), inner.is_refused())
         };
         // What is overwritten anyway need not be certain.
-        let is_certain = !gone && (refused || self.shared.options.overwrite_on_conflict);
-        let patience = Patience::before_conflict();
-        let counts = |head: Option<&ObjectMeta>| is_certain || expected.counts(head, gone);
-        let head = self.head_patiently(key, patience, counts).await?;
+        let is_certain = is_refused || self.shared.options.overwrite_on_conflict;
+        let doubt = if is_certain { Doubt::None } else { Doubt::Stale };
+        let asked = asked(key, stage, condition, &before);
+        let found = look_until(&self.shared.client, &asked, doubt, &mut self.asking(key)).await?;
+        self.take_found(key, stage, found)
+    }
+
+    /// Acts on what is at the key: whether the publication is settled.
+    fn take_found(self: &Arc<Self>, key: &ObjectKey, stage: &Stage, found: Found) -> Result<bool, Trouble> {
         let size = stage.frozen().map_or(0, |frozen| frozen.size);
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -125,7 +130,7 @@ impl DirtyFile {
             // A rename came in between: what was asked says nothing of the new name.
             return Err(Trouble::Again(format!("it became {} while BOS was asked", inner.state.key)));
         }
-        match expected.found(head.as_ref()) {
+        match found {
             Found::Ours { etag } => {
                 let publication = stage.frozen().map_or(0, |frozen| frozen.publication);
                 self.append(inner, &Record::Completed { publication, etag, size })?;
@@ -156,7 +161,7 @@ impl DirtyFile {
             return Ok(false);
         }
         let stage = self.lock().state.stage.clone();
-        self.settle_object(key, &stage, condition, false).await
+        self.settle_object(key, &stage, condition).await
     }
 
     /// Looks whether the key still holds what an interrupted file began with.
@@ -170,7 +175,7 @@ impl DirtyFile {
             log::info!("{key}: what is left of its journal was published before the machine was restarted");
             self.discard(&mut inner)?;
         } else {
-            self.settle_object(&key, &stage, &condition, false).await?;
+            self.settle_object(&key, &stage, &condition).await?;
         }
         self.lock().check_base = false;
         Ok(())
@@ -179,7 +184,7 @@ impl DirtyFile {
     /// Whether the object is a publication of this very journal, whose last lines a power loss took, and nothing newer that
     /// was synced is here.
     async fn is_published_already(&self, key: &ObjectKey) -> Result<bool, Trouble> {
-        let Some(head) = self.head(key).await? else { return Ok(false) };
+        let Some(head) = head(&self.shared.client, key).await? else { return Ok(false) };
         let (synced, body, size) = {
             let inner = self.lock();
             let ours = head.headers.metadata.get(MARK).and_then(|mark| mark.split_once('.'));
@@ -200,72 +205,77 @@ impl DirtyFile {
         Ok(found.crcs.crc32c == expected)
     }
 
-    /// HEAD, again and again with growing pauses as long as what it shows may be stale: until it `counts`, or `patience` ends.
-    pub(super) async fn head_patiently(
-        &self,
-        key: &ObjectKey,
-        mut patience: Patience,
-        counts: impl Fn(Option<&ObjectMeta>) -> bool,
-    ) -> Result<Option<ObjectMeta>, Trouble> {
-        loop {
-            let head = self.head(key).await?;
-            if counts(head.as_ref()) {
-                return Ok(head);
-            }
-            let Some(pause) = patience.next() else { return Ok(head) };
-            let seen = head.map_or_else(|| "no object".to_owned(), |head| format!("the ETag {}", head.etag));
-            let message = format!("BOS shows {seen}, which may be what was there before; it is asked again");
-            log::info!("{key}: {message} in {} ms", pause.as_millis());
-            self.lock().last_error = Some(message);
-            self.notify();
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
-        match self.shared.client.head_object(key).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(e) if e.kind == BosErrorKind::NoSuchKey => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+    /// The way in which a step of this file, which is to be found under `key`, waits for BOS.
+    pub(super) fn asking<'a>(&'a self, key: &'a ObjectKey) -> Asking<'a> {
+        Asking { file: self, key }
     }
 
     /// Brings the journal in line with ListParts: what BOS does not hold is sent again, what it holds is not.
     pub(super) fn compare_parts(&self, inner: &mut Inner, listed: &[ListedPart]) -> Result<(), Trouble> {
-        let known: Vec<(PartNumber, super::state::Part)> =
-            inner.state.parts.iter().map(|(number, part)| (*number, part.clone())).collect();
-        let by_number: HashMap<PartNumber, &ListedPart> = listed.iter().map(|part| (part.number, part)).collect();
-        for (number, part) in known {
-            let there = by_number.get(&number);
-            let equal = match (&part.held, there) {
-                (Some(held), Some(there)) => held.len == there.size && held.etag == there.etag,
-                (Some(_), None) => false,
-                (None, _) => true,
-            };
-            if !equal {
-                log::warn!("{}: part {number} is not in BOS as it was sent; it is sent again", inner.state.key);
-                self.append(inner, &Record::PartLost { part: number })?;
-            }
-            if let Some(part) = inner.state.parts.get_mut(&number) {
-                part.contested = false;
-            }
+        let parts = &inner.state.parts;
+        let compared = compare(parts.iter().map(|(number, part)| (*number, known(part))), listed);
+        for part in compared.lost {
+            log::warn!("{}: part {part} is not in BOS as it was sent; it is sent again", inner.state.key);
+            self.append(inner, &Record::PartLost { part })?;
         }
-        for there in listed {
-            let part = inner.state.parts.entry(there.number).or_default();
-            if part.held.is_some() {
-                continue;
-            }
-            let answered = part.sending.filter(|sum| sum.len == there.size && there.etag.is_md5(&sum.md5));
-            if let (Some(sum), false) = (answered, part.dirty) {
-                let (part, etag) = (there.number, there.etag.clone());
-                self.append(inner, &Record::Sent { part, sum, etag, kept: true })?;
-            } else {
-                // Not known to be the file's present bytes: compared when the part is sealed again.
-                part.held = Some(Held { len: there.size, etag: there.etag.clone(), sum: None });
-                part.dirty = true;
-            }
+        inner.state.parts.values_mut().for_each(|part| part.contested = false);
+        for (part, held) in compared.answered {
+            let Some(sum) = held.sum else { continue };
+            self.append(inner, &Record::Sent { part, sum, etag: held.etag, kept: true })?;
+        }
+        for (number, held) in compared.unknown {
+            // Not known to be the file's present bytes: compared when the part is sealed again.
+            let part = inner.state.parts.entry(number).or_default();
+            part.held = Some(held);
+            part.dirty = true;
         }
         Ok(())
+    }
+}
+
+/// What a publication in `stage`, which is or would be sent under `condition`, asks of its key.
+fn asked<'a>(key: &'a ObjectKey, stage: &'a Stage, condition: &'a Condition, before: &'a Before) -> Asked<'a> {
+    let (mark, condition) = match stage {
+        Stage::Putting { mark, condition, .. } | Stage::Completing { mark, condition, .. } => {
+            (Some(mark.as_str()), condition)
+        }
+        _ => (None, condition),
+    };
+    let size = stage.frozen().map_or(0, |frozen| frozen.size);
+    Asked { key, attempt: Attempt { mark, size, condition }, before, looks: Looks::before_conflict() }
+}
+
+/// What is known of a part before BOS is asked. An unanswered body counts only where nothing was answered since and its bytes
+/// are still those of the file.
+fn known(part: &Part) -> Known<'_> {
+    let unanswered = part.sending.as_ref().filter(|_| part.held.is_none() && !part.dirty);
+    Known { held: part.held.as_ref(), unanswered }
+}
+
+/// How a step waits for BOS: not at all, since the driver does the whole step again behind a pause. Meanwhile others are told
+/// why it takes so long.
+pub(super) struct Asking<'a> {
+    file: &'a DirtyFile,
+    key: &'a ObjectKey,
+}
+
+impl Patience for Asking<'_> {
+    type Error = Trouble;
+
+    async fn pause(&mut self, _: &BosError) -> Result<bool, Trouble> {
+        Ok(false)
+    }
+
+    fn refused(&self, error: BosError) -> Trouble {
+        error.into()
+    }
+
+    fn looks_again(&mut self, shown: Option<&ObjectMeta>, pause: Duration) {
+        let seen = shown.map_or_else(|| "no object".to_owned(), |head| format!("the ETag {}", head.etag));
+        let message = format!("BOS shows {seen}, which may be what was there before; it is asked again");
+        log::info!("{}: {message} in {} ms", self.key, pause.as_millis());
+        self.file.lock().last_error = Some(message);
+        self.file.notify();
     }
 }
 
@@ -273,8 +283,8 @@ impl Inner {
     /// What is known of the time before the present publication.
     pub(super) fn before(&self) -> Before {
         Before {
-            journal_id: self.state.journal_id.clone(),
-            since: self.state.opened_at,
+            journal_id: Some(self.state.journal_id.clone()),
+            since: Some(self.state.opened_at),
             base: self.state.base.as_ref().filter(|base| base.key.is_none()).map(|base| base.etag.clone()),
         }
     }
