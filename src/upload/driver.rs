@@ -15,14 +15,14 @@ use tokio::task::JoinSet;
 use super::WriteError;
 use super::dirty_file::DirtyFile;
 use super::inner::{Inner, Removal};
-use super::part::{PartJob, PartKind};
+use super::part::PartJob;
 use super::state::Stage;
 use crate::bos::{BosError, BosErrorKind};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, PartNumber};
 use crate::transfer::retry::{Act, After, after, backoff};
-use crate::write::part_plan::{Piece, copy_runs};
+use crate::transfer::{Origin, Piece, Plan, PlanError, Way};
 
 /// First pause after trouble that may pass.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -136,8 +136,8 @@ impl DirtyFile {
                 match &next {
                     Next::Exit => inner.driving = false,
                     Next::Job(job) => {
-                        inner.live.entry(job.number).or_default().job = Some(job.cancel.clone());
-                        inner.ready.remove(&job.number);
+                        inner.live.entry(job.piece.number).or_default().job = Some(job.cancel.clone());
+                        inner.ready.remove(&job.piece.number);
                     }
                     _ => {}
                 }
@@ -411,15 +411,32 @@ impl Inner {
         }
     }
 
-    /// The publication list of the frozen (or present) size.
-    pub(super) fn pieces(&self, size: u64) -> Vec<Piece> {
-        let copyable = self.copyable_base().is_some();
+    /// The pieces of a publication of the frozen (or present) size, those that BOS has already among them.
+    ///
+    /// # Errors
+    /// The parts do not reach it.
+    pub(super) fn plan_of(&self, size: u64) -> Result<Plan, PlanError> {
+        let copyable = self.copyable_base().is_some() && self.store.is_some();
         let view = self.view();
-        copy_runs(&self.plan, size, |number| {
-            let range = self.plan.range_in(number, size);
-            // Parts that BOS has already are cheaper than a copy that splits a run.
-            copyable && !self.state.is_sent(number, range.len()) && self.store.is_some() && view.is_untouched(range)
+        Plan::cut(&self.plan, size, |number, range| {
+            // What BOS has already is cheaper than a copy that spans it.
+            if self.state.is_sent(number, range.len()) {
+                Origin::Held { end: range.end }
+            } else if copyable && view.is_untouched(range) {
+                Origin::Source
+            } else {
+                Origin::Local
+            }
         })
+    }
+
+    /// Whether BOS has this piece.
+    pub(super) fn is_there(&self, piece: &Piece) -> bool {
+        match piece.way {
+            Way::Held => true,
+            Way::Copy => self.state.is_copied(piece.number, piece.range),
+            Way::Send => false,
+        }
     }
 
     /// The next part of a frozen file; `None` when BOS has them all.
@@ -428,28 +445,21 @@ impl Inner {
             // Not worth a look at thousands of pieces.
             return Some(Next::Wait);
         }
+        let initiate = if jobs == 0 { Next::Step(Step::Initiate) } else { Next::Wait };
+        let Ok(plan) = self.plan_of(size) else {
+            // Each step that would begin or complete such an upload refuses to.
+            return self.state.upload.is_none().then_some(initiate);
+        };
         let mut busy = jobs > 0;
-        for piece in self.pieces(size) {
-            let number = piece.part();
-            let done = match piece {
-                Piece::Upload(number) => self.state.is_sent(number, self.plan.range_in(number, size).len()),
-                Piece::Copy { range, .. } => self.state.is_copied(number, range),
-            };
-            if done {
-                continue;
-            }
+        for piece in plan.pieces().iter().filter(|piece| !self.is_there(piece)) {
             if self.state.upload.is_none() {
-                return Some(if jobs == 0 { Next::Step(Step::Initiate) } else { Next::Wait });
+                return Some(initiate);
             }
-            if self.live.get(&number).is_some_and(|live| live.job.is_some()) {
+            if self.live.get(&piece.number).is_some_and(|live| live.job.is_some()) {
                 busy = true;
                 continue;
             }
-            let kind = match piece {
-                Piece::Upload(_) => PartKind::Upload { range: self.plan.range_in(number, size) },
-                Piece::Copy { range, .. } => PartKind::Copy { range },
-            };
-            return Some(Next::Job(PartJob::new(number, kind)));
+            return Some(Next::Job(PartJob::new(*piece)));
         }
         busy.then_some(Next::Wait)
     }
@@ -467,8 +477,8 @@ impl Inner {
         if jobs >= self.jobs_max {
             return Some(Next::Wait);
         }
-        let range = self.plan.range(number);
-        Some(Next::Job(PartJob::new(number, PartKind::Upload { range })))
+        let piece = Piece { number, range: self.plan.range(number), way: Way::Send };
+        Some(Next::Job(PartJob::new(piece)))
     }
 
     /// `--fsync bos`: every part of the present size, sent without a freeze.

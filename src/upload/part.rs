@@ -12,7 +12,7 @@ use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, Checksum, Hasher, ObjectKey, PartNumber};
 use crate::transfer::part::CopySource;
-use crate::transfer::{Held, PartAnswer};
+use crate::transfer::{Held, PartAnswer, Piece, Way};
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::PartialLine;
 use crate::write::layers::LayeredBody;
@@ -27,35 +27,26 @@ const MISMATCHES_MAX: u32 = 5;
 /// A part to be brought into BOS.
 #[derive(Debug)]
 pub(super) struct PartJob {
-    pub(super) number: PartNumber,
-    pub(super) kind: PartKind,
+    pub(super) piece: Piece,
     /// Cancelled when the part's bytes change.
     pub(super) cancel: CancellationToken,
 }
 
-/// How it gets there.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum PartKind {
-    /// UploadPart of these bytes of the file.
-    Upload { range: ByteRange },
-    /// UploadPartCopy of these bytes of the base.
-    Copy { range: ByteRange },
-}
-
 impl PartJob {
-    pub(super) fn new(number: PartNumber, kind: PartKind) -> Self {
-        Self { number, kind, cancel: CancellationToken::new() }
+    pub(super) fn new(piece: Piece) -> Self {
+        Self { piece, cancel: CancellationToken::new() }
     }
 }
 
 impl DirtyFile {
     pub(super) async fn run_job(self: Arc<Self>, job: PartJob) -> (PartNumber, Result<(), Trouble>) {
-        let number = job.number;
+        let Piece { number, range, way } = job.piece;
         let work = async {
             let _slot = self.shared.slot().await;
-            match job.kind {
-                PartKind::Upload { range } => self.upload_part(number, range, &job.cancel).await,
-                PartKind::Copy { range } => self.copy_part(number, range, &job.cancel).await,
+            match way {
+                Way::Send => self.upload_part(number, range, &job.cancel).await,
+                Way::Copy => self.copy_part(number, range, &job.cancel).await,
+                Way::Held => Ok(()),
             }
         };
         let result = tokio::select! {

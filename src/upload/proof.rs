@@ -128,6 +128,7 @@ impl Inner {
     /// What BOS holds of every piece of a publication of `size` bytes; `None` if something is missing.
     pub(super) fn listed(&self, size: u64) -> Option<Vec<(PartNumber, Held)>> {
         let held = |number| self.state.parts.get(&number).and_then(|part| part.held.clone());
-        self.pieces(size).iter().map(|piece| Some((piece.part(), held(piece.part())?))).collect()
+        let plan = self.plan_of(size).ok()?;
+        plan.pieces().iter().map(|piece| Some((piece.number, held(piece.number)?))).collect()
     }
 }

@@ -15,9 +15,8 @@ use crate::object::{ByteRange, Condition, ObjectKey};
 use crate::posix_meta::MARK;
 use crate::transfer::settle::{Found, Known, Settled, compare, head, settle};
 use crate::transfer::stale::look_until;
-use crate::transfer::{Asked, Attempt, Before, Doubt, Looks, Patience};
+use crate::transfer::{Asked, Attempt, Before, Doubt, Looks, Patience, Piece, Way};
 use crate::write::layers::Place;
-use crate::write::part_plan::Piece;
 
 impl DirtyFile {
     /// Asks BOS what it holds, after a start or an answer that leaves it open.
@@ -302,13 +301,11 @@ impl Inner {
         let size = self.state.stage.frozen().map_or(self.size, |frozen| frozen.size);
         let view = self.view();
         let from_base = |range| view.pieces(range).iter().any(|piece| piece.from == Place::Base);
-        self.pieces(size).iter().any(|piece| match piece {
-            Piece::Copy { part, range } => !self.state.is_copied(*part, *range),
-            Piece::Upload(number) => {
-                let range = self.plan.range_in(*number, size);
-                !self.state.is_sent(*number, range.len()) && from_base(range)
-            }
-        })
+        let is_missing = |piece: &Piece| match piece.way {
+            Way::Send => from_base(piece.range),
+            Way::Copy | Way::Held => !self.is_there(piece),
+        };
+        self.plan_of(size).is_ok_and(|plan| plan.pieces().iter().any(is_missing))
     }
 
     /// The trouble of a file of which BOS has lost bytes that were taken out of the full spool.
