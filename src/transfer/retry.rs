@@ -63,22 +63,6 @@ pub trait Patience: Send {
     }
 }
 
-/// No patience: each request is sent once, and the caller begins the step anew when it likes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Once;
-
-impl Patience for Once {
-    type Error = BosError;
-
-    async fn pause(&mut self, _: &BosError) -> Result<bool, BosError> {
-        Ok(false)
-    }
-
-    fn refused(&self, error: BosError) -> BosError {
-        error
-    }
-}
-
 /// Repeats a request that a repeat does not spoil, until BOS has answered: yes, or a no that stays.
 ///
 /// # Errors

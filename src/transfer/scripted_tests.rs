@@ -1,5 +1,6 @@
 //! Each function against a server that answers from a script: what is asked, in which order, and what an answer becomes.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,18 +59,17 @@ fn expected() -> Expected {
     Expected::composed(8, &[(PartNumber::FIRST, held)]).unwrap()
 }
 
+fn completion<'a>(upload: Upload<'a>, headers: &'a ObjectHeaders, condition: &'a Condition) -> Completion<'a> {
+    static PARTS: LazyLock<[(PartNumber, ETag); 1]> = LazyLock::new(|| [(PartNumber::FIRST, ETag::new(MD5))]);
+    Completion { upload, parts: &*PARTS, headers, mark: "j.1", size: 8, condition }
+}
+
 async fn complete_with(steps: Vec<Step>, tries: u32) -> (Scripted, Result<Outcome, BosError>) {
     let server = Scripted::start(steps).await;
     let (client, key, id) = (server.client(), key(), id());
-    let completion = Completion {
-        upload: Upload { client: &client, key: &key, id: &id },
-        parts: &[(PartNumber::FIRST, ETag::new(MD5))],
-        headers: &ObjectHeaders::default(),
-        mark: "j.1",
-        size: 8,
-        condition: &Condition::Absent,
-    };
-    let outcome = complete(&completion, &mut Tries(tries)).await;
+    let upload = Upload { client: &client, key: &key, id: &id };
+    let headers = ObjectHeaders::default();
+    let outcome = complete(&completion(upload, &headers, &Condition::Absent), &mut Tries(tries)).await;
     (server, outcome)
 }
 
@@ -91,7 +91,7 @@ async fn a_line_that_cannot_be_written_sends_nothing() {
     let server = Scripted::start([]).await;
     let (client, key, headers) = (server.client(), key(), ObjectHeaders::default());
     let full = |_| Err(BosError::new(BosErrorKind::LocalRead, "disk full"));
-    let error = initiate(&client, &key, &headers, &mut Once, full).await.unwrap_err();
+    let error = initiate(&client, &key, &headers, &mut Tries(1), full).await.unwrap_err();
     assert_eq!(error.kind, BosErrorKind::LocalRead);
     assert!(server.seen().is_empty());
 }
@@ -200,14 +200,9 @@ async fn a_complete_sent_once_leaves_what_is_open_to_its_caller() {
     let server = Scripted::start([Step::Lose, Step::error(429, "RequestRateLimitExceeded", "")]).await;
     let client = server.client_with(|config| config.data_retry.tries_max = 1);
     let (key, id) = (key(), id());
-    let completion = Completion {
-        upload: Upload { client: &client, key: &key, id: &id },
-        parts: &[(PartNumber::FIRST, ETag::new(MD5))],
-        headers: &ObjectHeaders::default(),
-        mark: "j.1",
-        size: 8,
-        condition: &Condition::Any,
-    };
+    let headers = ObjectHeaders::default();
+    let upload = Upload { client: &client, key: &key, id: &id };
+    let completion = completion(upload, &headers, &Condition::Any);
     assert!(matches!(complete_once(&completion).await.unwrap(), Outcome::Unanswered(_)));
     assert_eq!(complete_once(&completion).await.unwrap_err().kind, BosErrorKind::Throttled);
     assert_eq!(server.seen().len(), 2);
@@ -331,7 +326,7 @@ async fn the_proof_looks_at_the_object_that_was_made() {
     let before = Before { since: Some(-1), ..Before::default() };
     let made = MadeAs { etag: &etag, mark: "j.1", before: &before };
     let expected = expected();
-    let look = async || prove(&client, &key, &made, &expected, Looks::quick(5), &mut Once).await;
+    let look = async || prove(&client, &key, &made, &expected, Looks::quick(5), &mut Tries(1)).await;
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::Proved(By::Crc32c), _)));
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::ChecksumOdd { etag: ByRule::Fits, .. }, _)));
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::Mismatch(_), _)));

@@ -336,3 +336,22 @@ impl Inner {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Checksum, ETag};
+    use crate::transfer::Held;
+
+    #[test]
+    fn an_unanswered_body_counts_only_where_its_bytes_are_still_wanted() {
+        let (sum, other) = (Checksum::of(b"01234567"), Checksum::of(b"76543210"));
+        let held = Held { len: 8, etag: ETag::new("e"), sum: Some(other) };
+        let part =
+            |held: Option<&Held>, dirty| Part { held: held.cloned(), dirty, sending: Some(sum), ..Part::default() };
+        assert_eq!(known(&part(None, false)).unanswered, Some(&sum));
+        assert_eq!(known(&part(None, true)).unanswered, None, "written again since");
+        assert_eq!(known(&part(Some(&held), false)).unanswered, None, "another body was answered since");
+        assert_eq!(known(&part(Some(&held), false)).held, Some(&held));
+    }
+}
