@@ -2,7 +2,8 @@
 //!
 //! There is at most one driver per file, so publications, deletes and attribute copies of one key are a queue by
 //! construction. [`DirtyFile::next`] only looks at the state; the steps it names are in `reconcile.rs`, `part.rs`,
-//! `complete.rs` and `proof.rs`.
+//! `complete.rs` and `proof.rs`. What they send, and what they make of an answer, is that of [`crate::transfer`]; theirs are the
+//! journal's lines, the slots, the rate, and what a conflict or a failure means to the file.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

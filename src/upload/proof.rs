@@ -25,18 +25,13 @@ impl DirtyFile {
             let inner = self.lock();
             let Stage::Completed { frozen, etag, put } = &inner.state.stage else { return Ok(()) };
             let mark = inner.state.mark(frozen.publication);
+            // Where the parts known do not make up the object, it was made of others: BOS was asked for them meanwhile.
+            let composed = || Expected::composed(frozen.size, &inner.listed(frozen.size)?).ok();
             let expected = match put {
-                Some(sum) => Ok(Expected::Whole(*sum)),
-                None => match inner.listed(frozen.size) {
-                    Some(listed) => Expected::composed(frozen.size, &listed),
-                    None => Ok(Expected::unlisted(frozen.size)),
-                },
+                Some(sum) => Expected::Whole(*sum),
+                None => composed().unwrap_or_else(|| Expected::unlisted(frozen.size)),
             };
             (inner.state.key.clone(), frozen.clone(), etag.clone(), mark, inner.before(), expected)
-        };
-        let expected = match expected {
-            Ok(expected) => expected,
-            Err(error) => return self.disproved(frozen, error.to_string()),
         };
         let made = MadeAs { etag: &etag, mark: &mark, before: &before };
         // The spool may have the only copy of its bytes.
