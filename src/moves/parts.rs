@@ -23,7 +23,7 @@ use crate::transfer::initiate::begin;
 use crate::transfer::part::CopySource;
 use crate::transfer::prove::{ByRule, Expected, MadeAs, Proving, Verdict, prove};
 use crate::transfer::retry::{Act, After, after, persist};
-use crate::transfer::{Held, PartAnswer, Patience, Piece, Plan, PlanError, Unanswered, Upload, Way};
+use crate::transfer::{Before, Held, Looks, PartAnswer, Patience, Piece, Plan, PlanError, Unanswered, Upload, Way};
 use crate::upload::WriteError;
 use crate::write::part_plan::{COPY_BYTES_MAX, PART_UNIT_BYTES};
 
@@ -228,10 +228,11 @@ impl Move {
                 }
                 Ok(PartAnswer::Differs { what, .. }) => Err(self.failed(job, libc::EIO, &what)),
                 Ok(PartAnswer::Damaged(e)) => Err(self.part_trouble(job, &e)),
-                Err(e) => {
-                    refused |= e.is_copy_refused() && !known.by.sent;
+                Ok(PartAnswer::CopyRefused(e)) => {
+                    refused = true;
                     Err(self.part_trouble(job, &e))
                 }
+                Err(e) => Err(self.part_trouble(job, &e)),
             });
             if let Err(e) = result {
                 trouble.get_or_insert(e);
@@ -324,8 +325,9 @@ impl Move {
             Outcome::Unanswered(e) => return Err(waiting.refused(e)),
             Outcome::Differs { what, .. } => return Err(self.failed(job, libc::EIO, &what)),
         };
-        let made = MadeAs { etag: &etag, mark: &mark, condition: job.condition };
-        let proving = prove(&self.shared.client, job.to, &made, &expected, &mut waiting);
+        let made = MadeAs { etag: &etag, mark: &mark, before: &Before::of(job.condition) };
+        let looks = Looks::before_doubt();
+        let proving = prove(&self.shared.client, job.to, &made, &expected, looks, &mut waiting);
         match self.unless_stopped(proving).await? {
             Proving::Judged(Verdict::Proved(_) | Verdict::Composed { .. }, _) => Ok(Some(etag)),
             Proving::Judged(Verdict::ChecksumOdd { etag: ByRule::Fits, what }, _) => {

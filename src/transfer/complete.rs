@@ -64,7 +64,7 @@ impl Outcome {
             BosErrorKind::InvalidPart => Ok(Self::PartsMissing(error)),
             BosErrorKind::NoSuchUpload => Ok(Self::UploadGone(error)),
             BosErrorKind::PreconditionFailed => Ok(Self::Refused(error)),
-            _ if after(&error, Act::Deciding) == After::Settle && error.is_ambiguous() => Ok(Self::Unanswered(error)),
+            _ if after(&error, Act::Deciding) == After::Settle => Ok(Self::Unanswered(error)),
             _ => Err(error),
         }
     }

@@ -46,6 +46,8 @@ pub enum PartAnswer {
     SourceChanged(BosError),
     /// It is not there, or not visible yet.
     SourceGone(BosError),
+    /// BOS does not copy this object at all: it has to be read and sent.
+    CopyRefused(BosError),
 }
 
 impl PartAnswer {
@@ -106,6 +108,7 @@ impl Upload<'_> {
             self.client.upload_part_copy(self.key, self.id, number, source.key, range, Some(source.etag)).await;
         match copied {
             Ok(copied) => Ok(PartAnswer::held(Held { len: range.len(), etag: copied.etag, sum: None }, unanswered)),
+            Err(error) if error.is_copy_refused() => Ok(PartAnswer::CopyRefused(error)),
             Err(error) => match error.kind {
                 BosErrorKind::NoSuchUpload => Ok(PartAnswer::UploadGone(error)),
                 BosErrorKind::PreconditionFailed => Ok(PartAnswer::SourceChanged(error)),

@@ -186,7 +186,8 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::write::part_plan::{FILE_BYTES_MAX, PART_BYTES_DEFAULT};
+    use crate::write::part_plan::{FILE_BYTES_MAX, PART_BYTES_DEFAULT, PART_BYTES_MIN};
+    use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
@@ -238,7 +239,10 @@ mod tests {
         let cut = Plan::cut(&growing, size, |_, _| Origin::Source);
         assert_eq!(cut, Err(PlanError::Short { reaches: growing.size_max(), size }));
         let known = PartPlan::for_length(size);
-        assert_eq!(Plan::cut(&known, size, |_, _| Origin::Source).unwrap().size(), size);
+        for origin in [Origin::Source, Origin::Local] {
+            let whole = Plan::cut(&known, size, |_, _| origin).unwrap();
+            assert!(whole.size() == size && whole.pieces().len() <= PART_NUMBER_MAX as usize, "{origin:?}");
+        }
         assert!(matches!(copy(FILE_BYTES_MAX + 1, COPY_PART_BYTES), Err(PlanError::Short { .. })));
         assert!(matches!(copy(u64::MAX, 1), Err(PlanError::Short { .. })));
         // Parts that are held in memory while they are sent.
@@ -289,5 +293,65 @@ mod tests {
             }
         }
         assert_eq!(copy(5 * GIB, GIB).unwrap().pieces().len(), 5);
+    }
+    #[test]
+    fn appending_to_50_gb_takes_few_requests() {
+        let plan = PartPlan::growing(PART_BYTES_DEFAULT);
+        let (base, size) = (50_000_000_000, 50_000_000_000 + MIB);
+        let origin = |_, range: ByteRange| if range.end <= base { Origin::Source } else { Origin::Local };
+        let cut = Plan::cut(&plan, size, origin).unwrap();
+        assert!(cut.pieces().len() <= 13, "{}", cut.pieces().len());
+        assert_eq!(cut.pieces().last().map(|piece| piece.way), Some(Way::Send));
+        assert_eq!(cut.pieces().iter().filter(|piece| piece.way == Way::Send).count(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_cut_plan_holds_every_byte_once(
+            first in 5u64..40,
+            size in prop_oneof![1u64..(100 << 20), 1u64..(4 << 40), Just(20u64 << 40)],
+            seed in any::<u64>(),
+            density in 0u64..8,
+        ) {
+            let plan = PartPlan::growing(first * MIB);
+            // A fixed pseudo-random choice per part; density 0: all from the other object.
+            let origin = |number: PartNumber, range: ByteRange| {
+                let drawn = (u64::from(number.get()).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed).rotate_left(23) % 16;
+                match drawn {
+                    drawn if drawn / 2 >= density => Origin::Source,
+                    drawn if drawn % 2 == 0 => Origin::Local,
+                    _ => Origin::Held { end: range.end },
+                }
+            };
+            let way = |number: PartNumber| match origin(number, plan.range_in(number, size)) {
+                Origin::Source => Way::Copy,
+                Origin::Local => Way::Send,
+                Origin::Held { .. } => Way::Held,
+            };
+            let cut = Plan::cut(&plan, size, origin).unwrap();
+            let (mut end, mut before) = (0, 0);
+            for (i, piece) in cut.pieces().iter().enumerate() {
+                let range = piece.range;
+                prop_assert_eq!(range.start, end);
+                prop_assert!(!range.is_empty());
+                prop_assert!(piece.number.get() > before);
+                prop_assert_eq!(plan.part_at(range.start), Some(piece.number));
+                if i + 1 < cut.pieces().len() {
+                    prop_assert!(range.len() >= PART_BYTES_MIN && range.len().is_multiple_of(MIB));
+                }
+                let parts: Vec<_> = plan.parts_in(range).collect();
+                prop_assert!(parts.iter().all(|number| way(*number) == piece.way));
+                prop_assert!(parts.len() == 1 || (piece.way == Way::Copy && range.len() <= COPY_BYTES_MAX));
+                (end, before) = (range.end, piece.number.get());
+            }
+            prop_assert_eq!(end, size);
+            // Two neighbouring copies are only there because one would be too long.
+            for pair in cut.pieces().windows(2) {
+                if pair[0].way == Way::Copy && pair[1].way == Way::Copy {
+                    let next = plan.range_in(pair[1].number, size);
+                    prop_assert!(pair[0].range.len() + next.len() > COPY_BYTES_MAX);
+                }
+            }
+        }
     }
 }

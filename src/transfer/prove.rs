@@ -1,21 +1,13 @@
 //! The proof that an object is what was sent, and which proof it is. Sizes are always compared; a difference is a value.
 
-use std::time::Duration;
-
 use super::Held;
 use super::plan::PlanError;
-use super::retry::{Patience, backoff, persist};
-use super::settle::head;
+use super::retry::Patience;
+use super::stale::{Before, Looks, Standing, head_until};
+use crate::bos::BosClient;
 use crate::bos::client::{ObjectMeta, StoredOutcome};
-use crate::bos::{BosClient, BosError};
-use crate::object::{Checksum, Condition, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
+use crate::object::{Checksum, Crcs, ETag, ObjectKey, PartNumber, composed_etag};
 use crate::posix_meta::MARK;
-
-/// How often HEAD may miss an object that was just made: BOS calls itself eventually consistent.
-const LOOKS_MAX: u32 = 6;
-/// Pauses between those looks: 15 s in all.
-const LOOK_PAUSE_FIRST: Duration = Duration::from_millis(500);
-const LOOK_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// Checksums of the whole object, as far as they are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,9 +122,20 @@ pub enum Expected {
         size: u64,
         /// Checksums of the whole, where they are known.
         sums: Sums,
-        /// The ETag by the rule that BOS is known to follow.
-        etag: ETag,
+        /// The ETag by the rule that BOS is known to follow; `None`: nobody knows any more of which parts.
+        etag: Option<ETag>,
     },
+}
+
+/// CRCs of the whole of which these are the pieces, in order.
+pub fn crcs_of<'a>(pieces: impl IntoIterator<Item = &'a Checksum>) -> Crcs {
+    pieces.into_iter().fold(Crcs::default(), |whole, piece| whole.then(piece.crcs, piece.len))
+}
+
+/// The ETag, by the rule that BOS is known to follow, of an object made of parts that were sent with these sums.
+pub fn etag_of(bodies: &[Checksum]) -> ETag {
+    let etags: Vec<ETag> = bodies.iter().map(|sum| ETag::new(&sum.md5.to_hex())).collect();
+    composed_etag(etags.iter())
 }
 
 impl Expected {
@@ -145,12 +148,15 @@ impl Expected {
         if reaches != size {
             return Err(PlanError::Short { reaches, size });
         }
-        let whole = parts.iter().try_fold(Crcs::default(), |whole, (_, held)| {
-            let sum = held.sum?;
-            Some(whole.then(sum.crcs, sum.len))
-        });
-        let sums = whole.map(Sums::from).unwrap_or_default();
-        Ok(Self::Composed { size, sums, etag: composed_etag(parts.iter().map(|(_, held)| &held.etag)) })
+        let sums: Option<Vec<&Checksum>> = parts.iter().map(|(_, held)| held.sum.as_ref()).collect();
+        let sums = sums.map(|sums| crcs_of(sums).into()).unwrap_or_default();
+        let etag = Some(composed_etag(parts.iter().map(|(_, held)| &held.etag)));
+        Ok(Self::Composed { size, sums, etag })
+    }
+
+    /// An object of `size` bytes whose parts nobody knows any more, or that BOS copied: all that can be compared is the size.
+    pub fn unlisted(size: u64) -> Self {
+        Self::Composed { size, sums: Sums::default(), etag: None }
     }
 
     /// The same, where checksums of the whole are known from elsewhere: it is the copy of an object that has them.
@@ -182,7 +188,8 @@ pub enum ByRule {
 }
 
 impl ByRule {
-    fn of(given: &ETag, expected: &ETag) -> Self {
+    fn of(given: &ETag, expected: Option<&ETag>) -> Self {
+        let Some(expected) = expected else { return Self::NoRule };
         let hex = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         match given.as_str().strip_prefix('-') {
             _ if given == expected => Self::Fits,
@@ -248,7 +255,7 @@ pub fn judge(expected: &Expected, given: &Given<'_>) -> Option<Verdict> {
         return Some(Verdict::Proved(pair.by));
     }
     given.size?;
-    let etag = ByRule::of(given.etag, etag);
+    let etag = ByRule::of(given.etag, etag.as_ref());
     Some(match pair {
         Some(Pair { by, given, expected }) => {
             let what = format!("{} of the object is {given}, of what was written {expected}", by.name());
@@ -258,20 +265,6 @@ pub fn judge(expected: &Expected, given: &Given<'_>) -> Option<Verdict> {
     })
 }
 
-/// What HEAD shows behind a publication that BOS confirmed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// The object that was made.
-    Ours(ObjectMeta),
-    /// What was there before, or nothing: HEAD may lag behind, so it is to be asked again.
-    NotYet {
-        /// For people.
-        what: String,
-    },
-    /// An object of somebody else: written since, or before it, if HEAD lags behind.
-    Other(ObjectMeta),
-}
-
 /// What the object was made as.
 #[derive(Clone, Copy, Debug)]
 pub struct MadeAs<'a> {
@@ -279,65 +272,63 @@ pub struct MadeAs<'a> {
     pub etag: &'a ETag,
     /// The mark that it carries.
     pub mark: &'a str,
-    /// What had to be at the key before.
-    pub condition: &'a Condition,
+    /// What is known of the time before.
+    pub before: &'a Before,
 }
 
-/// Judges what HEAD found behind a publication.
-pub fn seen(head: Option<ObjectMeta>, made: &MadeAs<'_>) -> Seen {
-    let Some(head) = head else {
-        return Seen::NotYet { what: format!("the object with ETag {} is not to be seen yet", made.etag) };
-    };
-    if head.etag == *made.etag || head.headers.metadata.get(MARK).is_some_and(|mark| mark == made.mark) {
-        return Seen::Ours(head);
+impl MadeAs<'_> {
+    fn is(&self, head: &ObjectMeta) -> bool {
+        head.etag == *self.etag || head.headers.metadata.get(MARK).is_some_and(|mark| mark == self.mark)
     }
-    match made.condition {
-        Condition::Matches(before) if head.etag == *before => Seen::NotYet {
-            what: format!(
-                "the object with ETag {before} is still to be seen in place of the one with ETag {}",
-                made.etag
-            ),
-        },
-        _ => Seen::Other(head),
+
+    /// Whether what HEAD shows counts without another look.
+    fn is_certain(&self, head: Option<&ObjectMeta>) -> bool {
+        head.is_some_and(|head| self.is(head)) || self.before.standing(head) == Standing::Later
     }
 }
 
-/// How a proof by HEAD ended.
+/// What HEAD shows behind a publication that BOS confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proving {
-    /// The object was compared.
+    /// The object that was made was compared.
     Judged(Verdict, ObjectMeta),
-    /// See [`Seen::NotYet`].
+    /// What was there before, or nothing: HEAD lags behind, or somebody has put that back.
     NotYet {
+        /// What is there.
+        head: Option<ObjectMeta>,
         /// For people.
         what: String,
     },
-    /// See [`Seen::Other`].
+    /// An object of somebody else: written since, unless it is not known what was there before.
     Other(ObjectMeta),
 }
 
-/// HEAD, once, and the verdict.
-///
-/// # Errors
-/// BOS cannot be asked.
-pub async fn prove_once(
-    client: &BosClient,
-    key: &ObjectKey,
-    made: &MadeAs<'_>,
-    expected: &Expected,
-) -> Result<Proving, BosError> {
-    Ok(match seen(head(client, key).await?, made) {
-        Seen::Ours(meta) => {
-            let verdict = judge(expected, &Given::from(&meta));
-            Proving::Judged(verdict.unwrap_or_else(|| Verdict::Mismatch("HEAD told no size".to_owned())), meta)
+/// Judges what HEAD found behind a publication.
+fn judge_head(head: Option<ObjectMeta>, made: &MadeAs<'_>, expected: &Expected) -> Proving {
+    let Some(meta) = head else {
+        let what = format!("the object with ETag {} is not to be seen yet", made.etag);
+        return Proving::NotYet { head, what };
+    };
+    if made.is(&meta) {
+        let verdict = judge(expected, &Given::from(&meta));
+        let verdict = verdict.unwrap_or_else(|| Verdict::Mismatch("HEAD told no size".to_owned()));
+        if matches!(verdict, Verdict::Composed { etag: ByRule::Differs | ByRule::NoRule }) {
+            log::info!("BOS gives no checksum of the whole, and its ETag {} follows no known rule", meta.etag);
         }
-        Seen::NotYet { what } => Proving::NotYet { what },
-        Seen::Other(meta) => Proving::Other(meta),
-    })
+        return Proving::Judged(verdict, meta);
+    }
+    match made.before.standing(Some(&meta)) {
+        Standing::Earlier => {
+            let seen = format!("an object with ETag {} from before", meta.etag);
+            let what = format!("{seen} is still to be seen in place of the one with ETag {}", made.etag);
+            Proving::NotYet { head: Some(meta), what }
+        }
+        Standing::Later | Standing::Unclear => Proving::Other(meta),
+    }
 }
 
-/// HEAD and the verdict; an object that is not to be seen, or another one, is looked for again for about 15 s before that is
-/// believed.
+/// HEAD and the verdict. An object that is not to be seen, or another one that may be an older one, is looked for again
+/// before that is believed.
 ///
 /// # Errors
 /// Those of the patience; BOS's refusal as the patience makes it one.
@@ -346,24 +337,18 @@ pub async fn prove<P: Patience>(
     key: &ObjectKey,
     made: &MadeAs<'_>,
     expected: &Expected,
+    looks: Looks,
     patience: &mut P,
 ) -> Result<Proving, P::Error> {
-    let mut looks = 1;
-    loop {
-        let proving = persist(patience, || prove_once(client, key, made, expected)).await?;
-        match proving.map_err(|error| patience.refused(error))? {
-            judged @ Proving::Judged(..) => return Ok(judged),
-            missed if looks == LOOKS_MAX => return Ok(missed),
-            _ => tokio::time::sleep(backoff(looks, LOOK_PAUSE_FIRST, LOOK_PAUSE_MAX, 1.0)).await,
-        }
-        looks += 1;
-    }
+    let head = head_until(client, key, looks, |head| made.is_certain(head), patience).await?;
+    Ok(judge_head(head, made, expected))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bos::client::ObjectHeaders;
+    use crate::object::Condition;
+    use crate::transfer::stale::tests::meta;
 
     const WHOLE: Crcs = Crcs { crc32c: 1, crc32: 2, crc64: 3 };
 
@@ -372,7 +357,7 @@ mod tests {
     }
 
     fn composed(sums: Sums) -> Expected {
-        Expected::Composed { size: 10, sums, etag: ETag::new("-x") }
+        Expected::Composed { size: 10, sums, etag: Some(ETag::new("-x")) }
     }
 
     #[test]
@@ -429,7 +414,7 @@ mod tests {
         let other = judge(&composed(WHOLE.into()), &given(&form, Some(10), Some(7), None, None));
         assert!(matches!(other, Some(Verdict::ChecksumOdd { etag: ByRule::Differs, .. })), "{other:?}");
         for opaque in ["0a".repeat(16), "-y".to_owned(), format!("{}-4", "0a".repeat(16))] {
-            assert_eq!(ByRule::of(&ETag::new(&opaque), &etag), ByRule::NoRule, "{opaque}");
+            assert_eq!(ByRule::of(&ETag::new(&opaque), Some(&etag)), ByRule::NoRule, "{opaque}");
         }
     }
 
@@ -453,37 +438,55 @@ mod tests {
         assert!(Expected::composed(15, &two(Some(sum))).is_err());
         let Ok(Expected::Composed { sums, etag, .. }) = Expected::composed(16, &two(Some(sum))) else { panic!() };
         assert_eq!(sums, Checksum::of(b"0123456701234567").crcs.into());
-        assert!(etag.as_str().starts_with('-'));
+        assert!(etag.unwrap().as_str().starts_with('-'));
         let Ok(Expected::Composed { sums, .. }) = Expected::composed(16, &two(None)) else { panic!() };
         assert_eq!(sums, Sums::default(), "a copied range has no known CRC");
     }
 
     #[test]
     fn what_head_shows_behind_a_publication() {
-        let head = |etag: &str, mark: Option<&str>| {
-            let mut headers = ObjectHeaders::default();
-            headers.metadata.extend(mark.map(|mark| (MARK.to_owned(), mark.to_owned())));
-            let etag = ETag::new(etag);
-            ObjectMeta {
-                size: 1,
-                etag,
-                last_modified: 0,
-                crc32c: None,
-                crc32: None,
-                crc64: None,
-                appendable: false,
-                headers,
-            }
+        let head = |etag: &str, mark: Option<&str>| meta(etag, 1, 500, mark);
+        let etag = ETag::new("new");
+        let at = |before: Before, head: Option<ObjectMeta>| {
+            let made = MadeAs { etag: &etag, mark: "j.1", before: &before };
+            (made.is_certain(head.as_ref()), judge_head(head, &made, &Expected::unlisted(1)))
         };
-        let (etag, matches) = (ETag::new("new"), Condition::Matches(ETag::new("old")));
-        let seen = |head: Option<ObjectMeta>, condition: &Condition| {
-            super::seen(head, &MadeAs { etag: &etag, mark: "j.1", condition })
+        let seen = |head: Option<ObjectMeta>| {
+            let (base, journal_id) = (Some(ETag::new("old")), Some("j".to_owned()));
+            at(Before { journal_id, since: Some(100), base }, head)
         };
-        assert!(matches!(seen(Some(head("new", None)), &matches), Seen::Ours(_)));
-        assert!(matches!(seen(Some(head("changed", Some("j.1"))), &matches), Seen::Ours(_)));
-        assert!(matches!(seen(None, &matches), Seen::NotYet { .. }));
-        assert!(matches!(seen(Some(head("old", Some("j.0"))), &matches), Seen::NotYet { .. }), "HEAD lags behind");
-        assert!(matches!(seen(Some(head("old", None)), &Condition::Any), Seen::Other(_)));
-        assert!(matches!(seen(Some(head("theirs", None)), &matches), Seen::Other(_)));
+        let by_rule = Verdict::Composed { etag: ByRule::NoRule };
+        assert!(matches!(seen(Some(head("new", None))), (true, Proving::Judged(verdict, _)) if verdict == by_rule));
+        assert!(matches!(seen(Some(head("changed", Some("j.1")))), (true, Proving::Judged(..))));
+        assert!(matches!(seen(None), (false, Proving::NotYet { head: None, .. })));
+        assert!(matches!(seen(Some(head("old", Some("x.1")))), (false, Proving::NotYet { head: Some(_), .. })));
+        assert!(
+            matches!(seen(Some(head("older", Some("j.0")))), (false, Proving::NotYet { .. })),
+            "a former one of ours"
+        );
+        assert!(matches!(seen(Some(head("theirs", None))), (true, Proving::Other(_))), "newer than all that was seen");
+        let any = || Before::of(&Condition::Any);
+        assert!(matches!(at(any(), Some(head("theirs", None))), (false, Proving::Other(_))), "older, for all we know");
+        let matches = Before::of(&Condition::Matches(ETag::new("old")));
+        assert!(matches!(at(matches, Some(head("old", None))), (false, Proving::NotYet { .. })));
+    }
+
+    #[test]
+    fn of_an_object_whose_parts_nobody_knows_only_the_size_is_compared() {
+        let etag = ETag::new("-x");
+        let judge = |size| judge(&Expected::unlisted(10), &given(&etag, size, Some(1), None, None));
+        assert_eq!(judge(Some(10)), Some(Verdict::Composed { etag: ByRule::NoRule }));
+        assert!(matches!(judge(Some(9)), Some(Verdict::Mismatch(_))));
+        assert_eq!(judge(None), None);
+    }
+
+    #[test]
+    fn sums_of_the_pieces_give_those_of_the_whole() {
+        let (one, two) = (Checksum::of(b"01234567"), Checksum::of(b"89"));
+        assert_eq!(crcs_of([&one, &two]), Checksum::of(b"0123456789").crcs);
+        let held = |sum: Checksum| Held { len: sum.len, etag: ETag::new(&sum.md5.to_hex()), sum: Some(sum) };
+        let parts = [(PartNumber::FIRST, held(one)), (PartNumber::new(2).unwrap(), held(two))];
+        let Ok(Expected::Composed { etag, .. }) = Expected::composed(10, &parts) else { panic!() };
+        assert_eq!(etag, Some(etag_of(&[one, two])));
     }
 }

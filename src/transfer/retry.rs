@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bos::client::ObjectMeta;
 use crate::bos::{BosError, BosErrorKind};
 
 /// What a request was to do.
@@ -19,8 +20,11 @@ pub enum Act {
 pub enum After {
     /// The same request again, after a pause.
     Again,
-    /// BOS has to be asked first what it holds: the request may have acted, or what it relied on is not there.
+    /// BOS has to be asked first what it holds: the request may have acted.
     Settle,
+    /// BOS has to be asked first what it holds: what the request relied on (an upload, a part, an object) is not there, or
+    /// not what it was.
+    Amiss,
     /// Nothing that helps by itself.
     Final,
 }
@@ -32,7 +36,7 @@ pub fn after(error: &BosError, act: Act) -> After {
         BosErrorKind::NoSuchUpload
         | BosErrorKind::InvalidPart
         | BosErrorKind::PreconditionFailed
-        | BosErrorKind::NoSuchKey => After::Settle,
+        | BosErrorKind::NoSuchKey => After::Amiss,
         _ if act == Act::Deciding && error.is_ambiguous() => After::Settle,
         _ if error.is_transient() || error.is_ambiguous() => After::Again,
         _ => After::Final,
@@ -52,21 +56,10 @@ pub trait Patience: Send {
 
     /// What a request that failed for good means to the caller.
     fn refused(&self, error: BosError) -> Self::Error;
-}
 
-/// No patience: each request is sent once, and the caller begins the step anew when it likes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Once;
-
-impl Patience for Once {
-    type Error = BosError;
-
-    async fn pause(&mut self, _: &BosError) -> Result<bool, BosError> {
-        Ok(false)
-    }
-
-    fn refused(&self, error: BosError) -> BosError {
-        error
+    /// Told that what HEAD shows may be stale (`None`: no object), and that it is asked again after `pause`.
+    fn looks_again(&mut self, shown: Option<&ObjectMeta>, pause: Duration) {
+        let _ = (shown, pause);
     }
 }
 
@@ -98,7 +91,7 @@ pub fn backoff(tries: u32, first: Duration, longest: Duration, jitter: f64) -> D
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bos::error::Story;
 
@@ -115,10 +108,10 @@ mod tests {
             (Server, true, After::Again, After::Settle),
             (Throttled, false, After::Again, After::Again),
             (BadAnswer, true, After::Again, After::Settle),
-            (NoSuchUpload, false, After::Settle, After::Settle),
-            (InvalidPart, false, After::Settle, After::Settle),
-            (PreconditionFailed, false, After::Settle, After::Settle),
-            (NoSuchKey, false, After::Settle, After::Settle),
+            (NoSuchUpload, false, After::Amiss, After::Amiss),
+            (InvalidPart, false, After::Amiss, After::Amiss),
+            (PreconditionFailed, false, After::Amiss, After::Amiss),
+            (NoSuchKey, false, After::Amiss, After::Amiss),
             (Denied, false, After::Final, After::Final),
             (Quota, false, After::Final, After::Final),
             (LocalRead, false, After::Final, After::Final),
@@ -131,9 +124,10 @@ mod tests {
         }
     }
 
-    struct Times(u32);
+    /// Waits not at all, so many times.
+    pub(crate) struct Tries(pub(crate) u32);
 
-    impl Patience for Times {
+    impl Patience for Tries {
         type Error = BosError;
         async fn pause(&mut self, _: &BosError) -> Result<bool, BosError> {
             self.0 = self.0.saturating_sub(1);
@@ -152,7 +146,7 @@ mod tests {
                 tries.set(tries.get() + 1);
                 if tries.get() < 3 { Err(error(kind, false)) } else { Ok(tries.get()) }
             };
-            let result = persist(&mut Times(patience), call).await.unwrap();
+            let result = persist(&mut Tries(patience), call).await.unwrap();
             (tries.get(), result.map_err(|error| error.kind))
         };
         assert_eq!(tried(BosErrorKind::Throttled, 10).await, (3, Ok(3)));

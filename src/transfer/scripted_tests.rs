@@ -1,34 +1,25 @@
 //! Each function against a server that answers from a script: what is asked, in which order, and what an answer becomes.
 
+use std::sync::LazyLock;
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::complete::{Completion, Outcome, complete, complete_once, put};
 use super::initiate::initiate;
 use super::part::CopySource;
-use super::prove::{By, ByRule, Expected, MadeAs, Proving, Verdict, prove, prove_once};
-use super::settle::{Settled, settle};
+use super::prove::{By, ByRule, Expected, MadeAs, Proving, Verdict, prove};
+use super::retry::tests::Tries;
+use super::settle::{Found, Settled, settle};
+use super::stale::look_until;
 use super::*;
-use crate::bos::client::{Body, ObjectHeaders};
+use crate::bos::client::{Body, ObjectHeaders, ObjectMeta};
 use crate::bos::scripted::{Scripted, Step};
 use crate::bos::{BosError, BosErrorKind};
 use crate::object::{ByteRange, Condition, PartNumber};
 
 const BYTES: &[u8] = b"01234567";
 const MD5: &str = "2e9ec317e197819358fbc43afca7d837";
-
-/// Waits not at all, so many times.
-struct Tries(u32);
-
-impl Patience for Tries {
-    type Error = BosError;
-    async fn pause(&mut self, _: &BosError) -> Result<bool, BosError> {
-        self.0 = self.0.saturating_sub(1);
-        Ok(self.0 > 0)
-    }
-    fn refused(&self, error: BosError) -> BosError {
-        error
-    }
-}
 
 fn key() -> ObjectKey {
     ObjectKey::parse("k").unwrap()
@@ -68,18 +59,17 @@ fn expected() -> Expected {
     Expected::composed(8, &[(PartNumber::FIRST, held)]).unwrap()
 }
 
+fn completion<'a>(upload: Upload<'a>, headers: &'a ObjectHeaders, condition: &'a Condition) -> Completion<'a> {
+    static PARTS: LazyLock<[(PartNumber, ETag); 1]> = LazyLock::new(|| [(PartNumber::FIRST, ETag::new(MD5))]);
+    Completion { upload, parts: &*PARTS, headers, mark: "j.1", size: 8, condition }
+}
+
 async fn complete_with(steps: Vec<Step>, tries: u32) -> (Scripted, Result<Outcome, BosError>) {
     let server = Scripted::start(steps).await;
     let (client, key, id) = (server.client(), key(), id());
-    let completion = Completion {
-        upload: Upload { client: &client, key: &key, id: &id },
-        parts: &[(PartNumber::FIRST, ETag::new(MD5))],
-        headers: &ObjectHeaders::default(),
-        mark: "j.1",
-        size: 8,
-        condition: &Condition::Absent,
-    };
-    let outcome = complete(&completion, &mut Tries(tries)).await;
+    let upload = Upload { client: &client, key: &key, id: &id };
+    let headers = ObjectHeaders::default();
+    let outcome = complete(&completion(upload, &headers, &Condition::Absent), &mut Tries(tries)).await;
     (server, outcome)
 }
 
@@ -101,7 +91,7 @@ async fn a_line_that_cannot_be_written_sends_nothing() {
     let server = Scripted::start([]).await;
     let (client, key, headers) = (server.client(), key(), ObjectHeaders::default());
     let full = |_| Err(BosError::new(BosErrorKind::LocalRead, "disk full"));
-    let error = initiate(&client, &key, &headers, &mut Once, full).await.unwrap_err();
+    let error = initiate(&client, &key, &headers, &mut Tries(1), full).await.unwrap_err();
     assert_eq!(error.kind, BosErrorKind::LocalRead);
     assert!(server.seen().is_empty());
 }
@@ -210,14 +200,9 @@ async fn a_complete_sent_once_leaves_what_is_open_to_its_caller() {
     let server = Scripted::start([Step::Lose, Step::error(429, "RequestRateLimitExceeded", "")]).await;
     let client = server.client_with(|config| config.data_retry.tries_max = 1);
     let (key, id) = (key(), id());
-    let completion = Completion {
-        upload: Upload { client: &client, key: &key, id: &id },
-        parts: &[(PartNumber::FIRST, ETag::new(MD5))],
-        headers: &ObjectHeaders::default(),
-        mark: "j.1",
-        size: 8,
-        condition: &Condition::Any,
-    };
+    let headers = ObjectHeaders::default();
+    let upload = Upload { client: &client, key: &key, id: &id };
+    let completion = completion(upload, &headers, &Condition::Any);
     assert!(matches!(complete_once(&completion).await.unwrap(), Outcome::Unanswered(_)));
     assert_eq!(complete_once(&completion).await.unwrap_err().kind, BosErrorKind::Throttled);
     assert_eq!(server.seen().len(), 2);
@@ -255,19 +240,65 @@ async fn an_upload_that_bos_does_not_know_may_have_become_the_object() {
         let (client, key, id) = (server.client(), key(), id());
         let upload = Upload { client: &client, key: &key, id: &id };
         let attempt = Attempt { mark: Some("j.1"), size: 8, condition: &Condition::Absent };
-        let settled = settle(&upload, sent.then_some(&attempt), &mut Tries(1)).await.unwrap();
+        let asked = Asked { key: &key, attempt, before: &Before::default(), looks: Looks::quick(6) };
+        let settled = settle(&upload, sent.then_some(&asked), &mut Tries(1)).await.unwrap();
         assert_eq!(server.steps_left(), 0);
         settled
     };
-    assert!(matches!(settled(vec![listed()], false).await, Settled::Open(parts) if parts.len() == 1));
-    assert_eq!(settled(vec![no_upload()], false).await, Settled::Gone);
-    let ours = Settled::Made { etag: ETag::new("e") };
-    assert_eq!(settled(vec![head("e", "8", "j.1")], true).await, ours);
-    assert!(matches!(settled(vec![no_object(), listed()], true).await, Settled::Open(_)));
-    // It acted between HEAD and ListParts.
-    assert_eq!(settled(vec![no_object(), no_upload(), head("e", "8", "j.1")], true).await, ours);
-    assert_eq!(settled(vec![no_object(), no_upload(), no_object()], true).await, Settled::Gone);
-    assert!(matches!(settled(vec![head("theirs", "8", "x.1")], true).await, Settled::Taken { .. }));
+    assert!(matches!(settled(vec![listed()], true).await, Settled::Open(parts) if parts.len() == 1));
+    assert_eq!(settled(vec![no_upload()], false).await, Settled::Gone(None));
+    // It acted before ListParts.
+    let ours = Settled::Gone(Some(Found::Ours { etag: ETag::new("e") }));
+    assert_eq!(settled(vec![no_upload(), head("e", "8", "j.1")], true).await, ours);
+    // HEAD lags behind, and shows it at the third look.
+    let steps = vec![no_upload(), no_object(), no_object(), head("e", "8", "j.1")];
+    assert_eq!(settled(steps, true).await, ours);
+    let mut steps = vec![no_upload()];
+    steps.extend((0..7).map(|_| no_object()));
+    assert_eq!(settled(steps, true).await, Settled::Gone(Some(Found::AsExpected)), "believed in the end");
+}
+
+/// Counts how often it is told that an answer may be stale.
+struct Told(u32);
+
+impl Patience for Told {
+    type Error = BosError;
+    async fn pause(&mut self, _: &BosError) -> Result<bool, BosError> {
+        Ok(false)
+    }
+    fn refused(&self, error: BosError) -> BosError {
+        error
+    }
+    fn looks_again(&mut self, _: Option<&ObjectMeta>, _: Duration) {
+        self.0 += 1;
+    }
+}
+
+#[tokio::test]
+async fn what_may_be_stale_is_looked_at_again_and_told() {
+    let condition = Condition::Matches(ETag::new("base"));
+    let looked = |steps: Vec<Step>, doubt| {
+        let condition = &condition;
+        async move {
+            let server = Scripted::start(steps).await;
+            let (client, key) = (server.client(), key());
+            let attempt = Attempt { mark: Some("j.1"), size: 8, condition };
+            let asked = Asked { key: &key, attempt, before: &Before::of(condition), looks: Looks::quick(6) };
+            let mut told = Told(0);
+            let found = look_until(&client, &asked, doubt, &mut told).await;
+            assert_eq!(server.steps_left(), 0);
+            (found, told.0)
+        }
+    };
+    let other = || head("old", "3", "x.1");
+    let (found, told) = looked(vec![other(), head("base", "3", "x.1")], Doubt::Stale).await;
+    assert_eq!((found.unwrap(), told), (Found::AsExpected, 1));
+    let (found, told) = looked(vec![other()], Doubt::None).await;
+    assert!(matches!(found.unwrap(), Found::Other { .. }) && told == 0, "BOS itself said so");
+    let (found, told) = looked((0..7).map(|_| other()).collect(), Doubt::Stale).await;
+    assert!(matches!(found.unwrap(), Found::Other { .. }) && told == 6);
+    let (found, _) = looked(vec![other(), Step::error(403, "AccessDenied", "no")], Doubt::Stale).await;
+    assert_eq!(found.unwrap_err().kind, BosErrorKind::Denied);
 }
 
 #[tokio::test]
@@ -288,17 +319,20 @@ async fn an_upload_is_ended_until_bos_knows_it_no_more() {
 async fn the_proof_looks_at_the_object_that_was_made() {
     let with_crc =
         |crc: &str| Step::answer(200, &[("ETag", MD5), ("Content-Length", "8"), ("x-bce-content-crc32c", crc)], "");
-    let steps = [with_crc("2887918368"), with_crc("1"), head(MD5, "7", "j.1"), head("theirs", "8", "x.1"), no_object()];
+    let steps = [with_crc("2887918368"), with_crc("1"), head(MD5, "7", "j.1"), head("theirs", "8", "x.1")];
+    let steps = steps.into_iter().chain((0..6).map(|_| no_object()));
     let server = Scripted::start(steps).await;
     let (client, key, etag) = (server.client(), key(), ETag::new(MD5));
-    let made = MadeAs { etag: &etag, mark: "j.1", condition: &Condition::Absent };
+    let before = Before { since: Some(-1), ..Before::default() };
+    let made = MadeAs { etag: &etag, mark: "j.1", before: &before };
     let expected = expected();
-    let look = || prove_once(&client, &key, &made, &expected);
+    let look = async || prove(&client, &key, &made, &expected, Looks::quick(5), &mut Tries(1)).await;
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::Proved(By::Crc32c), _)));
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::ChecksumOdd { etag: ByRule::Fits, .. }, _)));
     assert!(matches!(look().await.unwrap(), Proving::Judged(Verdict::Mismatch(_), _)));
     assert!(matches!(look().await.unwrap(), Proving::Other(_)));
     assert!(matches!(look().await.unwrap(), Proving::NotYet { .. }));
+    assert_eq!(server.steps_left(), 0);
 }
 
 #[tokio::test]
@@ -306,8 +340,9 @@ async fn a_head_that_lags_behind_is_asked_again_before_it_is_believed() {
     let old = || head("old", "3", "x.1");
     let server = Scripted::start([old(), no_object(), head(MD5, "8", "j.1")]).await;
     let (client, key, etag) = (server.client(), key(), ETag::new(MD5));
-    let made = MadeAs { etag: &etag, mark: "j.1", condition: &Condition::Any };
-    let proving = prove(&client, &key, &made, &expected(), &mut Tries(1)).await.unwrap();
+    let before = Before::of(&Condition::Any);
+    let made = MadeAs { etag: &etag, mark: "j.1", before: &before };
+    let proving = prove(&client, &key, &made, &expected(), Looks::quick(5), &mut Tries(1)).await.unwrap();
     assert!(matches!(proving, Proving::Judged(Verdict::Composed { etag: ByRule::Fits }, _)), "{proving:?}");
     assert_eq!(server.seen().len(), 3);
 }

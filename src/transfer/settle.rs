@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::complete::Attempt;
 use super::retry::{Patience, persist};
+use super::stale::{Asked, Doubt, look_until};
 use super::{Held, Upload};
 use crate::bos::client::{ListedPart, ObjectMeta};
 use crate::bos::{BosClient, BosError, BosErrorKind};
@@ -103,7 +104,10 @@ pub async fn look(client: &BosClient, key: &ObjectKey, attempt: &Attempt<'_>) ->
 }
 
 /// HEAD; `None`: no object there.
-pub(super) async fn head(client: &BosClient, key: &ObjectKey) -> Result<Option<ObjectMeta>, BosError> {
+///
+/// # Errors
+/// BOS cannot be asked.
+pub async fn head(client: &BosClient, key: &ObjectKey) -> Result<Option<ObjectMeta>, BosError> {
     match client.head_object(key).await {
         Ok(meta) => Ok(Some(meta)),
         Err(error) if error.kind == BosErrorKind::NoSuchKey => Ok(None),
@@ -126,75 +130,41 @@ pub async fn parts(upload: &Upload<'_>) -> Result<Option<Vec<ListedPart>>, BosEr
 /// What became of an upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// It is the object at its key.
-    Made {
-        /// ETag of the object.
-        etag: ETag,
-    },
     /// It is open, and holds these parts.
     Open(Vec<ListedPart>),
-    /// It ended without an object of ours: everything has to be sent under a new one.
-    Gone,
-    /// The key holds something that the publication must not replace.
-    Taken {
-        /// For people.
-        what: String,
-    },
+    /// BOS does not know it. What is at the key: a publication of ours that was made of it, or else everything has to be sent
+    /// under a new one. `None`: nothing was ever to be made of it.
+    Gone(Option<Found>),
 }
 
-/// Asks what became of `upload`. `attempt`: what was to be made of it, where that may have been sent already, or where it
-/// matters what the key holds.
+/// Asks what became of `upload`. `asked`: the publication, where that may have been sent already; the caller has looked at
+/// the key before (see [`look_until`]).
 ///
-/// BOS forgets an upload that was completed, so an unknown one means nothing by itself: the object at the key is looked at
-/// before, and again behind, since a Complete may act in between.
+/// BOS forgets an upload that was completed, so an unknown one means nothing by itself: the key is looked at again behind the
+/// list, since a Complete may act in between, or HEAD not show yet what it made.
 ///
 /// # Errors
-/// Those of the patience.
+/// Those of the patience; BOS's refusal as the patience makes it one.
 pub async fn settle<P: Patience>(
     upload: &Upload<'_>,
-    attempt: Option<&Attempt<'_>>,
+    asked: Option<&Asked<'_>>,
     patience: &mut P,
 ) -> Result<Settled, P::Error> {
-    for last in [false, true] {
-        if let Some(attempt) = attempt {
-            let looked = persist(patience, || look(upload.client, upload.key, attempt)).await?;
-            match looked.map_err(|error| patience.refused(error))? {
-                Found::Ours { etag } => return Ok(Settled::Made { etag }),
-                Found::Other { what } => return Ok(Settled::Taken { what }),
-                Found::AsExpected => {}
-            }
-        }
-        if last {
-            break;
-        }
-        let listed = persist(patience, || parts(upload)).await?;
-        if let Some(listed) = listed.map_err(|error| patience.refused(error))? {
-            return Ok(Settled::Open(listed));
-        }
+    let listed = persist(patience, || parts(upload)).await?;
+    if let Some(listed) = listed.map_err(|error| patience.refused(error))? {
+        return Ok(Settled::Open(listed));
     }
-    Ok(Settled::Gone)
+    let Some(asked) = asked else { return Ok(Settled::Gone(None)) };
+    Ok(Settled::Gone(Some(look_until(upload.client, asked, Doubt::Gone, patience).await?)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bos::client::ObjectHeaders;
+    use crate::transfer::stale::tests::meta;
 
     fn head(etag: &str, size: u64, mark: Option<&str>) -> ObjectMeta {
-        let mut headers = ObjectHeaders::default();
-        if let Some(mark) = mark {
-            headers.metadata.insert(MARK.into(), mark.into());
-        }
-        ObjectMeta {
-            size,
-            etag: ETag::new(etag),
-            last_modified: 0,
-            crc32c: None,
-            crc32: None,
-            crc64: None,
-            appendable: false,
-            headers,
-        }
+        meta(etag, size, 0, mark)
     }
 
     fn is_other(found: Found) -> bool {

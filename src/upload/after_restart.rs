@@ -14,6 +14,7 @@ use crate::bos::client::ObjectMeta;
 use crate::journal::Record;
 use crate::journal::record::Publication;
 use crate::posix_meta::{MARK, read_attrs};
+use crate::transfer::settle::head;
 
 /// What an object under the key says of publications that the journal does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl DirtyFile {
     pub(super) async fn check_base(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, count) = (self.key(), self.changes.count());
         if self.lock().state.restarted
-            && let Some(head) = self.head(&key).await?
+            && let Some(head) = head(&self.shared.client, &key).await?
         {
             let mut inner = self.lock();
             let is_as_found = inner.check_base == Some(count) && self.changes.count() == count;
@@ -84,7 +85,7 @@ impl DirtyFile {
             (inner.state.key.clone(), inner.state.stage.clone(), inner.state.condition.clone())
         };
         if stage == Stage::Open && self.lock().new_content {
-            self.settle_object(&key, &stage, &condition, false).await?;
+            self.settle_object(&key, &stage, &condition).await?;
         }
         self.lock().check_base = None;
         Ok(())

@@ -7,28 +7,35 @@ use super::Published;
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{Inner, Removal};
-use super::part::{check_stored, not_here};
-use super::proof::{judge_composed, predicted_etag, whole};
+use super::part::not_here;
 use super::state::{Frozen, Stage};
-use crate::bos::BosErrorKind;
-use crate::bos::client::{Body, ObjectHeaders, stored_between};
+use crate::bos::client::{Body, ObjectHeaders};
 use crate::journal::Record;
 use crate::journal::record::Proof;
-use crate::object::{ByteRange, ETag, PartNumber};
+use crate::object::{ByteRange, ETag, ObjectKey, PartNumber};
 use crate::posix_meta::{MARK, write_attrs};
+use crate::transfer::complete::{Completion, Outcome, complete_once, put};
+use crate::transfer::initiate::initiate;
+use crate::transfer::prove::{Expected, Given, judge};
+use crate::transfer::{self, PlanError, settle};
 
 impl DirtyFile {
     pub(super) async fn initiate(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, headers) = {
-            let mut inner = self.lock();
+            let inner = self.lock();
             inner.check_reach(inner.state.stage.frozen().map_or(inner.size, |frozen| frozen.size))?;
-            self.append(&mut inner, &Record::Initiating)?;
             let mut headers = inner.state.headers.clone();
-            headers.metadata.clear();
             headers.storage_class = headers.storage_class.or_else(|| self.shared.options.storage_class.clone());
             (inner.upload_key().clone(), headers)
         };
-        let upload_id = self.shared.client.initiate(&key, &headers).await?;
+        let line = |_| {
+            let mut inner = self.lock();
+            if *inner.upload_key() != key {
+                return Err(Trouble::Again(format!("it became {} before its upload was begun", inner.state.key)));
+            }
+            Ok(self.append(&mut inner, &Record::Initiating)?)
+        };
+        let upload_id = initiate(&self.shared.client, &key, &headers, &mut self.asking(&key), line).await?;
         let mut inner = self.lock();
         let plan = inner.plan.clone();
         // It may have been renamed meanwhile; then the upload is misplaced and ends.
@@ -48,7 +55,7 @@ impl DirtyFile {
         let Some(sum) = self.seal(PartNumber::FIRST, range).await? else {
             return Err(Trouble::Again("the file changed while it was read".into()));
         };
-        let (key, headers, condition, body) = {
+        let (key, headers, mark, condition, body) = {
             let mut inner = self.lock();
             // Attributes may have been set meanwhile; its bytes cannot change.
             let Some(now) = inner.state.stage.frozen().filter(|now| now.close == frozen.close).cloned() else {
@@ -63,33 +70,33 @@ impl DirtyFile {
             let condition = inner.state.condition.clone();
             let headers = publication_headers(&frozen, &mark, self.shared.options.storage_class.as_ref());
             let publication = frozen.publication;
-            self.append(&mut inner, &Record::Putting { publication, mark, condition: condition.clone(), sum })?;
-            (inner.state.key.clone(), headers, condition, Body::Source(Arc::new(body)))
+            let (mark_sent, condition_sent) = (mark.clone(), condition.clone());
+            let record = Record::Putting { publication, mark: mark_sent, condition: condition_sent, sum };
+            self.append(&mut inner, &record)?;
+            (inner.state.key.clone(), headers, mark, condition, Body::Source(Arc::new(body)))
         };
         self.shared.rate.take(sum.len).await;
-        let sent = Instant::now();
-        let outcome = match self.shared.client.put_object(&key, body, &sum.md5, &headers, &condition).await {
-            Ok(outcome) => outcome,
-            Err(e) => {
-                // A lone body that was refused as damaged was not stored; it is read and hashed anew.
-                if e.kind == BosErrorKind::BadDigest {
-                    self.lock().live.entry(PartNumber::FIRST).or_default().sealed = None;
-                    return Err(Trouble::Again(e.to_string()));
-                }
+        let outcome = put(&self.shared.client, &key, body, &sum, &headers, &mark, &condition).await?;
+        let (etag, stored_between, verdict) = match outcome {
+            Outcome::Made(made) => (made.etag, made.stored_between, Ok(Proof::Proved)),
+            Outcome::Differs { etag: Some(etag), what } => (etag, None, Err(what)),
+            Outcome::Differs { etag: None, what } => {
+                // Not stored; it is read and hashed anew.
+                self.lock().live.entry(PartNumber::FIRST).or_default().sealed = None;
+                return Err(Trouble::Again(what));
+            }
+            Outcome::PartsMissing(e) | Outcome::UploadGone(e) | Outcome::Refused(e) | Outcome::Unanswered(e) => {
                 return Err(e.into());
             }
         };
         {
             let mut inner = self.lock();
             inner.meter.add(sum.len);
-            inner.stored_between = stored_between(outcome.date, sent);
-            let (publication, etag, size) = (frozen.publication, outcome.etag.clone(), frozen.size);
+            inner.stored_between = stored_between;
+            let (publication, size) = (frozen.publication, frozen.size);
             self.append(&mut inner, &Record::Completed { publication, etag, size })?;
         }
-        match check_stored(&sum, &outcome) {
-            Ok(()) => self.finish(frozen, Proof::Proved).await,
-            Err(message) => self.disproved(frozen, message),
-        }
+        self.conclude(frozen, verdict).await
     }
 
     pub(super) async fn complete(self: &Arc<Self>) -> Result<(), Trouble> {
@@ -98,15 +105,20 @@ impl DirtyFile {
             let Some(upload) = inner.state.upload.clone() else { return Ok(()) };
             (inner.state.key.clone(), upload, inner.state.parts.values().any(|part| part.contested))
         };
+        let in_bos = upload.in_bos(&self.shared.client);
         if contested {
             // An older body of some part may have arrived last.
-            let listed = self.shared.client.list_parts(&upload.key, &upload.id).await?;
+            let listed = settle::parts(&in_bos).await?;
             let mut inner = self.lock();
+            let Some(listed) = listed else {
+                inner.reconcile = true;
+                return Err(Trouble::Again(format!("BOS no longer has upload {}", upload.id)));
+            };
             self.compare_parts(&mut inner, &listed)?;
             return Ok(());
         }
         self.shared.release_clones(&key).await?;
-        let (frozen, listed, headers, condition) = {
+        let (frozen, listed, expected, headers, mark, condition) = {
             let mut inner = self.lock();
             let Some(frozen) = inner.state.stage.frozen().cloned() else { return Ok(()) };
             if inner.removal != Removal::None {
@@ -116,34 +128,47 @@ impl DirtyFile {
             let Some(listed) = inner.listed(frozen.size) else {
                 return Err(Trouble::Again("a part is missing".into()));
             };
+            let expected = Expected::composed(frozen.size, &listed).map_err(|e| uneven(&key, &e))?;
             let mark = inner.state.mark(frozen.publication);
             let condition = inner.state.condition.clone();
             let headers = publication_headers(&frozen, &mark, None);
             let record = Record::Completing {
                 publication: frozen.publication,
-                mark,
+                mark: mark.clone(),
                 condition: condition.clone(),
                 size: frozen.size,
                 part_count: listed.len() as u32,
             };
             self.append(&mut inner, &record)?;
-            (frozen, listed, headers, condition)
+            (frozen, listed, expected, headers, mark, condition)
         };
         if !self.sync_announcement(&frozen).await? {
             return Ok(());
         }
         let parts: Vec<(PartNumber, ETag)> = listed.iter().map(|(number, held)| (*number, held.etag.clone())).collect();
-        let sent = Instant::now();
-        let outcome = self.shared.client.complete(&key, &upload.id, &parts, &headers, &condition).await?;
+        // Under the name that the file has: were it renamed just now, its upload is not there, and BOS refuses.
+        let in_bos = transfer::Upload { key: &key, ..in_bos };
+        let (size, headers, mark, condition) = (frozen.size, &headers, &*mark, &condition);
+        let completion = Completion { upload: in_bos, parts: &parts, headers, mark, size, condition };
+        let made = match complete_once(&completion).await? {
+            Outcome::Made(made) => made,
+            Outcome::Differs { what, .. } => return Err(Trouble::Again(what)),
+            Outcome::PartsMissing(e) | Outcome::UploadGone(e) | Outcome::Refused(e) | Outcome::Unanswered(e) => {
+                return Err(e.into());
+            }
+        };
         {
             let mut inner = self.lock();
-            inner.stored_between = stored_between(outcome.date, sent);
-            let (publication, etag, size) = (frozen.publication, outcome.etag.clone(), frozen.size);
+            inner.stored_between = made.stored_between;
+            let (publication, etag) = (frozen.publication, made.etag);
             self.append(&mut inner, &Record::Completed { publication, etag, size })?;
         }
         // An answer without any CRC leaves the proof to the HEAD of the next step.
-        match judge_composed(whole(&listed), frozen.size, &outcome, Some(&predicted_etag(&listed)), None) {
-            Some(verdict) => self.conclude(frozen, verdict).await,
+        match made.answer.and_then(|answer| judge(&expected, &Given::from(&answer))) {
+            Some(verdict) => {
+                let verdict = self.proof_of(&key, verdict);
+                self.conclude(frozen, verdict).await
+            }
             None => Ok(()),
         }
     }
@@ -244,6 +269,16 @@ impl DirtyFile {
         // Full parts that were written meanwhile.
         inner.resend();
         None
+    }
+}
+
+/// The refusal of a list of parts that are not what is to be published; nothing was sent.
+fn uneven(key: &ObjectKey, error: &PlanError) -> Trouble {
+    Trouble::Final {
+        errno: libc::EIO,
+        message: format!(
+            "{key}: {error}; nothing was published and its bytes are kept: `bosfs uploads resume` or a new mount tries it again"
+        ),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! There is at most one driver per file, so publications, deletes and attribute copies of one key are a queue by
 //! construction. [`DirtyFile::next`] only looks at the state; the steps it names are in `reconcile.rs`, `part.rs`,
-//! `complete.rs` and `proof.rs`.
+//! `complete.rs` and `proof.rs`. What they send, and what they make of an answer, is that of [`crate::transfer`]; theirs are the
+//! journal's lines, the slots, the rate, and what a conflict or a failure means to the file.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,13 +16,14 @@ use tokio::task::JoinSet;
 use super::WriteError;
 use super::dirty_file::DirtyFile;
 use super::inner::{Inner, Removal};
-use super::part::{PartJob, PartKind};
+use super::part::PartJob;
 use super::state::Stage;
 use crate::bos::{BosError, BosErrorKind};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, PartNumber};
-use crate::write::part_plan::{Piece, copy_runs};
+use crate::transfer::retry::{Act, After, after, backoff};
+use crate::transfer::{Origin, Piece, Plan, PlanError, Way};
 
 /// First pause after trouble that may pass.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -135,8 +137,8 @@ impl DirtyFile {
                 match &next {
                     Next::Exit => inner.driving = false,
                     Next::Job(job) => {
-                        inner.live.entry(job.number).or_default().job = Some(job.cancel.clone());
-                        inner.ready.remove(&job.number);
+                        inner.live.entry(job.piece.number).or_default().job = Some(job.cancel.clone());
+                        inner.ready.remove(&job.piece.number);
                     }
                     _ => {}
                 }
@@ -225,24 +227,22 @@ impl DirtyFile {
                 self.shared.again.failed(&inner.state.journal_id);
             }
             Err(Trouble::Local(e @ WriteError::MustWait)) => inner.back_off(&key.to_string(), what, e.to_string()),
-            Err(Trouble::Bos(e)) => match e.kind {
+            Err(Trouble::Bos(e)) => match after(&e, Act::Deciding) {
                 // A missing key is the base's or a copy's source: HEAD tells, as after a refused condition.
-                BosErrorKind::NoSuchUpload
-                | BosErrorKind::InvalidPart
-                | BosErrorKind::PreconditionFailed
-                | BosErrorKind::NoSuchKey => {
+                After::Amiss => {
                     inner.reconcile = true;
                     inner.suspect_base |= matches!(e.kind, BosErrorKind::PreconditionFailed | BosErrorKind::NoSuchKey);
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
-                _ if e.is_transient() || e.is_ambiguous() => {
-                    if e.is_ambiguous() && inner.state.stage.is_sent() {
+                After::Settle => {
+                    if inner.state.stage.is_sent() {
                         inner.unanswered = inner.state.stage.frozen().map(|frozen| frozen.publication);
                     }
-                    inner.reconcile |= e.is_ambiguous() && !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
+                    inner.reconcile |= !matches!(inner.state.stage, Stage::Open | Stage::Closed(_));
                     inner.back_off(&key.to_string(), what, e.to_string());
                 }
-                _ => {
+                After::Again => inner.back_off(&key.to_string(), what, e.to_string()),
+                After::Final => {
                     let message = format!(
                         "{e}; the bytes of {key} are kept in {}; put right what BOS complains of: a mount tries it again by itself, \
                          and `bosfs uploads resume` or a new mount at once",
@@ -320,7 +320,7 @@ impl Inner {
         let now = Instant::now();
         if self.retry_at.is_none_or(|at| at <= now) {
             self.tries += 1;
-            let pause = backoff(self.tries, rand::rng().random_range(0.5..1.0));
+            let pause = backoff(self.tries, BACKOFF_FIRST, BACKOFF_MAX, rand::rng().random_range(0.5..1.0));
             log::warn!("{key}: {what}: {message}; try {} in {} ms", self.tries + 1, pause.as_millis());
             self.retry_at = Some(now + pause);
         }
@@ -412,15 +412,32 @@ impl Inner {
         }
     }
 
-    /// The publication list of the frozen (or present) size.
-    pub(super) fn pieces(&self, size: u64) -> Vec<Piece> {
-        let copyable = self.copyable_base().is_some();
+    /// The pieces of a publication of the frozen (or present) size, those that BOS has already among them.
+    ///
+    /// # Errors
+    /// The parts do not reach it.
+    pub(super) fn plan_of(&self, size: u64) -> Result<Plan, PlanError> {
+        let copyable = self.copyable_base().is_some() && self.store.is_some();
         let view = self.view();
-        copy_runs(&self.plan, size, |number| {
-            let range = self.plan.range_in(number, size);
-            // Parts that BOS has already are cheaper than a copy that splits a run.
-            copyable && !self.state.is_sent(number, range.len()) && self.store.is_some() && view.is_untouched(range)
+        Plan::cut(&self.plan, size, |number, range| {
+            // What BOS has already is cheaper than a copy that spans it.
+            if self.state.is_sent(number, range.len()) {
+                Origin::Held { end: range.end }
+            } else if copyable && view.is_untouched(range) {
+                Origin::Source
+            } else {
+                Origin::Local
+            }
         })
+    }
+
+    /// Whether BOS has this piece.
+    pub(super) fn is_there(&self, piece: &Piece) -> bool {
+        match piece.way {
+            Way::Held => true,
+            Way::Copy => self.state.is_copied(piece.number, piece.range),
+            Way::Send => false,
+        }
     }
 
     /// The next part of a frozen file; `None` when BOS has them all.
@@ -429,28 +446,21 @@ impl Inner {
             // Not worth a look at thousands of pieces.
             return Some(Next::Wait);
         }
+        let initiate = if jobs == 0 { Next::Step(Step::Initiate) } else { Next::Wait };
+        let Ok(plan) = self.plan_of(size) else {
+            // Each step that would begin or complete such an upload refuses to.
+            return self.state.upload.is_none().then_some(initiate);
+        };
         let mut busy = jobs > 0;
-        for piece in self.pieces(size) {
-            let number = piece.part();
-            let done = match piece {
-                Piece::Upload(number) => self.state.is_sent(number, self.plan.range_in(number, size).len()),
-                Piece::Copy { range, .. } => self.state.is_copied(number, range),
-            };
-            if done {
-                continue;
-            }
+        for piece in plan.pieces().iter().filter(|piece| !self.is_there(piece)) {
             if self.state.upload.is_none() {
-                return Some(if jobs == 0 { Next::Step(Step::Initiate) } else { Next::Wait });
+                return Some(initiate);
             }
-            if self.live.get(&number).is_some_and(|live| live.job.is_some()) {
+            if self.live.get(&piece.number).is_some_and(|live| live.job.is_some()) {
                 busy = true;
                 continue;
             }
-            let kind = match piece {
-                Piece::Upload(_) => PartKind::Upload { range: self.plan.range_in(number, size) },
-                Piece::Copy { range, .. } => PartKind::Copy { range },
-            };
-            return Some(Next::Job(PartJob::new(number, kind)));
+            return Some(Next::Job(PartJob::new(*piece)));
         }
         busy.then_some(Next::Wait)
     }
@@ -468,8 +478,8 @@ impl Inner {
         if jobs >= self.jobs_max {
             return Some(Next::Wait);
         }
-        let range = self.plan.range(number);
-        Some(Next::Job(PartJob::new(number, PartKind::Upload { range })))
+        let piece = Piece { number, range: self.plan.range(number), way: Way::Send };
+        Some(Next::Job(PartJob::new(piece)))
     }
 
     /// `--fsync bos`: every part of the present size, sent without a freeze.
@@ -495,25 +505,5 @@ impl Inner {
     /// The range that job or list means by `number` in a file of `size` bytes.
     pub(super) fn part_range(&self, number: PartNumber, size: u64) -> ByteRange {
         self.plan.range_in(number, size)
-    }
-}
-
-/// Pause before try `tries + 1`: doubles up to [`BACKOFF_MAX`], times `jitter` (0.5 to 1).
-fn backoff(tries: u32, jitter: f64) -> Duration {
-    let doubled = BACKOFF_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(16));
-    doubled.min(BACKOFF_MAX).mul_f64(jitter)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_their_bound() {
-        assert_eq!(backoff(1, 1.0), BACKOFF_FIRST);
-        assert_eq!(backoff(2, 1.0), BACKOFF_FIRST * 2);
-        assert_eq!(backoff(3, 0.5), BACKOFF_FIRST * 2);
-        assert_eq!(backoff(100, 1.0), BACKOFF_MAX);
-        assert_eq!(backoff(u32::MAX, 1.0), BACKOFF_MAX);
     }
 }

@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
-use crate::bos::BosErrorKind;
-use crate::bos::client::{Body, BodySource as _, StoredOutcome};
+use crate::bos::client::{Body, BodySource as _};
 use crate::fail_point::fail_point;
 use crate::journal::Record;
 use crate::object::{ByteRange, Checksum, Hasher, ObjectKey, PartNumber};
+use crate::transfer::part::CopySource;
+use crate::transfer::{Held, PartAnswer, Piece, Way};
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::PartialLine;
 use crate::write::layers::LayeredBody;
@@ -26,35 +27,26 @@ const MISMATCHES_MAX: u32 = 5;
 /// A part to be brought into BOS.
 #[derive(Debug)]
 pub(super) struct PartJob {
-    pub(super) number: PartNumber,
-    pub(super) kind: PartKind,
+    pub(super) piece: Piece,
     /// Cancelled when the part's bytes change.
     pub(super) cancel: CancellationToken,
 }
 
-/// How it gets there.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum PartKind {
-    /// UploadPart of these bytes of the file.
-    Upload { range: ByteRange },
-    /// UploadPartCopy of these bytes of the base.
-    Copy { range: ByteRange },
-}
-
 impl PartJob {
-    pub(super) fn new(number: PartNumber, kind: PartKind) -> Self {
-        Self { number, kind, cancel: CancellationToken::new() }
+    pub(super) fn new(piece: Piece) -> Self {
+        Self { piece, cancel: CancellationToken::new() }
     }
 }
 
 impl DirtyFile {
     pub(super) async fn run_job(self: Arc<Self>, job: PartJob) -> (PartNumber, Result<(), Trouble>) {
-        let number = job.number;
+        let Piece { number, range, way } = job.piece;
         let work = async {
             let _slot = self.shared.slot().await;
-            match job.kind {
-                PartKind::Upload { range } => self.upload_part(number, range, &job.cancel).await,
-                PartKind::Copy { range } => self.copy_part(number, range, &job.cancel).await,
+            match way {
+                Way::Send => self.upload_part(number, range, &job.cancel).await,
+                Way::Copy => self.copy_part(number, range, &job.cancel).await,
+                Way::Held => Ok(()),
             }
         };
         let result = tokio::select! {
@@ -75,23 +67,22 @@ impl DirtyFile {
         range: ByteRange,
         cancel: &CancellationToken,
     ) -> Result<(), Trouble> {
-        let (source, upload, base) = {
+        let (source, upload, base, unanswered) = {
             let inner = self.lock();
             let (Some(upload), Some(base)) = (inner.state.upload.clone(), inner.base()) else { return Ok(()) };
-            (inner.state.base_key().clone(), upload, base.clone())
+            (inner.state.base_key().clone(), upload, base.clone(), inner.state.unanswered(number))
         };
-        let if_match = Some(&base.etag);
-        let copied = self.shared.client.upload_part_copy(&upload.key, &upload.id, number, &source, range, if_match);
-        let copied = copied.await;
-        if let Err(e) = &copied
-            && e.is_copy_refused()
-        {
-            // The list of what is to be sent is another one from here on.
-            log::info!("{source}: {e}; its bytes are read and sent again");
-            self.lock().refused.parts = Some(base.etag);
-            return Ok(());
-        }
-        let etag = copied?.etag;
+        let from = CopySource { key: &source, etag: &base.etag };
+        let upload = upload.in_bos(&self.shared.client);
+        let etag = match upload.copy_part(number, from, range, unanswered).await? {
+            PartAnswer::CopyRefused(e) => {
+                // The list of what is to be sent is another one from here on.
+                log::info!("{source}: {e}; its bytes are read and sent again");
+                self.lock().refused.parts = Some(base.etag);
+                return Ok(());
+            }
+            answer => held_of(answer)?.map_err(Trouble::Again)?.etag,
+        };
         let mut inner = self.lock();
         if cancel.is_cancelled() {
             return Ok(());
@@ -109,7 +100,7 @@ impl DirtyFile {
         fail_point!("upload.part");
         self.fill(range).await?;
         let Some(sum) = self.seal(number, range).await? else { return Ok(()) };
-        let (key, upload, body) = {
+        let (upload, body, unanswered) = {
             let mut inner = self.lock();
             if cancel.is_cancelled() {
                 return Ok(());
@@ -124,16 +115,12 @@ impl DirtyFile {
             let Some(upload) = inner.state.upload.clone() else { return Ok(()) };
             let Some(body) = inner.view().body(range) else { return Err(not_here(range)) };
             self.append(&mut inner, &Record::Sending { part: number, sum })?;
-            (upload.key, upload.id, body)
+            (upload, body, inner.state.unanswered(number))
         };
         self.shared.rate.take(sum.len).await;
         let body = Body::Source(Arc::new(body));
-        let sent = self.shared.client.upload_part(&key, &upload, number, body, &sum.md5).await;
-        let checked = match sent {
-            Ok(outcome) => check_stored(&sum, &outcome).map(|()| outcome),
-            Err(e) if e.kind == BosErrorKind::BadDigest => Err(e.to_string()),
-            Err(e) => return Err(e.into()),
-        };
+        let upload = upload.in_bos(&self.shared.client);
+        let checked = held_of(upload.send_part(number, body, &sum, unanswered).await?)?;
         fail_point!("upload.answered");
         let mut inner = self.lock();
         if cancel.is_cancelled() {
@@ -141,8 +128,8 @@ impl DirtyFile {
             return Ok(());
         }
         match checked {
-            Ok(outcome) => {
-                self.append(&mut inner, &Record::Sent { part: number, sum, etag: outcome.etag, kept: false })?;
+            Ok(Held { etag, .. }) => {
+                self.append(&mut inner, &Record::Sent { part: number, sum, etag, kept: false })?;
                 inner.meter.add(sum.len);
                 inner.live.entry(number).or_default().mismatches = 0;
             }
@@ -152,7 +139,7 @@ impl DirtyFile {
                 live.sealed = None;
                 let mismatches = live.mismatches;
                 drop(inner);
-                return Err(mismatch(&key, &format!("part {number}"), mismatches, message));
+                return Err(mismatch(upload.key, &format!("part {number}"), mismatches, message));
             }
         }
         drop(inner);
@@ -316,24 +303,17 @@ pub(super) fn hash(body: &LayeredBody) -> std::io::Result<Checksum> {
     Ok(hasher.finish())
 }
 
-/// Whether BOS stored what was sent: by the ETag where it is the MD5; where it plainly is not (encrypted buckets), by
-/// the strongest CRC of the answer.
-pub(super) fn check_stored(sum: &Checksum, outcome: &StoredOutcome) -> Result<(), String> {
-    if outcome.etag.is_md5(&sum.md5) {
-        return Ok(());
-    }
-    let crcs = &sum.crcs;
-    let by_crc = outcome
-        .crc32c
-        .map(|crc| crc == crcs.crc32c)
-        .or_else(|| outcome.crc64.map(|crc| crc == crcs.crc64))
-        .or_else(|| outcome.crc32.map(|crc| crc == crcs.crc32));
-    match by_crc {
-        Some(true) => Ok(()),
-        Some(false) => {
-            Err(format!("BOS stored other bytes: ETag {} and CRC differ from MD5 {:?}", outcome.etag, sum.md5))
-        }
-        None => Err(format!("BOS answered ETag {} for bytes with MD5 {:?} and gave no CRC", outcome.etag, sum.md5)),
+/// What BOS holds of a part now; `Ok(Err)`: its body came back wrong. That a number is contested is told by the state, from the
+/// lines of what was sent.
+fn held_of(answer: PartAnswer) -> Result<Result<Held, String>, Trouble> {
+    match answer {
+        PartAnswer::Held(held) | PartAnswer::Contested(held) => Ok(Ok(held)),
+        PartAnswer::Differs { what, .. } => Ok(Err(what)),
+        PartAnswer::Damaged(error) => Ok(Err(error.to_string())),
+        PartAnswer::UploadGone(error)
+        | PartAnswer::SourceChanged(error)
+        | PartAnswer::SourceGone(error)
+        | PartAnswer::CopyRefused(error) => Err(error.into()),
     }
 }
 
@@ -354,22 +334,6 @@ pub(super) fn mismatch(key: &crate::object::ObjectKey, what: &str, mismatches: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::ETag;
-
-    fn answer(etag: &str, crc32c: Option<u32>, crc32: Option<u32>) -> StoredOutcome {
-        StoredOutcome { etag: ETag::new(etag), crc32c, crc32, crc64: None, date: None }
-    }
-
-    #[test]
-    fn an_md5_etag_proves_a_part_and_another_one_needs_a_crc() {
-        let sum = Checksum::of(b"01234567");
-        assert!(check_stored(&sum, &answer("2e9ec317e197819358fbc43afca7d837", None, None)).is_ok());
-        assert!(check_stored(&sum, &answer("2E9EC317E197819358FBC43AFCA7D837", None, None)).is_ok());
-        assert!(check_stored(&sum, &answer("ffffc317e197819358fbc43afca7d837", None, None)).is_err());
-        assert!(check_stored(&sum, &answer("opaque", Some(2887918368), None)).is_ok());
-        assert!(check_stored(&sum, &answer("opaque", None, Some(763378421))).is_ok());
-        assert!(check_stored(&sum, &answer("opaque", Some(1), Some(763378421))).is_err(), "the stronger one counts");
-    }
 
     #[test]
     fn a_check_that_can_never_succeed_ends() {

@@ -1,54 +1,55 @@
 //! Asking what BOS holds: the object at the key, the parts of the upload, the bytes of the base.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::decide::Found;
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::Inner;
-use super::patience::{Before, Expected, Patience};
-use super::state::{Held, Stage};
-use crate::bos::BosErrorKind;
+use super::state::{Part, Stage};
+use crate::bos::BosError;
 use crate::bos::client::{ListedPart, ObjectMeta};
 use crate::journal::Record;
-use crate::object::{ByteRange, Condition, ObjectKey, PartNumber};
+use crate::object::{ByteRange, Condition, ObjectKey};
+use crate::transfer::settle::{Found, Known, Settled, compare, head, settle};
+use crate::transfer::stale::look_until;
+use crate::transfer::{Asked, Attempt, Before, Doubt, Looks, Patience, Piece, Way};
 use crate::write::layers::Place;
-use crate::write::part_plan::Piece;
 
 impl DirtyFile {
     /// Asks BOS what it holds, after a start or an answer that leaves it open.
     pub(super) async fn reconcile(self: &Arc<Self>) -> Result<(), Trouble> {
         let (key, stage, condition, ask_object) = {
             let inner = self.lock();
-            let sent = matches!(inner.state.stage, Stage::Putting { .. } | Stage::Completing { .. });
-            (
-                inner.state.key.clone(),
-                inner.state.stage.clone(),
-                inner.state.condition.clone(),
-                sent || inner.suspect_base,
-            )
+            let state = &inner.state;
+            let ask_object = state.stage.is_sent() || inner.suspect_base;
+            (state.key.clone(), state.stage.clone(), state.condition.clone(), ask_object)
         };
-        if ask_object && self.settle_object(&key, &stage, &condition, false).await? {
+        if ask_object && self.settle_object(&key, &stage, &condition).await? {
             return Ok(());
         }
         if self.lock().suspect_base {
             self.check_needed_base(&key).await?;
         }
-        let upload = self.lock().state.upload.clone();
+        let (upload, before) = {
+            let inner = self.lock();
+            (inner.state.upload.clone(), inner.before())
+        };
         let Some(upload) = upload else {
             self.reconciled();
             return Ok(());
         };
-        match self.shared.client.list_parts(&upload.key, &upload.id).await {
-            Ok(listed) => {
+        let asked = asked(&key, &stage, &condition, &before);
+        let in_bos = upload.in_bos(&self.shared.client);
+        match settle(&in_bos, ask_object.then_some(&asked), &mut self.asking(&key)).await? {
+            Settled::Open(listed) => {
                 let mut inner = self.lock();
                 self.compare_parts(&mut inner, &listed)?;
             }
-            Err(e) if e.kind == BosErrorKind::NoSuchUpload => {
-                // A Complete that acted between the HEAD above and this list would look like a lost upload, and so does one
-                // whose object HEAD does not show yet.
-                if ask_object && self.settle_object(&key, &stage, &condition, true).await? {
+            Settled::Gone(found) => {
+                if let Some(found) = found
+                    && self.take_found(&key, &stage, found)?
+                {
                     return Ok(());
                 }
                 let mut inner = self.lock();
@@ -64,7 +65,6 @@ impl DirtyFile {
                 }
                 inner.resend();
             }
-            Err(e) => return Err(e.into()),
         }
         self.reconciled();
         Ok(())
@@ -78,7 +78,7 @@ impl DirtyFile {
             let Some(base) = inner.base().filter(|_| inner.needs_base()) else { return Ok(()) };
             (base.clone(), inner.state.base_key().clone())
         };
-        let there = self.head(&source).await?;
+        let there = head(&self.shared.client, &source).await?;
         if there.is_some_and(|head| head.etag == base.etag) {
             return Ok(());
         }
@@ -102,23 +102,27 @@ impl DirtyFile {
         inner.suspect_base = false;
     }
 
-    /// HEAD and mark: whether the publication is settled (done, or in conflict). `gone`: BOS knows its upload no more.
+    /// HEAD and mark: whether the publication is settled (done, or in conflict).
     pub(super) async fn settle_object(
         self: &Arc<Self>,
         key: &ObjectKey,
         stage: &Stage,
         condition: &Condition,
-        gone: bool,
     ) -> Result<bool, Trouble> {
-        let (expected, refused) = {
+        let (before, is_refused) = {
             let inner = self.lock();
-            (Expected::of(stage, condition, inner.before()), inner.is_refused())
+            (inner.before(), inner.is_refused())
         };
         // What is overwritten anyway need not be certain.
-        let is_certain = !gone && (refused || self.shared.options.overwrite_on_conflict);
-        let patience = Patience::before_conflict();
-        let counts = |head: Option<&ObjectMeta>| is_certain || expected.counts(head, gone);
-        let head = self.head_patiently(key, patience, counts).await?;
+        let is_certain = is_refused || self.shared.options.overwrite_on_conflict;
+        let doubt = if is_certain { Doubt::None } else { Doubt::Stale };
+        let asked = asked(key, stage, condition, &before);
+        let found = look_until(&self.shared.client, &asked, doubt, &mut self.asking(key)).await?;
+        self.take_found(key, stage, found)
+    }
+
+    /// Acts on what is at the key: whether the publication is settled.
+    fn take_found(self: &Arc<Self>, key: &ObjectKey, stage: &Stage, found: Found) -> Result<bool, Trouble> {
         let size = stage.frozen().map_or(0, |frozen| frozen.size);
         let mut guard = self.lock();
         let inner = &mut *guard;
@@ -126,7 +130,7 @@ impl DirtyFile {
             // A rename came in between: what was asked says nothing of the new name.
             return Err(Trouble::Again(format!("it became {} while BOS was asked", inner.state.key)));
         }
-        match expected.found(head.as_ref()) {
+        match found {
             Found::Ours { etag } => {
                 let publication = stage.frozen().map_or(0, |frozen| frozen.publication);
                 self.append(inner, &Record::Completed { publication, etag, size })?;
@@ -157,75 +161,80 @@ impl DirtyFile {
             return Ok(false);
         }
         let stage = self.lock().state.stage.clone();
-        self.settle_object(key, &stage, condition, false).await
+        self.settle_object(key, &stage, condition).await
     }
 
-    /// HEAD, again and again with growing pauses as long as what it shows may be stale: until it `counts`, or `patience` ends.
-    pub(super) async fn head_patiently(
-        &self,
-        key: &ObjectKey,
-        mut patience: Patience,
-        counts: impl Fn(Option<&ObjectMeta>) -> bool,
-    ) -> Result<Option<ObjectMeta>, Trouble> {
-        loop {
-            let head = self.head(key).await?;
-            if counts(head.as_ref()) {
-                return Ok(head);
-            }
-            let Some(pause) = patience.next() else { return Ok(head) };
-            let seen = head.map_or_else(|| "no object".to_owned(), |head| format!("the ETag {}", head.etag));
-            let message = format!("BOS shows {seen}, which may be what was there before; it is asked again");
-            log::info!("{key}: {message} in {} ms", pause.as_millis());
-            self.lock().last_error = Some(message);
-            self.notify();
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    pub(super) async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, Trouble> {
-        match self.shared.client.head_object(key).await {
-            Ok(meta) => Ok(Some(meta)),
-            Err(e) if e.kind == BosErrorKind::NoSuchKey => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+    /// The way in which a step of this file, which is to be found under `key`, waits for BOS.
+    pub(super) fn asking<'a>(&'a self, key: &'a ObjectKey) -> Asking<'a> {
+        Asking { file: self, key }
     }
 
     /// Brings the journal in line with ListParts: what BOS does not hold is sent again, what it holds is not.
     pub(super) fn compare_parts(&self, inner: &mut Inner, listed: &[ListedPart]) -> Result<(), Trouble> {
-        let known: Vec<(PartNumber, super::state::Part)> =
-            inner.state.parts.iter().map(|(number, part)| (*number, part.clone())).collect();
-        let by_number: HashMap<PartNumber, &ListedPart> = listed.iter().map(|part| (part.number, part)).collect();
-        for (number, part) in known {
-            let there = by_number.get(&number);
-            let equal = match (&part.held, there) {
-                (Some(held), Some(there)) => held.len == there.size && held.etag == there.etag,
-                (Some(_), None) => false,
-                (None, _) => true,
-            };
-            if !equal {
-                log::warn!("{}: part {number} is not in BOS as it was sent; it is sent again", inner.state.key);
-                self.append(inner, &Record::PartLost { part: number })?;
-            }
-            if let Some(part) = inner.state.parts.get_mut(&number) {
-                part.contested = false;
-            }
+        let parts = &inner.state.parts;
+        let compared = compare(parts.iter().map(|(number, part)| (*number, known(part))), listed);
+        for part in compared.lost {
+            log::warn!("{}: part {part} is not in BOS as it was sent; it is sent again", inner.state.key);
+            self.append(inner, &Record::PartLost { part })?;
         }
-        for there in listed {
-            let part = inner.state.parts.entry(there.number).or_default();
-            if part.held.is_some() {
-                continue;
-            }
-            let answered = part.sending.filter(|sum| sum.len == there.size && there.etag.is_md5(&sum.md5));
-            if let (Some(sum), false) = (answered, part.dirty) {
-                let (part, etag) = (there.number, there.etag.clone());
-                self.append(inner, &Record::Sent { part, sum, etag, kept: true })?;
-            } else {
-                // Not known to be the file's present bytes: compared when the part is sealed again.
-                part.held = Some(Held { len: there.size, etag: there.etag.clone(), sum: None });
-                part.dirty = true;
-            }
+        inner.state.parts.values_mut().for_each(|part| part.contested = false);
+        for (part, held) in compared.answered {
+            let Some(sum) = held.sum else { continue };
+            self.append(inner, &Record::Sent { part, sum, etag: held.etag, kept: true })?;
+        }
+        for (number, held) in compared.unknown {
+            // Not known to be the file's present bytes: compared when the part is sealed again.
+            let part = inner.state.parts.entry(number).or_default();
+            part.held = Some(held);
+            part.dirty = true;
         }
         Ok(())
+    }
+}
+
+/// What a publication in `stage`, which is or would be sent under `condition`, asks of its key.
+fn asked<'a>(key: &'a ObjectKey, stage: &'a Stage, condition: &'a Condition, before: &'a Before) -> Asked<'a> {
+    let (mark, condition) = match stage {
+        Stage::Putting { mark, condition, .. } | Stage::Completing { mark, condition, .. } => {
+            (Some(mark.as_str()), condition)
+        }
+        _ => (None, condition),
+    };
+    let size = stage.frozen().map_or(0, |frozen| frozen.size);
+    Asked { key, attempt: Attempt { mark, size, condition }, before, looks: Looks::before_conflict() }
+}
+
+/// What is known of a part before BOS is asked. An unanswered body counts only where nothing was answered since and its bytes
+/// are still those of the file.
+fn known(part: &Part) -> Known<'_> {
+    let unanswered = part.sending.as_ref().filter(|_| part.held.is_none() && !part.dirty);
+    Known { held: part.held.as_ref(), unanswered }
+}
+
+/// How a step waits for BOS: not at all, since the driver does the whole step again behind a pause. Meanwhile others are told
+/// why it takes so long.
+pub(super) struct Asking<'a> {
+    file: &'a DirtyFile,
+    key: &'a ObjectKey,
+}
+
+impl Patience for Asking<'_> {
+    type Error = Trouble;
+
+    async fn pause(&mut self, _: &BosError) -> Result<bool, Trouble> {
+        Ok(false)
+    }
+
+    fn refused(&self, error: BosError) -> Trouble {
+        error.into()
+    }
+
+    fn looks_again(&mut self, shown: Option<&ObjectMeta>, pause: Duration) {
+        let seen = shown.map_or_else(|| "no object".to_owned(), |head| format!("the ETag {}", head.etag));
+        let message = format!("BOS shows {seen}, which may be what was there before; it is asked again");
+        log::info!("{}: {message} in {} ms", self.key, pause.as_millis());
+        self.file.lock().last_error = Some(message);
+        self.file.notify();
     }
 }
 
@@ -233,8 +242,8 @@ impl Inner {
     /// What is known of the time before the present publication.
     pub(super) fn before(&self) -> Before {
         Before {
-            journal_id: self.state.journal_id.clone(),
-            since: self.state.opened_at,
+            journal_id: Some(self.state.journal_id.clone()),
+            since: Some(self.state.opened_at),
             base: self.state.base.as_ref().filter(|base| base.key.is_none()).map(|base| base.etag.clone()),
         }
     }
@@ -252,13 +261,11 @@ impl Inner {
         let size = self.state.stage.frozen().map_or(self.size, |frozen| frozen.size);
         let view = self.view();
         let from_base = |range| view.pieces(range).iter().any(|piece| piece.from == Place::Base);
-        self.pieces(size).iter().any(|piece| match piece {
-            Piece::Copy { part, range } => !self.state.is_copied(*part, *range),
-            Piece::Upload(number) => {
-                let range = self.plan.range_in(*number, size);
-                !self.state.is_sent(*number, range.len()) && from_base(range)
-            }
-        })
+        let is_missing = |piece: &Piece| match piece.way {
+            Way::Send => from_base(piece.range),
+            Way::Copy | Way::Held => !self.is_there(piece),
+        };
+        self.plan_of(size).is_ok_and(|plan| plan.pieces().iter().any(is_missing))
     }
 
     /// The trouble of a file of which BOS has lost bytes that were taken out of the full spool.
@@ -287,5 +294,24 @@ impl Inner {
                 lost.join(", ")
             ),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Checksum, ETag};
+    use crate::transfer::Held;
+
+    #[test]
+    fn an_unanswered_body_counts_only_where_its_bytes_are_still_wanted() {
+        let (sum, other) = (Checksum::of(b"01234567"), Checksum::of(b"76543210"));
+        let held = Held { len: 8, etag: ETag::new("e"), sum: Some(other) };
+        let part =
+            |held: Option<&Held>, dirty| Part { held: held.cloned(), dirty, sending: Some(sum), ..Part::default() };
+        assert_eq!(known(&part(None, false)).unanswered, Some(&sum));
+        assert_eq!(known(&part(None, true)).unanswered, None, "written again since");
+        assert_eq!(known(&part(Some(&held), false)).unanswered, None, "another body was answered since");
+        assert_eq!(known(&part(Some(&held), false)).held, Some(&held));
     }
 }

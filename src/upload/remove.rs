@@ -8,7 +8,6 @@ use super::complete::{finished, publication_headers};
 use super::dirty_file::DirtyFile;
 use super::driver::Trouble;
 use super::inner::{COPY_BYTES_MAX, Inner, Removal};
-use super::patience::{Patience, Standing};
 use super::state::{Stage, Upload};
 use crate::bos::BosErrorKind;
 use crate::bos::client::{Known, ObjectMeta, Removed, stored_between};
@@ -16,9 +15,8 @@ use crate::journal::Record;
 use crate::journal::record::Proof;
 use crate::object::{Condition, Md5};
 use crate::posix_meta::{MARK, write_attrs};
-
-/// Aborts of one upload at most; each may leave parts that were in flight.
-const ABORTS_MAX: u32 = 10;
+use crate::transfer::stale::head_until;
+use crate::transfer::{Looks, Standing};
 
 impl DirtyFile {
     /// [`DirtyFile::copy_attrs`], unless somebody moves the object at this moment.
@@ -78,7 +76,8 @@ impl DirtyFile {
                     head.is_some_and(|head| is_ours(head) || head.etag == base.etag)
                         || before.standing(head) == Standing::Later
                 };
-                match self.head_patiently(&key, Patience::before_conflict(), counts).await? {
+                let (client, looks) = (&self.shared.client, Looks::before_conflict());
+                match head_until(client, &key, looks, counts, &mut self.asking(&key)).await? {
                     Some(head) if is_ours(&head) => Some(head.etag),
                     Some(head) if head.etag == base.etag => {
                         return Err(Trouble::Again(format!("{e}, although HEAD shows the object as it was left here")));
@@ -203,13 +202,11 @@ impl DirtyFile {
         }
     }
 
-    /// Aborts an upload until BOS knows it no more: parts that were in flight may survive the first abort (BOS docs,
-    /// AbortMultipartUpload).
+    /// Ends an upload in BOS.
     pub(super) async fn abort(&self, upload: &Upload) -> Result<(), Trouble> {
-        for _ in 0..ABORTS_MAX {
-            if !self.shared.client.abort(&upload.key, &upload.id).await? {
-                break;
-            }
+        let in_bos = upload.in_bos(&self.shared.client);
+        if !in_bos.end(&mut self.asking(&upload.key)).await? {
+            log::warn!("{}: BOS still has upload {}, although it was aborted again and again", upload.key, upload.id);
         }
         Ok(())
     }

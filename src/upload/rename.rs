@@ -13,12 +13,12 @@ use super::inner::{Inner, Removal};
 use super::registry::Uploads;
 use super::state::{Carried, Stage};
 use super::{Published, WriteError};
-use crate::bos::BosErrorKind;
 use crate::bos::client::ObjectHeaders;
 use crate::journal::Record;
 use crate::moves::RenamedObject;
 use crate::object::{BaseObject, ByteRange, Condition, ETag, ObjectKey, PartNumber};
 use crate::posix_meta::{XATTRS, write_attrs};
+use crate::transfer::settle::head;
 
 /// How long a closed temporary waits for its rename.
 pub(super) const PARKED: Duration = Duration::from_secs(10);
@@ -162,10 +162,10 @@ impl DirtyFile {
             let what = format!("{old} cannot be published as {key}: {why}; nothing was changed and its bytes are kept");
             WriteError::failed(errno, what)
         };
-        match self.shared.client.head_object(key).await {
-            Err(error) if error.kind == BosErrorKind::NoSuchKey => {}
+        match head(&self.shared.client, key).await {
+            Ok(None) => {}
             Err(error) => return Err(refuse(error.errno(), format!("{error}; try again"))),
-            Ok(head) => {
+            Ok(Some(head)) => {
                 let why = format!("BOS has an object of {} bytes there; try again with another key", head.size);
                 return Err(refuse(libc::EEXIST, why));
             }

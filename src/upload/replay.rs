@@ -9,6 +9,7 @@ use crate::journal::Record;
 use crate::journal::record::{FORMAT, LayerId, Proof};
 use crate::object::{BaseObject, Condition};
 use crate::posix_meta::XATTRS;
+use crate::transfer::Unanswered;
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::PartialLine;
 
@@ -131,9 +132,7 @@ impl FileState {
             }
             Record::Sending { part, sum } => {
                 let entry = self.parts.entry(*part).or_default();
-                if entry.sending.is_some_and(|earlier| earlier != *sum) {
-                    entry.contested = true;
-                }
+                entry.contested |= Unanswered::of(sum, entry.sending.as_ref()) == Unanswered::Other;
                 entry.sending = Some(*sum);
             }
             Record::Sent { part, sum, etag, kept } => {

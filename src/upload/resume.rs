@@ -23,7 +23,7 @@ use crate::object::{ByteRange, Checksum, Condition, ETag, ObjectKey, PartNumber,
 use crate::transfer::complete::{Completion, Outcome, complete};
 use crate::transfer::prove::{ByRule, Expected, MadeAs, Proving, Verdict, prove};
 use crate::transfer::retry::persist;
-use crate::transfer::{Held, PartAnswer, Patience, Plan, Unanswered, Upload, settle};
+use crate::transfer::{Before, Held, Looks, PartAnswer, Patience, Plan, Unanswered, Upload, settle};
 use crate::upload::verify::local_file::{FileRange, LocalFile, LocalFileError};
 use crate::upload::verify::open;
 use boundaries::{BoundaryError, infer_boundaries};
@@ -333,7 +333,8 @@ impl Resume<'_> {
             PartAnswer::Damaged(error)
             | PartAnswer::UploadGone(error)
             | PartAnswer::SourceChanged(error)
-            | PartAnswer::SourceGone(error) => Err(self.explain(error)),
+            | PartAnswer::SourceGone(error)
+            | PartAnswer::CopyRefused(error) => Err(self.explain(error)),
         }
     }
 
@@ -352,10 +353,13 @@ impl Resume<'_> {
     }
 
     async fn prove(&self, parts_total: usize, etag: ETag, expected: &Expected) -> Result<ResumeReport, ResumeError> {
-        let made = MadeAs { etag: &etag, mark: &self.mark, condition: &self.options.condition };
-        let proof = match prove(self.client, self.key, &made, expected, &mut self.waits()).await? {
-            Proving::Judged(verdict, _) => self.judge(verdict, &etag)?,
-            Proving::NotYet { what } => return Err(self.mismatch(format!("{what}: it may have been removed at once"))),
+        let made = MadeAs { etag: &etag, mark: &self.mark, before: &Before::of(&self.options.condition) };
+        let looks = Looks::before_doubt();
+        let proof = match prove(self.client, self.key, &made, expected, looks, &mut self.waits()).await? {
+            Proving::Judged(verdict, _) => self.judge(verdict)?,
+            Proving::NotYet { what, .. } => {
+                return Err(self.mismatch(format!("{what}: it may have been removed at once")));
+            }
             Proving::Other(meta) => {
                 let message = format!("somebody replaced it at once (ETag {} instead of {etag})", meta.etag);
                 return Err(self.mismatch(message));
@@ -376,15 +380,10 @@ impl Resume<'_> {
     }
 
     /// The proof that the object is what was sent.
-    fn judge(&self, verdict: Verdict, etag: &ETag) -> Result<Proof, ResumeError> {
+    fn judge(&self, verdict: Verdict) -> Result<Proof, ResumeError> {
         match verdict {
             Verdict::Proved(_) => Ok(Proof::Proved),
-            Verdict::Composed { etag: rule } => {
-                if rule != ByRule::Fits {
-                    log::info!("BOS gives no checksum of the whole, and its ETag {etag} follows no known rule");
-                }
-                Ok(Proof::Composed)
-            }
+            Verdict::Composed { .. } => Ok(Proof::Composed),
             Verdict::ChecksumOdd { etag: ByRule::Fits, what } => {
                 log::warn!(
                     "{}: {what}; each part was checked and the ETag is composed of theirs, so BOS means something else by it",

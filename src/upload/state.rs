@@ -27,10 +27,13 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 pub use super::replay::ReplayError;
+use crate::bos::BosClient;
 use crate::bos::client::ObjectHeaders;
 use crate::journal::record::{LayerId, Proof, Publication};
 use crate::object::{BaseObject, ByteRange, Checksum, Condition, ETag, FileAttrs, ObjectKey, PartNumber, UploadId};
 use crate::posix_meta::XATTRS;
+pub use crate::transfer::Held;
+use crate::transfer::{self, Unanswered};
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::block_set::BlockSet;
 use crate::write::extents::{PartialLine, add_partial, cut_partials};
@@ -227,24 +230,6 @@ impl Stage {
     }
 }
 
-/// What BOS holds under one part number.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// Size in bytes.
-    pub len: u64,
-    /// ETag.
-    pub etag: ETag,
-    /// What it is; `None` where only ListParts told of it.
-    pub sum: Option<Checksum>,
-}
-
-impl Held {
-    /// Whether a body with `sum` is what BOS holds.
-    pub fn equals(&self, sum: &Checksum) -> bool {
-        self.len == sum.len && self.sum.map_or_else(|| self.etag.is_md5(&sum.md5), |held| held == *sum)
-    }
-}
-
 /// What is known of one part number of the present upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -271,6 +256,13 @@ pub struct Upload {
     pub plan: PartPlan,
     /// Where its object will be.
     pub key: ObjectKey,
+}
+
+impl Upload {
+    /// The same for requests.
+    pub(super) fn in_bos<'a>(&'a self, client: &'a BosClient) -> transfer::Upload<'a> {
+        transfer::Upload { client, key: &self.key, id: &self.id }
+    }
 }
 
 /// The attributes that an object carries.
@@ -476,6 +468,12 @@ impl FileState {
     /// Whether BOS holds a copy of `range` of the base under `number`.
     pub fn is_copied(&self, number: PartNumber, range: ByteRange) -> bool {
         self.parts.get(&number).is_some_and(|part| !part.dirty && part.held.is_some() && part.copied == Some(range))
+    }
+
+    /// What may still arrive under `number` besides what was sent last.
+    pub(super) fn unanswered(&self, number: PartNumber) -> Unanswered {
+        let contested = self.parts.get(&number).is_some_and(|part| part.contested);
+        if contested { Unanswered::Other } else { Unanswered::None }
     }
 
     /// The mark of publication `number`: new for every publication, so that an object that carries it is that very one.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::bos::client::{BosClient, ObjectMeta};
 use crate::bos::error::{BosError, BosErrorKind};
 use crate::journal::record::Proof;
-use crate::object::{ByteRange, Checksum, Crcs, ETag, Hasher, Md5, ObjectKey, composed_etag};
-use crate::transfer::prove::{Pair, Sums};
+use crate::object::{ByteRange, Checksum, Crcs, ETag, Hasher, Md5, ObjectKey};
+use crate::transfer::prove::{self, Pair, Sums};
 use crate::write::part_plan::{PART_BYTES_DEFAULT, PART_BYTES_MIN, PartPlan};
 use local_file::{LocalFile, LocalFileError};
 
@@ -213,7 +213,7 @@ async fn crcs_of(file: &Arc<LocalFile>, options: &VerifyOptions) -> Result<Crcs,
     let starts = (0..size.div_ceil(HASH_RANGE_BYTES)).map(|index| index * HASH_RANGE_BYTES);
     let ranges = starts.map(|start| ByteRange::new(start, size.min(start + HASH_RANGE_BYTES))).collect();
     let sums = hash(file, ranges, options).await?;
-    Ok(sums.iter().fold(Crcs::default(), |crcs, sum| crcs.then(sum.crcs, sum.len)))
+    Ok(prove::crcs_of(&sums))
 }
 
 /// How the file was cut, if some known way gives `etag`.
@@ -225,9 +225,8 @@ async fn composed_of(
     for ranges in likely_cuts(file.size()) {
         let first = ranges.first().map_or(0, ByteRange::len);
         let sums = hash(file, ranges, options).await?;
-        let etags: Vec<ETag> = sums.iter().map(|sum| ETag::new(&sum.md5.to_hex())).collect();
-        if composed_etag(etags.iter()) == *etag {
-            return Ok(Some(format!("ETag of {} parts of {first} bytes", etags.len())));
+        if prove::etag_of(&sums) == *etag {
+            return Ok(Some(format!("ETag of {} parts of {first} bytes", sums.len())));
         }
     }
     Ok(None)

@@ -204,59 +204,6 @@ fn allowed_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(PART_UNIT_BYTES).min(PART_BYTES_MAX)
 }
 
-/// How one stretch of a publication gets into BOS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// UploadPart of this part's range.
-    Upload(PartNumber),
-    /// UploadPartCopy of `range` of the base object (the same range of the file) as this part number.
-    Copy {
-        /// Number of the first part of the range; the numbers of the others stay unused.
-        part: PartNumber,
-        /// One or more whole parts of the file, at most [`COPY_BYTES_MAX`] bytes.
-        range: ByteRange,
-    },
-}
-
-impl Piece {
-    /// The number that the piece has in BOS.
-    pub fn part(&self) -> PartNumber {
-        match *self {
-            Piece::Upload(part) | Piece::Copy { part, .. } => part,
-        }
-    }
-
-    /// The bytes of the file that the piece holds.
-    pub fn range(&self, plan: &PartPlan, size: u64) -> ByteRange {
-        match *self {
-            Piece::Upload(part) => plan.range_in(part, size),
-            Piece::Copy { range, .. } => range,
-        }
-    }
-}
-
-/// The publication list of a file of `size` bytes: every byte exactly once, in ascending order of part numbers. Bytes
-/// beyond [`PartPlan::size_max`] are in no list: whoever sends one looks first whether the plan reaches the size.
-///
-/// `untouched(part)`: each byte of the part within `size` is the base's byte at the same offset. Neighbouring untouched
-/// parts are merged into one copy of up to [`COPY_BYTES_MAX`] bytes. Since merged ranges consist of whole parts, each
-/// piece but the last is a multiple of 1 MiB and at least 5 MiB long.
-pub fn copy_runs(plan: &PartPlan, size: u64, mut untouched: impl FnMut(PartNumber) -> bool) -> Vec<Piece> {
-    let mut pieces: Vec<Piece> = Vec::new();
-    for part in (1..=plan.part_count(size)).filter_map(PartNumber::new) {
-        if !untouched(part) {
-            pieces.push(Piece::Upload(part));
-            continue;
-        }
-        let range = plan.range_in(part, size);
-        match pieces.last_mut() {
-            Some(Piece::Copy { range: run, .. }) if run.len() + range.len() <= COPY_BYTES_MAX => run.end = range.end,
-            _ => pieces.push(Piece::Copy { part, range }),
-        }
-    }
-    pieces
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,11 +275,6 @@ mod tests {
             let plan = PartPlan::reaching(len, 8 * MIB);
             assert_sound(&plan);
             assert_eq!(plan.size_max(), FILE_BYTES_MAX, "{len}: it may grow up to BOS's own limit");
-            for untouched in [true, false] {
-                let pieces = copy_runs(&plan, len, |_| untouched);
-                assert!(pieces.len() <= PART_NUMBER_MAX as usize);
-                assert_eq!(pieces.iter().map(|piece| piece.range(&plan, len).len()).sum::<u64>(), len);
-            }
         }
         // What no plan reaches is told by the plan, not cut in silence.
         assert!(PartPlan::reaching(FILE_BYTES_MAX + 1, 8 * MIB).size_max() < FILE_BYTES_MAX + 1);
@@ -362,16 +304,6 @@ mod tests {
     }
 
     #[test]
-    fn appending_to_50_gb_takes_few_requests() {
-        let plan = PartPlan::growing(8 * MIB);
-        let (base, size) = (50_000_000_000, 50_000_000_000 + MIB);
-        let pieces = copy_runs(&plan, size, |part| plan.range_in(part, size).end <= base);
-        assert!(pieces.len() <= 13, "{}", pieces.len());
-        assert!(matches!(pieces.last(), Some(Piece::Upload(_))));
-        assert_eq!(pieces.iter().filter(|p| matches!(p, Piece::Upload(_))).count(), 1);
-    }
-
-    #[test]
     fn parts_in_a_range() {
         let plan = PartPlan::uniform(5 * MIB);
         let numbers = |start, end| plan.parts_in(ByteRange::new(start, end)).map(PartNumber::get).collect::<Vec<_>>();
@@ -392,50 +324,6 @@ mod tests {
             prop_assert!(range.start <= offset && offset < range.end);
             prop_assert_eq!(plan.range_in(part, offset), ByteRange::new(range.start, offset));
             prop_assert_eq!(plan.range_in(part, 0).len(), 0);
-        }
-
-        #[test]
-        fn copy_runs_hold_every_byte_once(
-            first in 5u64..40,
-            size in prop_oneof![Just(0), 0u64..(100 << 20), 0u64..(4 << 40), Just(20u64 << 40)],
-            seed in any::<u64>(),
-            density in 0u64..8,
-        ) {
-            let plan = PartPlan::growing(first * MIB);
-            // A fixed pseudo-random choice per part; density 0: all untouched.
-            let untouched = |part: PartNumber| {
-                (u64::from(part.get()).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed).rotate_left(23) % 8 >= density
-            };
-            let pieces = copy_runs(&plan, size, untouched);
-            let (mut end, mut number) = (0, 0);
-            for (i, piece) in pieces.iter().enumerate() {
-                let range = piece.range(&plan, size);
-                prop_assert_eq!(range.start, end);
-                prop_assert!(!range.is_empty());
-                prop_assert!(piece.part().get() > number);
-                prop_assert_eq!(plan.part_at(range.start), Some(piece.part()));
-                if i + 1 < pieces.len() {
-                    prop_assert!(range.len() >= PART_BYTES_MIN && range.len().is_multiple_of(MIB));
-                }
-                let parts: Vec<_> = plan.parts_in(range).collect();
-                match piece {
-                    Piece::Upload(_) => prop_assert!(parts.len() == 1 && !untouched(parts[0])),
-                    Piece::Copy { .. } => {
-                        prop_assert!(range.len() <= COPY_BYTES_MAX);
-                        prop_assert!(parts.into_iter().all(untouched));
-                    }
-                }
-                end = range.end;
-                number = piece.part().get();
-            }
-            prop_assert_eq!(end, size);
-            // Two neighbouring copies are only there because one would be too long.
-            for pair in pieces.windows(2) {
-                if let [Piece::Copy { range: a, .. }, Piece::Copy { range: b, .. }] = pair {
-                    let next = plan.range_in(plan.part_at(b.start).unwrap(), size);
-                    prop_assert!(a.len() + next.len() > COPY_BYTES_MAX);
-                }
-            }
         }
     }
 }
