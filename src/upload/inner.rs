@@ -216,6 +216,27 @@ impl Inner {
         closed.size != self.size || top.is_some_and(|top| !top.extents.is_untouched(whole, self.size))
     }
 
+    /// How far it is, for the log.
+    pub(super) fn whereabouts(&self) -> String {
+        let stage = match &self.state.stage {
+            Stage::Open => "open",
+            Stage::Closed(_) => "closed",
+            Stage::Putting { .. } => "putting",
+            Stage::Completing { .. } => "completing",
+            Stage::Completed { .. } => "completed",
+        };
+        let flags = [
+            (self.driving, "driven"),
+            (self.tidying, "tidying"),
+            (self.store.is_some(), "journaled"),
+            (self.new_content || self.new_file, "changed"),
+            (self.state.attrs_differ(), "attributes differ"),
+            (self.removal != Removal::None, "being removed"),
+        ];
+        let flags: Vec<&str> = flags.iter().filter(|(is, _)| *is).map(|(_, what)| *what).collect();
+        format!("{stage}, {} writers, {}", self.writers, flags.join(", "))
+    }
+
     pub(super) fn store(&mut self) -> Result<&mut Store, WriteError> {
         let key = &self.state.key;
         self.store.as_mut().ok_or_else(|| WriteError::failed(libc::EIO, format!("{key}: the journal is closed")))

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -34,6 +34,8 @@ const REMEMBERED_MAX: usize = 1024;
 const SPOOL_PARTS_MIN: u64 = 4;
 /// Pages of unfinished uploads that `--adopt` reads at most, 1000 uploads each.
 const ADOPT_PAGES_MAX: usize = 100;
+/// How often the log tells what an unmount waits for.
+const WAIT_TOLD_AFTER: Duration = Duration::from_secs(10);
 /// Small publications, copies and deletes at once, beside as many as there may be parts.
 const ACTS_MAX: usize = 16;
 
@@ -412,6 +414,7 @@ impl Uploads {
                 log::error!("{e}");
             }
         }
+        let mut told_at = Instant::now();
         loop {
             let mut files = self.files();
             // Those that have no name any more, and objects that have to go.
@@ -427,6 +430,10 @@ impl Uploads {
                 !stuck && under_way
             });
             let Some(pending) = pending else { break };
+            if told_at.elapsed() > WAIT_TOLD_AFTER {
+                told_at = Instant::now();
+                log::info!("{} is waited for: {}", pending.key(), pending.lock().whereabouts());
+            }
             let mut changed = pending.subscribe();
             tokio::select! {
                 _ = changed.changed() => {}
