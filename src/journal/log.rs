@@ -45,6 +45,7 @@ use std::io::{self, Read as _, Write as _};
 use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crc_fast::{CrcAlgorithm, checksum};
 use serde::Serialize;
@@ -192,6 +193,8 @@ pub struct RecordLog<R> {
     line: Vec<u8>,
     /// Why nothing more may be appended, with the errno to report.
     latched: Option<(String, Option<i32>)>,
+    /// Lines of it may be on stable storage: somebody asked for a sync, or an earlier process may have.
+    may_be_synced: AtomicBool,
     /// What is going to take its place.
     next: Option<Next>,
 }
@@ -289,6 +292,7 @@ impl<R: Line> RecordLog<R> {
         }
         let replay = replay(&bytes);
         let mut journal = Self::over(Box::new(file), path, bytes.len() as u64 - replay.torn_bytes);
+        journal.may_be_synced = AtomicBool::new(true);
         if let Some(damage) = &replay.damage {
             journal.latched = Some((format!("it is damaged ({damage})"), None));
         } else if replay.torn_bytes > 0 {
@@ -482,6 +486,7 @@ impl<R: Line> RecordLog<R> {
     /// # Errors
     /// No descriptor is free.
     pub fn sync_handle(&self) -> io::Result<JournalSync> {
+        self.may_be_synced.store(true, Ordering::Relaxed);
         let next = self.next.as_ref().map(|next| next.file.try_clone());
         let both = std::iter::once(self.file.sync_handle()).chain(next).collect::<io::Result<Vec<File>>>();
         both.map(JournalSync).map_err(|e| explain(&self.path, "no second descriptor", &e))
@@ -497,6 +502,11 @@ impl<R: Line> RecordLog<R> {
         self.latch(why.to_owned(), Some(libc::EIO));
     }
 
+    /// Whether lines of it may be on stable storage, so that a power loss may leave it without the later ones.
+    pub fn may_be_synced(&self) -> bool {
+        self.may_be_synced.load(Ordering::Relaxed)
+    }
+
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.path
@@ -508,7 +518,16 @@ impl<R: Line> RecordLog<R> {
     }
 
     fn over(file: Box<dyn JournalFile>, path: PathBuf, len: u64) -> Self {
-        Self { records: PhantomData, file, path, len, line: Vec::new(), latched: None, next: None }
+        Self {
+            records: PhantomData,
+            file,
+            path,
+            len,
+            line: Vec::new(),
+            latched: None,
+            may_be_synced: AtomicBool::new(false),
+            next: None,
+        }
     }
 
     fn latch(&mut self, message: String, errno: Option<i32>) -> io::Error {

@@ -224,11 +224,11 @@ impl DirtyFile {
         let (journal, dir, ids) = {
             let mut inner = self.lock();
             let newer = inner.new_content || inner.new_file || inner.state.stage != Stage::Open;
-            let several_parts =
-                inner.state.published.as_ref().is_some_and(|p| p.object.size > inner.plan.first_bytes());
-            // What was synced must not come back without its bytes after a power loss.
-            let syncs = newer || several_parts || inner.state.vouched_closes > 0;
             let store = inner.store()?;
+            // A journal of which lines are certain must not come back without the last ones after a power loss: it would ask
+            // for a publication that was made, or replaced, long ago.
+            let certain = store.journal.may_be_synced() || self.shared.name_lines.lock().is_certain(&store.dir);
+            let syncs = newer || certain;
             let handle = syncs.then(|| store.journal.sync_handle()).transpose().map_err(super::WriteError::from)?;
             (handle, store.dir.clone(), store.dropped.iter().map(|layer| layer.id).collect::<Vec<_>>())
         };

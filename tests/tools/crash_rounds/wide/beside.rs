@@ -68,11 +68,15 @@ impl Round<'_> {
             let state =
                 |round: &Self| Some(round.mount.as_ref()?.file_status(&round.key)?["state"].as_str()?.to_owned());
             let end = Instant::now() + WITHIN;
-            while state(self).is_some_and(|state| state != "conflict") && Instant::now() < end {
+            let is_settled =
+                |state: Option<String>| state.is_none_or(|s| matches!(s.as_str(), "conflict" | "done" | "idle"));
+            while !is_settled(state(self)) && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            if state(self).is_some() {
-                self.rescue(all_here)?;
+            match state(self).as_deref() {
+                None | Some("done" | "idle") => {}
+                Some("conflict") => self.rescue(all_here)?,
+                Some(other) => return Err(Mismatch::of(format!("somebody else's object, and the file is {other}"))),
             }
         }
         self.umount_only()?;
