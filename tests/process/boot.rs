@@ -35,8 +35,10 @@ fn spec(world: &World, args: &[&str], boot_id: &str) -> MountSpec {
         world,
         &format!("inner-{boot_id}"),
         &format!(
-            "mount --make-private /proc\nmount --bind '{}' /proc/sys/kernel/random/boot_id\n\
+            "{}\nleave_other_mounts '{}'\nmount --make-private /proc\nmount --bind '{}' /proc/sys/kernel/random/boot_id\n\
              test \"$(cat /proc/sys/kernel/random/boot_id)\" = '{boot_id}'",
+            include_str!("../support/alone.sh"),
+            file.parent().unwrap().display(),
             file.display()
         ),
     );

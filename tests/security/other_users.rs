@@ -41,8 +41,11 @@ impl Theirs {
         let (conf, device) = (world.path("fuse.conf"), world.path("fuse"));
         std::fs::write(&conf, fuse_conf).unwrap();
         std::fs::set_permissions(&conf, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let prepare = "set -e; mknod -m 666 \"$1\" c 10 229; mount --bind \"$1\" /dev/fuse; \
-                       touch /etc/fuse.conf; mount --bind \"$0\" /etc/fuse.conf; echo ready; exec cat";
+        let prepare = concat!(
+            include_str!("../support/alone.sh"),
+            "leave_other_mounts \"$(dirname \"$0\")\"; set -e; mknod -m 666 \"$1\" c 10 229; mount --bind \"$1\" /dev/fuse; \
+                       touch /etc/fuse.conf; mount --bind \"$0\" /etc/fuse.conf; echo ready; exec cat"
+        );
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "bash", "-c", prepare]).arg(&conf).arg(&device);
         let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -10,8 +10,11 @@ use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 
 use crate::support::mounted::{MountSpec, detach};
 
-const SCRIPT: &str =
-    r#"mount --make-rprivate /proc && mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@""#;
+const SCRIPT: &str = concat!(
+    include_str!("../alone.sh"),
+    r#"leave_other_mounts "$1"; shift; "#,
+    r#"mount --make-rprivate /proc && mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@""#
+);
 
 /// A folder whose mounts are seen in other namespaces too, and the boot that bosfs is told of.
 pub struct Boot {
@@ -42,7 +45,8 @@ impl Boot {
         self.boots += 1;
         std::fs::write(&self.id_file, format!("00000000-0000-4000-8000-{:012x}\n", self.boots))?;
         let id_file = self.id_file.to_string_lossy().into_owned();
-        let words = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", SCRIPT, "sh", &id_file];
+        let own = self.shared.parent().unwrap_or(&self.shared).to_string_lossy().into_owned();
+        let words = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", SCRIPT, "sh", &own, &id_file];
         spec.wrapper = words.map(str::to_owned).to_vec();
         spec.dir = self.shared.join("mnt");
         Ok(())
