@@ -47,8 +47,8 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// A small file is published, changed and published again while a handle stays open; the power loss leaves the journal as it
-/// was after the first time.
+// A small file is published, changed and published again while a handle stays open; the power loss leaves the journal as it
+// was after the first time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_that_no_line_tells_of_is_known_by_its_mark() {
     let bench = Bench::new();
@@ -74,7 +74,7 @@ async fn a_publication_that_no_line_tells_of_is_known_by_its_mark() {
     uploads.stop().await;
 }
 
-/// The same where the journal was taken between the first write of the second time and its close.
+// The same where the journal was taken between the first write of the second time and its close.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_being_written_then_is_no_conflict() {
     let bench = Bench::new();
@@ -98,8 +98,8 @@ async fn what_was_being_written_then_is_no_conflict() {
     uploads.stop().await;
 }
 
-/// A write-back file that is certain to be whole here, and was published: the line that was to say so is lost. Nothing is sent
-/// again.
+// A write-back file that is certain to be whole here, and was published: the line that was to say so is lost. Nothing is sent
+// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certain_state_that_was_published_is_not_sent_again() {
     let bench = Bench::new();
@@ -126,7 +126,7 @@ async fn a_certain_state_that_was_published_is_not_sent_again() {
     uploads.stop().await;
 }
 
-/// Somebody else's object is none of it: what is left is a conflict, as ever.
+// Somebody else's object is none of it: what is left is a conflict, as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_of_somebody_else_is_still_a_conflict() {
     let bench = Bench::new();
