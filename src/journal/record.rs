@@ -224,6 +224,9 @@ pub enum Record {
         /// its place that no sync vouches for yet when the power fails.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         durable: bool,
+        /// All its bytes were synced before.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        synced: bool,
     },
     /// A publication that could not be sent is taken back: what is closed next takes its place.
     Superseded {

@@ -269,7 +269,7 @@ mod tests {
             let lines: Vec<Record> = std::iter::once(&opened).chain(lines).cloned().collect();
             FileState::replay(&lines).unwrap().outlives_power_loss()
         };
-        let closed = Record::Closed { publication: 1, size: 1, attrs, layer: 1, durable: false };
+        let closed = Record::Closed { publication: 1, size: 1, attrs, layer: 1, durable: false, synced: false };
         let putting = Record::Putting {
             publication: 1,
             mark: "00000000000000aa.1".into(),

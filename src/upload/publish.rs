@@ -57,14 +57,10 @@ impl DirtyFile {
         };
         let (size, attrs) = (inner.size, inner.state.attrs);
         let layer = inner.state.layers.last().map_or(0, |layer| layer.id);
-        let certain = inner.store.as_ref().is_some_and(|store| self.changes.are_bytes_certain(&store.dir));
+        // Then power loss takes nothing of it.
+        let synced = inner.store.as_ref().is_some_and(|store| self.changes.are_bytes_certain(&store.dir));
         let durable = self.shared.options.write_back;
-        self.append(inner, &Record::Closed { publication, size, attrs, layer, durable })?;
-        if certain {
-            // A sync before it counts for it as well.
-            let closes = inner.state.closes;
-            self.append(inner, &Record::Synced { size, closes, sync: 0, layers: Vec::new() })?;
-        }
+        self.append(inner, &Record::Closed { publication, size, attrs, layer, durable, synced })?;
         inner.new_content = false;
         inner.new_file = false;
         inner.retry_at = None;
@@ -143,14 +139,14 @@ impl DirtyFile {
         };
         let ticket = match ticket {
             Ticket::None => return Ok(()),
-            Ticket::Parked if write_back => return self.sync().await,
+            Ticket::Parked if write_back => return self.sync_changes().await,
             Ticket::Parked => return Ok(()),
             Ticket::Wait(publication) => publication,
         };
         self.start_driver();
         self.wake.notify_one();
         if write_back {
-            return self.sync().await;
+            return self.sync_changes().await;
         }
         self.bounded(self.wait_published(ticket)).await
     }

@@ -255,7 +255,7 @@ impl FileState {
                     entry.punched = true;
                 }
             }
-            Record::Closed { publication, size, attrs, layer, durable } => {
+            Record::Closed { publication, size, attrs, layer, durable, synced } => {
                 self.publications = *publication;
                 self.closes = self.closes.saturating_add(1);
                 self.attrs = *attrs;
@@ -274,6 +274,10 @@ impl FileState {
                 } else {
                     let earlier = self.next.replace(frozen);
                     self.behind.extend(earlier.filter(|earlier| earlier.durable));
+                }
+                if *synced {
+                    self.vouched_closes = self.closes;
+                    self.forget_behind();
                 }
                 self.interrupted = None;
                 self.failed = None;

@@ -39,7 +39,7 @@ fn sum(len: u64, seed: u8) -> Checksum {
 }
 
 fn closed(publication: u32, size: u64) -> Record {
-    Record::Closed { publication, size, attrs: attrs(), layer: 1, durable: false }
+    Record::Closed { publication, size, attrs: attrs(), layer: 1, durable: false, synced: false }
 }
 
 fn started() -> Vec<Record> {
@@ -185,11 +185,11 @@ fn what_is_closed_while_something_is_on_its_way_follows_it() {
     let mut records = started();
     records.extend([closed(1, 10), Record::Layer { layer: 2, base_end: 10 }]);
     let mut state = FileState::replay(&records).unwrap();
-    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false });
+    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false, synced: false });
     assert_eq!((state.stage.frozen().unwrap().size, state.next.as_ref().unwrap().size), (10, 20));
     assert!(state.open_layer().is_none(), "the next write needs a layer of its own");
     state.apply(&Record::Layer { layer: 3, base_end: 20 });
-    state.apply(&Record::Closed { publication: 2, size: 30, attrs: attrs(), layer: 3, durable: false });
+    state.apply(&Record::Closed { publication: 2, size: 30, attrs: attrs(), layer: 3, durable: false, synced: false });
     let next = state.next.clone().unwrap();
     assert_eq!((next.publication, next.size, next.close), (2, 30, 3), "a later close takes its place");
     state.apply(&Record::Merged { layer: 3 });
@@ -204,11 +204,11 @@ fn what_is_closed_while_something_is_on_its_way_follows_it() {
 fn a_publication_that_is_taken_back_leaves_its_layers_open() {
     let mut records = started();
     records.extend([closed(1, 10), Record::Layer { layer: 2, base_end: 10 }]);
-    records.push(Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false });
+    records.push(Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false, synced: false });
     records.push(Record::Superseded { publication: 1, lost: false });
     let mut state = FileState::replay(&records).unwrap();
     assert_eq!((state.stage.clone(), state.next.clone(), state.depth()), (Stage::Open, None, 2));
-    state.apply(&Record::Closed { publication: 3, size: 20, attrs: attrs(), layer: 2, durable: false });
+    state.apply(&Record::Closed { publication: 3, size: 20, attrs: attrs(), layer: 2, durable: false, synced: false });
     assert_eq!((state.depth(), state.layers.len()), (2, 2), "all of them belong to what is closed next");
 }
 
@@ -219,7 +219,7 @@ fn a_sync_vouches_for_what_was_closed_before_it_began() {
     let mut state = FileState::replay(&records).unwrap();
     let began_with = state.closes;
     state.apply(&Record::Layer { layer: 2, base_end: 10 });
-    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false });
+    state.apply(&Record::Closed { publication: 2, size: 20, attrs: attrs(), layer: 2, durable: false, synced: false });
     state.apply(&Record::Spooled { layer: 1, size: 10, blocks: vec![ByteRange::new(0, 1)] });
     assert!(!state.layers[0].synced_blocks.contains(0), "not before the line that ends it");
     let layers = vec![SyncedLayer { layer: 1, size: 10, blocks: vec![ByteRange::new(3, 4)] }];
@@ -237,7 +237,7 @@ fn a_durable_state_is_kept_until_a_sync_vouches_for_the_one_that_took_its_place(
     let mut state = FileState::replay(&records).unwrap();
     let close = |state: &mut FileState, layer: u32, size: u64| {
         state.apply(&Record::Layer { layer, base_end: 10 });
-        state.apply(&Record::Closed { publication: 2, size, attrs: attrs(), layer, durable: true });
+        state.apply(&Record::Closed { publication: 2, size, attrs: attrs(), layer, durable: true, synced: false });
     };
     let synced = |closes: u32| Record::Synced { size: 0, closes, sync: 0, layers: Vec::new() };
     close(&mut state, 2, 20);

@@ -111,7 +111,7 @@ fn scene(world: &World, report: &mut Report, uploads: u32) -> Result<(), String>
 fn all_closed(world: &World, report: &mut Report, dirs: &[PathBuf], uploads: u32) -> Result<(), String> {
     for dir in dirs {
         let size = u64::from(PARTS_PER_UPLOAD) * PART_BYTES;
-        let closed = Record::Closed { publication: 1, size, attrs: attrs(), layer: 1, durable: false };
+        let closed = Record::Closed { publication: 1, size, attrs: attrs(), layer: 1, durable: false, synced: false };
         Journal::open(dir).and_then(|(mut journal, _)| journal.append(&closed)).map_err(text)?;
     }
     world.proxy.take_counts();
@@ -242,8 +242,14 @@ fn make_closed(world: &World, state: &StateDir, round: u32) -> Result<Vec<String
                 let body = &bytes[range.start as usize..range.end as usize];
                 send(&world.bucket, &mut journal, &key, &upload_id, number.get(), body)?;
             }
-            let closed =
-                Record::Closed { publication: 1, size: CLOSED_BYTES, attrs: attrs(), layer: 1, durable: false };
+            let closed = Record::Closed {
+                publication: 1,
+                size: CLOSED_BYTES,
+                attrs: attrs(),
+                layer: 1,
+                durable: false,
+                synced: false,
+            };
             journal.append(&closed).map_err(text)?;
             let blocks = vec![ByteRange::new(0, CLOSED_BYTES.div_ceil(BLOCK_BYTES))];
             let layers = vec![SyncedLayer { layer: 1, size: CLOSED_BYTES, blocks }];
