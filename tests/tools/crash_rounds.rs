@@ -357,7 +357,10 @@ fn self_check(seed: u64, wide: Wide) -> Result<(), String> {
         let noticed = (seed..seed + SABOTAGE_TRIES).find_map(|seed| {
             let mut sums = Sums::default();
             let ended = job.round(seed, *ask, &mut sums);
-            (sums.plain.sabotaged || sums.wide.sabotaged).then_some((seed, ended.is_err()))
+            // With several handles a later close may take the place of the one that the model is wrong about, before anybody
+            // sees it.
+            let is_seen = ended.is_err() || matches!(ask, Ask::Plain(_));
+            ((sums.plain.sabotaged || sums.wide.sabotaged) && is_seen).then_some((seed, ended.is_err()))
         });
         match noticed {
             Some((_, true)) => {}
