@@ -221,8 +221,10 @@ fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<
     if let Some(modified) = modified {
         state.attrs.mtime = state.attrs.mtime.max(modified);
     }
+    let restarted = state.boot_id != shared.boot_id;
+    let sent_end = if restarted { distrust::sent_end(state) } else { 0 };
     for index in 0..state.layers.len() {
-        if state.boot_id != shared.boot_id {
+        if restarted {
             distrust::distrust_partials(state, store, index)?;
         }
         let known = state.layers[index].clone();
@@ -237,18 +239,24 @@ fn restore(shared: &Shared, state: &mut FileState, store: &mut Store) -> Result<
         }
         let layer = &mut store.layers[index];
         // A write that was cut off before the map was set was never accepted: the file ends where it did before.
-        let accepted_end = known.size_journaled.max(layer.extents.end());
+        let sent_end = if index == 0 { sent_end } else { 0 };
+        let accepted_end = known.size_journaled.max(layer.extents.end()).max(sent_end);
         if layer.size() > accepted_end {
             layer.spool.set_len(accepted_end)?;
         }
+        // From here on a spool and its map say the same. Before, bytes that a lost map does not count would pass for what the
+        // file shows.
+        layer.extents.scrub(&layer.spool, ByteRange::new(0, layer.size()))?;
     }
-    if state.boot_id != shared.boot_id {
+    if restarted {
         distrust::distrust(state, store)?;
         append(state, store, &Record::Booted { boot_id: shared.boot_id.clone() })?;
+        for layer in &store.layers {
+            layer.extents.scrub(&layer.spool, ByteRange::new(0, layer.size()))?;
+        }
     }
     for (known, layer) in state.layers.iter().zip(&mut store.layers) {
         layer.extents.distrust_unsynced(|block| known.synced_blocks.contains(block));
-        layer.extents.scrub(&layer.spool, ByteRange::new(0, layer.size()))?;
     }
     Ok(())
 }

@@ -536,6 +536,18 @@ impl Extents {
         Ok(held.iter().map(bytes_of).collect())
     }
 
+    /// Every block of `range` is only in BOS from now on, whatever map and spool say of it: a restart of the machine may have
+    /// left of either less than was there. [`Extents::scrub`] is due afterwards.
+    ///
+    /// # Errors
+    /// Those of the disk. The call may be repeated.
+    pub fn hold_all(&mut self, range: ByteRange) -> io::Result<()> {
+        let blocks = blocks_touching(range);
+        self.partials.retain(|block, _| !blocks.contains(block));
+        self.journaled.retain(|block| !blocks.contains(block));
+        self.map.set(blocks, BlockState::Held).map(drop)
+    }
+
     /// Makes the spool zero within `range` wherever the map does not say that it counts; for the whole file after open.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! Journals whose last lines a power loss took, although BOS had been changed as they say: copies of the state directory, taken
-//! while the program works, are mounted in another boot.
+//! Journals whose last lines a power loss took, although BOS had been changed as they say, and maps that it took although spool
+//! and journal are there: copies of the state directory, taken while the program works, are mounted in another boot.
 
 use std::fs;
 use std::path::Path;
@@ -30,6 +30,27 @@ impl Bench {
         fs::remove_dir_all(self.state.join("uploads")).unwrap();
         copy_all(kept, &self.state.join("uploads"));
     }
+}
+
+/// What the power loss left of every map in `journals`.
+fn empty_maps(journals: &Path) {
+    let mut emptied = 0;
+    for entry in fs::read_dir(journals).unwrap().map(Result::unwrap) {
+        for file in fs::read_dir(entry.path()).unwrap().map(Result::unwrap) {
+            if file.file_name().to_string_lossy().starts_with("map") {
+                fs::File::options().write(true).open(file.path()).unwrap().set_len(0).unwrap();
+                emptied += 1;
+            }
+        }
+    }
+    assert!(emptied > 0, "no map in {}", journals.display());
+}
+
+/// Whether some journal has a line of this kind.
+fn has_line(state: &Path, kind: &str) -> bool {
+    let journals = fs::read_dir(state.join("uploads")).unwrap().map(|entry| entry.unwrap().path().join("journal"));
+    let line = format!("{{\"t\":\"{kind}\"");
+    journals.filter_map(|journal| fs::read_to_string(journal).ok()).any(|text| text.contains(&line))
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -152,4 +173,73 @@ async fn an_object_of_somebody_else_is_still_a_conflict() {
     let file = uploads.find(&key).unwrap();
     until("conflict", || file.status(false).state == "conflict").await;
     uploads.stop().await;
+}
+
+// A small file, closed: its PutObject was announced and did not leave. Spool and journal outlived the power loss, the map did not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_which_the_map_is_lost_is_not_published_as_zeros() {
+    let bench = Bench::new();
+    let uploads = bench.start_in_boot(UploadOptions { rate_bytes_per_s: Some(1 << 10), ..options() }, "one");
+    let first = uploads.open(new_file("first")).unwrap();
+    write(&first, 0, &bytes(2 << 20, 1)).await;
+    // It takes the line for half an hour.
+    first.publish().await.unwrap();
+    let file = uploads.open(new_file("k")).unwrap();
+    file.add_writer().unwrap();
+    write(&file, 0, &bytes(2 << 20, 1)).await;
+    let closing = tokio::spawn({
+        let file = file.clone();
+        async move { file.publish().await }
+    });
+    until("the PutObject is announced", || has_line(&bench.state, "putting")).await;
+    let kept = bench.keep_journals();
+    uploads.stop().await;
+    closing.abort();
+    drop((first, file, uploads));
+    empty_maps(kept.path());
+    bench.put_journals_back(kept.path());
+
+    let uploads = bench.start_in_boot(options(), "two");
+    uploads.drain().await;
+    assert!(bench.get("k").await.is_none());
+    assert_eq!(bench.requests("PutObject"), 1, "the first file's");
+    let file = uploads.find(&ObjectKey::parse("k").unwrap()).unwrap();
+    assert_eq!(file.status(false).state, "interrupted");
+    uploads.stop().await;
+}
+
+// A part that BOS holds passes for its own bytes only as long as the map counts them: else they would be sent again as zeros
+// once the upload is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_which_the_map_is_lost_is_bos_s_alone() {
+    let bench = Bench::new();
+    let uploads = bench.start_in_boot(options(), "one");
+    let file = uploads.open(new_file("k")).unwrap();
+    file.add_writer().unwrap();
+    let mut content = bytes(2 * PART + 10, 1);
+    write(&file, 0, &content).await;
+    until("both parts are sent", || file.status(false).parts_in_bos == 2).await;
+    let kept = bench.keep_journals();
+    uploads.stop().await;
+    drop((file, uploads));
+    empty_maps(kept.path());
+    // Nobody knows what came behind the parts.
+    content.truncate(2 * PART as usize);
+
+    for upload_is_gone in [false, true] {
+        bench.put_journals_back(kept.path());
+        if upload_is_gone {
+            let key = ObjectKey::parse("k").unwrap();
+            bench.client.remove_object(&key, None, |_| true).await.unwrap();
+        }
+        let uploads = bench.start_in_boot(options(), "two");
+        let file = uploads.find(&ObjectKey::parse("k").unwrap()).unwrap();
+        let completed = file.complete_now(false).await;
+        match upload_is_gone {
+            false => assert!(completed.is_ok() && bench.get("k").await.as_ref() == Some(&content)),
+            // It was completed before.
+            true => assert!(completed.is_err() && bench.get("k").await.is_none()),
+        }
+        uploads.stop().await;
+    }
 }

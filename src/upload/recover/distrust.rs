@@ -83,17 +83,29 @@ pub(super) fn distrust_partials(state: &mut FileState, store: &mut Store, index:
 }
 
 /// A spool whose length was never synced may be empty: the file is as long as what the layer lies over, unless a line says
-/// that it was cut.
+/// that it was cut, and reaches as far as what BOS holds of it.
 fn lengthen(state: &FileState, store: &mut Store) -> Result<(), WriteError> {
     let mut below = u64::MAX;
-    for (known, layer) in state.layers.iter().zip(&mut store.layers) {
-        let least = known.synced_size.unwrap_or(0).max(layer.extents.base_end().min(below));
+    let sent = sent_end(state);
+    for (index, (known, layer)) in state.layers.iter().zip(&mut store.layers).enumerate() {
+        let mut least = known.synced_size.unwrap_or(0).max(layer.extents.base_end().min(below));
+        if index == 0 {
+            least = least.max(sent);
+        }
         if layer.size() < least {
             layer.spool.set_len(least)?;
         }
         below = layer.size();
     }
     Ok(())
+}
+
+/// How far the parts reach that BOS holds as the file has them: their bytes were accepted, whatever is left of spool and map.
+pub(super) fn sent_end(state: &FileState) -> u64 {
+    let Some(upload) = state.upload.as_ref().filter(|_| state.depth() == 1) else { return 0 };
+    let sent = state.parts.iter().filter(|(_, part)| !part.dirty && part.copied.is_none());
+    let ends = sent.filter_map(|(number, part)| Some(upload.plan.range(*number).start + part.held.as_ref()?.len));
+    ends.max().unwrap_or(0)
 }
 
 /// Number of layers, from the bottom, that a sync vouches for as a whole.
@@ -216,10 +228,7 @@ fn check_sent(state: &mut FileState, store: &mut Store) -> Result<InBos, WriteEr
         if !part.punched {
             append(state, store, &Record::Punched { part: number })?;
         }
-        let bottom = &mut store.layers[0];
-        for hole in bottom.extents.hold(range)? {
-            bottom.spool.punch(hole)?;
-        }
+        store.layers[0].extents.hold_all(range)?;
     }
     Ok(in_bos)
 }
