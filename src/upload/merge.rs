@@ -278,14 +278,18 @@ impl DirtyFile {
     }
 }
 
-/// The topmost layer, if it is closed and belongs to the same states as the one below it, none of which a sync vouches for: they
-/// can be put together at once.
+/// The topmost layer, if it is closed and belongs to the same states as the one below it, none of which a sync vouches for, and
+/// no sync vouches for bytes of it, or is about to: they can be put together at once. Bytes that were synced where they are go
+/// only once their copies are ([`DirtyFile::end_merge`]).
 fn mergeable(inner: &Inner) -> Option<usize> {
     let state = &inner.state;
     let closed = state.last_closed();
     let top = closed.map_or(state.layers.len(), |closed| state.depth_of(closed));
     let is_free = state.behind.is_empty() && closed.is_none_or(|closed| closed.close > state.vouched_closes);
-    (is_free && top == state.layers.len() && top > on_its_way(inner) + 1).then(|| top - 1)
+    let is_topmost = top == state.layers.len() && top > on_its_way(inner) + 1;
+    let index = (is_free && is_topmost).then(|| top - 1)?;
+    let is_syncing = || inner.store.as_ref().is_some_and(|store| store.layers[index].extents.is_syncing());
+    (state.layers[index].synced_size.is_none() && !is_syncing()).then_some(index)
 }
 
 /// A closed layer that belongs to the same states as the one below it; the topmost such one.

@@ -185,6 +185,11 @@ impl Extents {
         self.fresh.extend(&uncertain);
     }
 
+    /// Whether a sync of blocks is under way, or failed.
+    pub fn is_syncing(&self) -> bool {
+        !self.syncing.is_empty()
+    }
+
     /// Whether blocks came into the spool that no sync has been told of.
     pub fn has_unsynced(&self) -> bool {
         !self.fresh.is_empty() || !self.syncing.is_empty()

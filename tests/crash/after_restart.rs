@@ -142,3 +142,42 @@ fn a_later_close_does_not_take_away_what_an_earlier_one_promised() {
     let published = || scene.place.world.bucket.get("f").is_ok_and(|there| there == b"first\nsecond\nthird\n");
     assert!(wait_until(WAIT, published), "{}\n{}", scene.mount().status(), scene.place.log_tail());
 }
+
+/// Bytes that `fsync` returned for survive power loss, also where a close puts them together with those of an earlier close,
+/// both behind a publication that does not get through.
+#[test]
+fn synced_bytes_survive_a_close_that_joins_them_to_those_of_an_earlier_one() {
+    let mut scene = Scene::prepared(&[], |place| {
+        drop(place.world.bucket.put("old", &random_bytes(7, 300_000)).expect("an object"));
+    });
+    let journal = |scene: &Scene| {
+        let journals = scene.place.journals();
+        journals.iter().filter_map(|dir| std::fs::read_to_string(dir.join("journal")).ok()).collect::<String>()
+    };
+    let close = |scene: &Scene, file: File, closes: usize| {
+        let closing = std::thread::spawn(move || drop(file));
+        let told = || journal(scene).matches("\"t\":\"closed\"").count() == closes;
+        assert!(wait_until(WAIT, told), "{}", journal(scene));
+        closing
+    };
+    let open = |scene: &Scene| File::options().write(true).open(scene.path("old")).unwrap();
+    let (first, second, third) = (open(&scene), open(&scene), open(&scene));
+    let stuck = scene.refuse(When::call(Call::PutObject));
+    first.write_all_at(&random_bytes(1, 5000), 0).unwrap();
+    let mut closing = vec![close(&scene, first, 1)];
+    assert!(stuck.wait_hit(WAIT), "no PutObject");
+    second.set_len(0).unwrap();
+    second.write_all_at(&random_bytes(2, 4096), 0).unwrap();
+    closing.push(close(&scene, second, 2));
+    let synced = random_bytes(3, 11_000);
+    third.write_all_at(&synced, 2500).unwrap();
+    third.sync_all().unwrap();
+    third.write_all_at(&random_bytes(4, 5000), 13_500).unwrap();
+    closing.push(close(&scene, third, 3));
+    // Time to put away what is not needed any more.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    scene.power_loss(Loss::Everything);
+    let shown = scene.shown("old");
+    assert!(shown.get(2500..13_500) == Some(&synced), "{} bytes are shown\n{}", shown.len(), scene.place.log_tail());
+    closing.into_iter().for_each(|closing| closing.join().unwrap());
+}
