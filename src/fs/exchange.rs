@@ -95,7 +95,8 @@ impl Fs {
                 return Err(busy("it is the unfinished file of a killed writer"));
             }
             match file.rename_way(key) {
-                RenameWay::Busy => return Err(busy("it is being copied")),
+                RenameWay::Fetch => file.take_clone().await?,
+                RenameWay::Busy => return Err(busy("parts of it are only in BOS")),
                 RenameWay::Here => file.publish_and_wait().await?,
                 RenameWay::Copy => {
                     if file.settle_for_copy().await? {

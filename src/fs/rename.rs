@@ -116,6 +116,7 @@ impl Fs {
                         break;
                     }
                 }
+                RenameWay::Fetch => file.take_clone().await?,
                 RenameWay::Busy => {
                     return Err(FsError::told(
                         libc::EBUSY,

@@ -146,6 +146,7 @@ impl Fs {
                 match file.rename_way(&moving.new) {
                     RenameWay::Here => break false,
                     _ if file.is_open() => break false,
+                    RenameWay::Fetch => file.take_clone().await?,
                     RenameWay::Busy => return Err(busy(&moving.old)),
                     RenameWay::Copy => {
                         if file.settle_for_copy().await? {
@@ -173,6 +174,7 @@ impl Fs {
                         break;
                     }
                 }
+                RenameWay::Fetch => file.take_clone().await?,
                 RenameWay::Busy => return Err(busy(old)),
                 RenameWay::Copy => {
                     if !file.settle_for_copy().await? {

@@ -39,6 +39,8 @@ struct More {
     partials: Vec<(u64, Vec<ByteRange>)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     synced: Vec<Range<u64>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    zeroed: Vec<Range<u64>>,
     /// Number of a sync, and partly written blocks as they were when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<Before>,
@@ -49,7 +51,7 @@ struct More {
 
 impl More {
     fn runs(&self) -> impl Iterator<Item = &Range<u64>> {
-        self.synced.iter().chain(self.syncing.iter().flat_map(|(_, blocks)| blocks))
+        self.synced.iter().chain(&self.zeroed).chain(self.syncing.iter().flat_map(|(_, blocks)| blocks))
     }
 
     fn is_sane(&self) -> bool {
@@ -124,6 +126,10 @@ impl FileState {
             for synced in chunked(synced, |_| 1) {
                 pieces.push(More { layer: id, synced, ..More::default() });
             }
+            let zeroed: Vec<Range<u64>> = std::mem::take(&mut layer.zeroed).into();
+            for zeroed in chunked(zeroed, |_| 1) {
+                pieces.push(More { layer: id, zeroed, ..More::default() });
+            }
             if let Some((size, blocks)) = layer.syncing.take() {
                 for blocks in chunked_or_empty(Vec::from(blocks), |_| 1) {
                     pieces.push(More { layer: id, syncing: Some((size, blocks)), ..More::default() });
@@ -158,6 +164,7 @@ impl FileState {
         if let Some(layer) = self.layers.iter_mut().find(|layer| Some(layer.id) == more.layer) {
             layer.partials.extend(more.partials);
             layer.synced_blocks.extend(&BlockSet::from(more.synced));
+            layer.zeroed.extend(&BlockSet::from(more.zeroed));
             if let Some((sync, blocks)) = more.before {
                 if layer.before.last().is_none_or(|last| last.sync != sync) {
                     layer.before.push(PartialsBefore { sync, ..PartialsBefore::default() });
@@ -186,7 +193,8 @@ impl FileState {
             .map(|layer| {
                 let before = layer.before.iter().flat_map(|before| before.blocks.values());
                 let before: u64 = before.map(|ranges| 16 + 34 * ranges.as_ref().map_or(0, Vec::len) as u64).sum();
-                150 + ranges(&layer.partials) + before + 24 * layer.synced_blocks.runs().count() as u64
+                let runs = layer.synced_blocks.runs().count() + layer.zeroed.runs().count();
+                150 + ranges(&layer.partials) + before + 24 * runs as u64
             })
             .sum();
         600 + 180 * self.parts.len() as u64 + layers
@@ -229,6 +237,9 @@ mod tests {
         state.apply(&Record::Spooled { layer: 1, size: 1 << 30, blocks });
         let layers = vec![SyncedLayer { layer: 1, size: 1 << 30, blocks: Vec::new() }];
         state.apply(&Record::Synced { size: 1 << 30, closes: 0, sync: 0, layers });
+        for i in 0..500 {
+            state.apply(&Record::Zeroed { layer: 1, range: ByteRange::at((1000 + 2 * i) * BLOCK_BYTES, BLOCK_BYTES) });
+        }
         state.apply(&Record::Spooled { layer: 1, size: 2 << 30, blocks: vec![ByteRange::new(70_000, 70_005)] });
         state
     }

@@ -365,16 +365,7 @@ impl Uploads {
     /// # Errors
     /// When BOS or the local disk does not give the bytes.
     pub async fn release_clones(&self, key: &ObjectKey) -> Result<(), WriteError> {
-        self.shared.release_clones(key).await.map_err(|trouble| match trouble {
-            super::driver::Trouble::Local(error) => error,
-            super::driver::Trouble::Final { errno, message } => WriteError::failed(errno, message),
-            super::driver::Trouble::Bos(error) => {
-                WriteError::failed(libc::EIO, format!("{key}: a copy of it could not be fetched first: {error}"))
-            }
-            super::driver::Trouble::Again(message) => {
-                WriteError::failed(libc::EIO, format!("{key}: a copy of it could not be fetched first: {message}"))
-            }
-        })
+        self.shared.release_clones(key).await.map_err(|trouble| trouble.of_copy(key))
     }
 
     /// Bytes that the spool may still take, for `statfs`.

@@ -30,7 +30,10 @@ pub enum RenameWay {
     Here,
     /// An object of it exists, or is about to: wait for that, copy, delete. What is dirty goes along.
     Copy,
-    /// Not before it is closed: parts of it are only in BOS, under the old key, or it is being replaced by a copy.
+    /// Its object is to be replaced by a copy of another one: the bytes of that have to be here first
+    /// ([`DirtyFile::take_clone`]).
+    Fetch,
+    /// Not before it is closed: parts of it are only in BOS, under the old key.
     Busy,
 }
 
@@ -243,8 +246,8 @@ impl DirtyFile {
         let removed = self.shared.client.remove_object(&key, None, |head| head.etag == *etag).await;
         removed.map_err(|error| failed(&error))?;
         let mut inner = self.lock();
-        if inner.known_object().as_ref() == Some(etag) && inner.state.base.is_none() && inner.state.stage == Stage::Open
-        {
+        let is_elsewhere = inner.state.base.is_none() || inner.state.reads_elsewhere();
+        if inner.known_object().as_ref() == Some(etag) && is_elsewhere && inner.state.stage == Stage::Open {
             self.append(&mut inner, &Record::Renamed { key: key.clone(), condition: Condition::Absent, base: None })?;
         }
         Ok(())
@@ -499,12 +502,15 @@ impl Inner {
     fn rename_way(&self, key: &ObjectKey) -> RenameWay {
         let state = &self.state;
         let known = self.known_object().is_some();
-        let foreign = state.base.as_ref().is_some_and(|base| base.key.is_some());
+        // Else the object there is that of an unlinked file, which goes.
+        let is_own = state.carried.is_some();
         let settled = state.stage == Stage::Open && !self.tidying;
         let sent_there = state.upload.as_ref().is_none_or(|upload| upload.key == *key);
         let punched = state.parts.values().any(|part| part.punched);
-        if settled && ((punched && !sent_there) || (known && foreign)) {
+        if settled && punched && !sent_there {
             RenameWay::Busy
+        } else if settled && known && is_own && state.reads_elsewhere() {
+            RenameWay::Fetch
         } else if settled && !known {
             RenameWay::Here
         } else {

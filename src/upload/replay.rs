@@ -219,7 +219,10 @@ impl FileState {
             }
             Record::Zeroed { layer, range } => {
                 let blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
-                self.with_layer(*layer, |layer| layer.forget_partials(blocks));
+                self.with_layer(*layer, |layer| {
+                    layer.forget_partials(blocks.clone());
+                    layer.zeroed.insert(blocks);
+                });
             }
             Record::Parked => self.parked = true,
             Record::Spooled { layer, size, blocks } => self.with_layer(*layer, |layer| {
@@ -403,6 +406,7 @@ impl FileState {
             layer.synced_size = layer.synced_size.map(|synced| synced.min(size));
             let behind = size.div_ceil(BLOCK_BYTES)..u64::MAX;
             layer.synced_blocks.remove(behind.clone());
+            layer.zeroed.remove(behind.clone());
             if let Some((_, blocks)) = &mut layer.syncing {
                 blocks.remove(behind);
             }

@@ -118,6 +118,9 @@ pub struct LayerState {
     pub synced_size: Option<u64>,
     /// Blocks that are certain to be in the spool after a restart of the machine.
     pub synced_blocks: BlockSet,
+    /// Blocks that a line made zeros: where a later write into them is lost, the base does not show again.
+    #[serde(default)]
+    pub zeroed: BlockSet,
     /// Blocks and size for the next `Synced`.
     pub(super) syncing: Option<(u64, BlockSet)>,
 }
@@ -207,6 +210,7 @@ impl LayerState {
             before: Vec::new(),
             synced_size: None,
             synced_blocks: BlockSet::default(),
+            zeroed: BlockSet::default(),
             syncing: None,
         }
     }

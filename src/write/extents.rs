@@ -205,16 +205,15 @@ impl Extents {
         uncertain
     }
 
-    /// These blocks of the spool count no more: they are again what they were before the write that was never synced: BOS's
-    /// alone where `is_held`, else the base's (or zeros, where it does not reach). [`Extents::scrub`] is due afterwards.
+    /// These blocks of the spool count no more: they are again what they were before the write that was never synced, as `was`
+    /// says: BOS's alone, zeros, or the base's (which are zeros where it does not reach). [`Extents::scrub`] is due afterwards.
     ///
     /// # Errors
     /// Those of the disk. The call may be repeated.
-    pub fn revert(&mut self, uncertain: &BlockSet, is_held: impl Fn(u64) -> bool) -> io::Result<()> {
+    pub fn revert(&mut self, uncertain: &BlockSet, was: impl Fn(u64) -> BlockState) -> io::Result<()> {
         for run in uncertain.runs() {
             for block in run.clone() {
-                let state = if is_held(block) { BlockState::Held } else { BlockState::Base };
-                self.map.set(block..block + 1, state)?;
+                self.map.set(block..block + 1, was(block))?;
             }
             self.partials.retain(|block, _| !run.contains(block));
             self.journaled.retain(|block| !run.contains(block));

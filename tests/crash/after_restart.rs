@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
+use rustix::fs::FallocateFlags;
+
 use crate::support::Call;
 use crate::support::action::Action;
 use crate::support::crash::scene::Scene;
@@ -141,6 +143,26 @@ fn a_later_close_does_not_take_away_what_an_earlier_one_promised() {
     scene.heal();
     let published = || scene.place.world.bucket.get("f").is_ok_and(|there| there == b"first\nsecond\nthird\n");
     assert!(wait_until(WAIT, published), "{}\n{}", scene.mount().status(), scene.place.log_tail());
+}
+
+/// A hole that `fsync` returned for stays one where power loss takes a later write beside it: what the object had there does
+/// not show again.
+#[test]
+fn a_synced_hole_does_not_show_the_object_again_where_a_later_write_is_lost() {
+    for loss in [Loss::Nothing, Loss::Bytes, Loss::Everything] {
+        let base = random_bytes(7, 300_000);
+        let mut scene = Scene::prepared(&[], |place| drop(place.world.bucket.put("old", &base).expect("an object")));
+        let file = File::options().write(true).open(scene.path("old")).unwrap();
+        rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 4096, 200_000).unwrap();
+        file.sync_all().unwrap();
+        file.write_all_at(&random_bytes(1, 300), 100_000).unwrap();
+        scene.power_loss(loss);
+        let shown = scene.shown("old");
+        assert_eq!(shown.len(), base.len(), "{loss:?}");
+        let is_hole = |range: std::ops::Range<usize>| shown[range].iter().all(|byte| *byte == 0);
+        assert!(is_hole(4096..100_000) && is_hole(100_300..204_096), "{loss:?}: bytes of the object show again");
+        drop(file);
+    }
 }
 
 /// Bytes that `fsync` returned for survive power loss, also where a close puts them together with those of an earlier close,

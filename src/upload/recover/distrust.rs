@@ -8,7 +8,7 @@ use crate::upload::WriteError;
 use crate::upload::inner::Store;
 use crate::upload::part::hash;
 use crate::upload::state::{FileState, Frozen, Stage};
-use crate::write::block_map::BLOCK_BYTES;
+use crate::write::block_map::{BLOCK_BYTES, BlockState};
 use crate::write::layers::View;
 
 /// Ranges of the lowest layer that BOS holds as parts.
@@ -147,12 +147,16 @@ fn revert_layer(state: &FileState, store: &mut Store, index: usize, in_bos: &InB
         index == 0 && in_bos.intact.iter().any(|part| part.start <= range.start && range.end <= part.end)
     };
     let uncertain = layer.extents.uncertain(|block| known.synced_blocks.contains(block) || is_intact(block));
-    let is_held = |block: u64| {
+    let was = |block: u64| {
         let upload = state.upload.as_ref().filter(|_| index == 0);
         let part = upload.and_then(|upload| upload.plan.part_at(block * BLOCK_BYTES));
-        part.and_then(|part| state.parts.get(&part)).is_some_and(|part| part.punched)
+        match part.and_then(|part| state.parts.get(&part)) {
+            Some(part) if part.punched => BlockState::Held,
+            _ if known.zeroed.contains(block) => BlockState::Zero,
+            _ => BlockState::Base,
+        }
     };
-    layer.extents.revert(&uncertain, is_held)?;
+    layer.extents.revert(&uncertain, was)?;
     Ok(!uncertain.is_empty())
 }
 

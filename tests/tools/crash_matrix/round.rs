@@ -187,7 +187,7 @@ fn go(ask: &Ask, stage: &mut Stage<'_>, shown: &mut Shown) -> Result<(), String>
     }
     if fault.lasts == Lasts::Refusal {
         // Refused as well, or not; the umount behind it must not find the file open.
-        let _ = stage.second_ends();
+        stage.second_ends();
     }
     heal(ask, stage, &ended, &mut blows_ms)?;
     stage.settle(!ended.is_success())?;

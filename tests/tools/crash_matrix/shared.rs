@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::phases::{KEY, PART_BYTES, Story};
 use crate::stage::{Stage, WAIT};
-use crate::support::crash::steps::{Told, Writer, copy, patch};
+use crate::support::crash::steps::{Writer, copy, patch};
 use crate::support::mounted::within;
 
 /// What the first of two programs changes: within the last part. A multiple of [`A_BYTES`].
@@ -39,9 +39,11 @@ impl Stage<'_> {
         }
     }
 
-    /// The second one closes the file, and what it was told.
-    pub fn second_ends(&mut self) -> Option<Told> {
-        self.second.take().map(Writer::end)
+    /// The second one closes the file; what it was told is kept.
+    pub fn second_ends(&mut self) {
+        if let Some(second) = self.second.take() {
+            self.second_told = Some(second.end());
+        }
     }
 
     /// The first program has been told that its close is done, and the second one has not closed: the object is the first one's.
@@ -77,9 +79,10 @@ impl Stage<'_> {
         command
     }
 
-    /// Both programs are run again where something of them was cut off; what was accepted of the second one is shown before.
+    /// The programs are run again where something of them was cut off; what was accepted of the second one is shown before.
     pub fn settle_shared(&mut self) -> Result<(), String> {
-        let told = self.second_ends().unwrap_or_default();
+        self.second_ends();
+        let told = self.second_told.take().unwrap_or_default();
         self.wait_quiet_file()?;
         if told.bytes > 0 {
             let path = self.path(KEY);
@@ -94,14 +97,20 @@ impl Stage<'_> {
         if told.ok && self.is_published()? && self.lost_bytes()? == 0 {
             return Ok(());
         }
-        let ended = self.run(&mut self.first_command())?;
+        if self.story() == Story::Share {
+            let ended = self.run(&mut self.first_command())?;
+            if !ended.is_success() {
+                return Err(format!("run again: {}", ended.told()));
+            }
+        }
         let again = match self.story() {
             Story::Share => patch(&self.content().path, &self.path(KEY), B_AT, B_BYTES as u64),
+            // It empties the file: what the first one changes is not in it, and changes nothing else.
             _ => copy(&self.content().path, &self.path(KEY)),
         };
-        match ended.is_success() && again.ok {
+        match again.ok {
             true => self.wait_quiet_file(),
-            false => Err(format!("run again: {} and {again:?}", ended.told())),
+            false => Err(format!("run again: {again:?}")),
         }
     }
 

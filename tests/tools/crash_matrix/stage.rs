@@ -9,7 +9,7 @@ use crate::phases::{BIG_BYTES, FROM_DIR, KEY, OTHER_KEY, Phase, SMALL_BYTES, Sto
 use crate::programs::{Ended, Program};
 use crate::shared::{A_AT, A_BYTES, B_AT, B_BYTES};
 use crate::support::crash::contents::{Sum, Watch, sum_of};
-use crate::support::crash::steps::Writer;
+use crate::support::crash::steps::{Told, Writer};
 use crate::support::files::random_bytes;
 use crate::support::mounted::{bosfs_binary, is_mounted};
 use crate::support::{Call, HoldAt, KeyWatch, Mounted, When, World};
@@ -76,6 +76,8 @@ pub struct Stage<'a> {
     pub watches: Vec<(KeyWatch, Vec<u64>)>,
     /// Of two programs, the second.
     pub second: Option<Writer>,
+    /// What the second of two programs was told, once it has ended.
+    pub second_told: Option<Told>,
     /// The contents of their object, and the states that it may have.
     pub contents: Option<(Watch, [Sum; 3])>,
     pub world: World,
@@ -96,6 +98,7 @@ impl<'a> Stage<'a> {
             mount: None,
             watches: Vec::new(),
             second: None,
+            second_told: None,
             contents: None,
             world,
             sources,
