@@ -210,16 +210,16 @@ impl Fs {
     /// A writer ended (`verdict`: how it did; `None`: it did all that it was for). With the last one the end of the file is
     /// settled: see [`Endings`](super::verdict::Endings).
     pub(super) fn end_write(&self, node: &Arc<Node>, file: &Arc<DirtyFile>, verdict: Option<&WriterVerdict>) {
-        let end = {
-            let mut state = node.body.state.lock();
-            state.writers = state.writers.saturating_sub(1);
-            let writes = state.endings.writes();
-            let (end, writes) = verdict.map_or((WriterEnd::Closed, writes), |verdict| verdict.end(writes));
-            state.endings.on_end(end.clone(), writes);
-            if state.writers > 0 { end } else { state.endings.take() }
-        };
+        let mut state = node.body.state.lock();
+        state.writers = state.writers.saturating_sub(1);
+        let writes = state.endings.writes();
+        let (end, writes) = verdict.map_or((WriterEnd::Closed, writes), |verdict| verdict.end(writes));
+        state.endings.on_end(end.clone(), writes);
+        let end = if state.writers > 0 { end } else { state.endings.take() };
+        // Under the same lock: of two that end at once, the last one here must be the last one there, too, as it alone knows
+        // how all of them ended.
         file.remove_writer(end);
-        node.body.state.lock().settle(true);
+        state.settle(true);
     }
 
     /// As [`Fs::release`], of a handle that its opener never got, because it left while it waited. If it was killed, what

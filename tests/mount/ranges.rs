@@ -145,6 +145,28 @@ fn an_unfinished_copy_survives_its_source() {
     }
 }
 
+/// A copy within the mount onto an existing file can be renamed before it is closed, alone, over another file and with its
+/// folder, as any file that is being written.
+#[test]
+fn an_unfinished_copy_onto_a_file_can_be_renamed() {
+    let world = World::new();
+    let bytes = random_bytes(6, 2 * PART as usize);
+    for (round, act) in ["mv $D/d/b $D/c", "echo x > $D/c; mv $D/d/b $D/c", "mv $D/d $D/e"].iter().enumerate() {
+        world.bucket.put("a", &bytes).unwrap();
+        world.bucket.put("d/b", b"what was there").unwrap();
+        let mut mount = world.mount(&SMALL_PARTS);
+        let copy = OpenOptions::new().write(true).truncate(true).open(mount.path("d/b")).unwrap();
+        let source = File::open(mount.path("a")).unwrap();
+        assert!(rustix::fs::copy_file_range(&source, None, &copy, None, bytes.len()).unwrap() > 0);
+        shell(&format!("D={}; {act}", mount.dir().display()));
+        drop((copy, source));
+        unmount(&mut mount);
+        let now = if round == 2 { "e/b" } else { "c" };
+        assert!(world.bucket.get(now).unwrap() == bytes, "round {round}: {act}\n{}", mount.log_text());
+        assert!(world.bucket.head("d/b").unwrap().is_none(), "round {round}: {act}");
+    }
+}
+
 /// A copy within the mount that is finished while its source is overwritten, and while bytes of the source are being
 /// fetched for it, disturbs neither: the copy has the old bytes and the source the new ones.
 #[test]

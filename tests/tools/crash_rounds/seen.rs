@@ -120,18 +120,17 @@ impl Lane {
     }
 
     /// Of what a write in flight changed, single bytes may be those `before`: the ones of an object that the spool did not
-    /// have yet.
+    /// have yet. Not those that the call returned for.
     fn take_old_bytes(&mut self, before: &Lane, in_flight: &InFlight, tree: &Tree) {
-        let Op::Write { slot, .. } = in_flight.op else { return };
-        if in_flight.taken > 0 {
-            return;
-        }
+        let Op::Write { slot, at, .. } = in_flight.op else { return };
+        let returned = at as usize..(at + in_flight.taken) as usize;
         let Some(path) = self.slots[slot].and_then(|id| self.path_of(id)) else { return };
         let (Some(old), Some(Entry::File { bytes: found, .. })) = (before.file(&path), tree.get(&path)) else { return };
         let old = old.bytes.clone();
         let Some((_, file)) = self.open_file(slot) else { return };
-        for ((new, old), found) in Arc::make_mut(&mut file.bytes).iter_mut().zip(old.iter()).zip(found) {
-            if found == old {
+        let bytes = Arc::make_mut(&mut file.bytes).iter_mut().zip(old.iter()).zip(found);
+        for (index, ((new, old), found)) in bytes.enumerate() {
+            if found == old && !returned.contains(&index) {
                 *new = *old;
             }
         }
