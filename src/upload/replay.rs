@@ -7,11 +7,12 @@ use super::state::{
 };
 use crate::journal::Record;
 use crate::journal::record::{FORMAT, LayerId, Proof};
-use crate::object::{BaseObject, Condition};
+use crate::object::{BaseObject, ByteRange, Condition};
 use crate::posix_meta::XATTRS;
 use crate::transfer::Unanswered;
 use crate::write::block_map::BLOCK_BYTES;
 use crate::write::extents::PartialLine;
+use crate::write::part_plan::FILE_BYTES_MAX;
 
 /// Why records do not add up to a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -218,7 +219,12 @@ impl FileState {
                 }
             }
             Record::Zeroed { layer, range } => {
-                let blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES);
+                // No file is longer, whatever a damaged line says.
+                let range = range.intersect(ByteRange::new(0, FILE_BYTES_MAX));
+                let blocks = match range.is_empty() {
+                    true => 0..0,
+                    false => range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES),
+                };
                 self.with_layer(*layer, |layer| {
                     layer.forget_partials(blocks.clone());
                     layer.zeroed.insert(blocks);
