@@ -7,10 +7,13 @@
 use std::path::PathBuf;
 
 use crate::hand::{Hand, Pending};
+use crate::support::Call;
+use crate::support::action::Action;
 use crate::support::crash::Place;
 use crate::support::disk::boot::Boot;
 use crate::support::disk::fault::{DiskFault, DiskRule, DiskWhen, Kind};
 use crate::support::disk::power::{Loss, build};
+use crate::support::fault::When;
 use crate::support::files::random_bytes;
 use crate::support::mounted::MountSpec;
 use crate::support::{Line, Mounted};
@@ -88,6 +91,7 @@ impl Slow {
         build(&self.place.disk.changes(), loss, seed, &image).unwrap();
         self.boot.restart(&mut self.spec).unwrap();
         self.spec.state_dir = image.join("state");
+        self.place.world.proxy.clear_rules();
         self.place.world.proxy.set_line(Line::Alive);
         let mount = self.spec.mount().unwrap_or_else(|e| panic!("{e}"));
         drop(self.mount);
@@ -166,6 +170,9 @@ fn a_later_change_is_not_vouched_for(line: Line) {
         let slow = Slow::new(Some(&base));
         let (a, b) = (Hand::open(&slow.path()), Hand::open(&slow.path()));
         let (mut first, patch) = (base.clone(), random_bytes(8, 5000));
+        // Nothing is completed from the base: the kernel lets nobody write into a spool beside a sync of it that is late, and
+        // A's close would wait for that.
+        slow.place.world.proxy.fault(When::call(Call::GetObject), Action::error(503, "ServiceUnavailable"));
         a.write(MIB + 1, &patch);
         first[MIB as usize + 1..][..5000].copy_from_slice(&patch);
         slow.place.world.proxy.set_line(line);
@@ -177,7 +184,6 @@ fn a_later_change_is_not_vouched_for(line: Line) {
             b.write(at, &patch);
             both[at as usize..][..5000].copy_from_slice(&patch);
         }
-        // Before B's bytes are completed from the base: the kernel would let nobody write beside the sync that is late.
         slow.cut_line();
         let closing_b = slow.close_b(b);
         slow.first.0.release();
