@@ -119,44 +119,42 @@ impl DirtyFile {
     }
 
     /// Fetches what [`DirtyFile::clone_from_object`] took over, so that it lies over the file's own object as what a program
-    /// writes does. Nothing of a file that has no object, or that is no such copy.
+    /// writes does. Nothing of a file that has no object, or that is no such copy; nor where it was written or closed meanwhile:
+    /// ask again how it can be renamed.
     ///
     /// # Errors
     /// `ESTALE` when somebody else replaced the file's object; when BOS or the local disk does not give the bytes.
     pub async fn take_clone(self: &Arc<Self>) -> Result<(), WriteError> {
-        loop {
-            let (key, source, size) = {
-                let inner = self.lock();
-                let source = inner.base().and_then(|base| base.key.clone());
-                let (Some(source), Some(_)) = (source, inner.known_object()) else { return Ok(()) };
-                (inner.state.key.clone(), source, inner.size)
-            };
-            let fetched = async {
-                self.fill_from(Some(&source), ByteRange::new(0, size)).await?;
-                // The line that lets go of the other object speaks of bytes that are here.
-                self.sync().await?;
-                Ok::<_, Trouble>(head(&self.shared.client, &key).await?)
-            };
-            let own = fetched.await.map_err(|trouble| trouble.of_copy(&key))?;
-            let mut inner = self.lock();
-            let known = inner.known_object();
-            let is_same = inner.state.key == key && inner.base().and_then(|base| base.key.as_ref()) == Some(&source);
-            let is_here =
-                !inner.open_view().pieces(ByteRange::new(0, inner.size)).iter().any(|p| p.from == Place::Base);
-            if !is_same || !is_here || inner.state.stage != Stage::Open {
-                continue;
-            }
-            let Some(own) = own.filter(|own| Some(&own.etag) == known.as_ref()) else {
-                let what = format!("{key}: somebody else changed its object; nothing was changed here: look again");
-                return Err(WriteError::failed(libc::ESTALE, what));
-            };
-            let base = BaseObject::own(own.etag, own.size);
-            self.append(&mut inner, &Record::Cloned { base, end: 0, grows: false })?;
-            if let Some(bottom) = inner.store()?.layers.first_mut() {
-                bottom.extents.set_base_end(0);
-            }
+        let (key, source, size) = {
+            let inner = self.lock();
+            let source = inner.base().and_then(|base| base.key.clone());
+            let (Some(source), Some(_)) = (source, inner.known_object()) else { return Ok(()) };
+            (inner.state.key.clone(), source, inner.size)
+        };
+        let fetched = async {
+            self.fill_from(Some(&source), ByteRange::new(0, size)).await?;
+            // The line that lets go of the other object speaks of bytes that are here.
+            self.sync().await?;
+            Ok::<_, Trouble>(head(&self.shared.client, &key).await?)
+        };
+        let own = fetched.await.map_err(|trouble| trouble.of_copy(&key))?;
+        let mut inner = self.lock();
+        let known = inner.known_object();
+        let is_same = inner.state.key == key && inner.base().and_then(|base| base.key.as_ref()) == Some(&source);
+        let is_here = !inner.open_view().pieces(ByteRange::new(0, inner.size)).iter().any(|p| p.from == Place::Base);
+        if !is_same || !is_here || inner.state.stage != Stage::Open {
             return Ok(());
         }
+        let Some(own) = own.filter(|own| Some(&own.etag) == known.as_ref()) else {
+            let what = format!("{key}: somebody else changed its object; nothing was changed here: look again");
+            return Err(WriteError::failed(libc::ESTALE, what));
+        };
+        let base = BaseObject::own(own.etag, own.size);
+        self.append(&mut inner, &Record::Cloned { base, end: 0, grows: false })?;
+        if let Some(bottom) = inner.store()?.layers.first_mut() {
+            bottom.extents.set_base_end(0);
+        }
+        Ok(())
     }
 
     /// The next data (`hole` false) or hole (`hole` true) from `offset` on; the end of the file is a hole. `None`: there is
